@@ -1,0 +1,1 @@
+"""Local model processes: their life, their files, and the builtin MLX backend."""

@@ -1,0 +1,1 @@
+"""The builtin backend: a process of its own that alone owns the GPU context."""

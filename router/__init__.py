@@ -1,0 +1,1 @@
+"""The router process: data plane, control plane and their pure core."""
