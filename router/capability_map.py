@@ -186,6 +186,10 @@ class CapabilityMap:
             raise Refused("conflict", f"{name} goes on: another capability points at it.")
         try:
             async with asyncio.timeout(within_s + _GRACE_S):
+                if goal == "ready":
+                    # A lease, since an on-demand process starts for nothing less.
+                    async with self._processes.lease(name):
+                        return
                 await self._processes.wait_for(name, goal)
         except BackendUnavailable as error:
             raise SignalboxError(

@@ -85,6 +85,21 @@ class SignalboxError(Exception):
 class Refused(SignalboxError):
     """The request cannot be served as it stands, whichever route is taken."""
 
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(code, message, param=param)
+        self._more_headers = headers
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers, those of this refusal with them."""
+        return [*super().headers(), *self._more_headers]
+
 
 class RouteFailed(SignalboxError):
     """One route failed before the first byte of its answer; the next may serve the request.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from backends.wire import REQUEST_ID
 from router.errors import ClientGone, Refused, SignalboxError
-from router.request import Message, Receive, Scope, Send
+from router.request import Message, Receive, Scope, Send, send_reply
 
 log = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -172,10 +172,7 @@ class _Outgoing:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
         if self._begun:
             return
-        reply = error.reply()
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-        await self({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await self({"type": "http.response.body", "body": reply.body})
+        await send_reply(self, error.reply())
 
     async def preflight(self) -> None:
         """Tell an allowed page what it may send."""

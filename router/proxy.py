@@ -17,7 +17,7 @@ from router.events import Flight, InFlight
 from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Reach, Ready, Timed, place, too_slow
-from router.request import Receive, Scope, Send, priority, read_body, wants_local_only
+from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
 from router.resolver import Route, resolve
 from router.upstream import Answer, UpstreamRequest
 
@@ -109,7 +109,7 @@ class Proxy:
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
-        return await _send_reply(send, first.reply, _told(routes[0], len(errors), work))
+        return await send_reply(send, first.reply, _told(routes[0], len(errors), work))
 
     async def _try_route(
         self, route: Route, attempt: int, work: Work, flight: Flight, send: Send
@@ -129,7 +129,7 @@ class Proxy:
                 upstream_s = time.perf_counter() - waiting
                 headers = _told(route, attempt, work, queued.waited_s, upstream_s)
                 if isinstance(opened, Reply):
-                    return await _send_reply(send, opened, headers)
+                    return await send_reply(send, opened, headers)
                 flight.state = "streaming"
                 failure = await pump(
                     opened, answer, send, (*opened.headers, *headers), reach.deadlines.idle_s
@@ -212,16 +212,3 @@ def _told(
         for name, value in told.items()
     )
 
-
-async def _send_reply(
-    send: Send, reply: Reply, told: tuple[tuple[bytes, bytes], ...] = ()
-) -> None:
-    length = (b"content-length", b"%d" % len(reply.body))
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [*reply.headers, *told, length],
-        }
-    )
-    await send({"type": "http.response.body", "body": reply.body, "more_body": False})

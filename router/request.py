@@ -1,4 +1,4 @@
-"""What a client sent besides its JSON: the bytes of the body, and the wishes in query and headers."""
+"""The ASGI ends of a request: its bytes, the wishes in its query and headers, a whole answer back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from backends.wire import LOCAL_ONLY, PRIORITY, Priority
-from router.errors import ClientGone, Refused
+from router.errors import ClientGone, Refused, Reply
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -81,3 +81,18 @@ def wants_local_only(scope: Scope) -> bool:
     """Tell whether the client itself forbids remote models; any value but "false" does."""
     told = header(scope, LOCAL_ONLY)
     return told is not None and told.strip().lower() not in {"false", "0", ""}
+
+
+async def send_reply(
+    send: Send, reply: Reply, more: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """Send a whole answer, with further headers."""
+    length = (b"content-length", b"%d" % len(reply.body))
+    await send(
+        {
+            "type": "http.response.start",
+            "status": reply.status,
+            "headers": [*reply.headers, *more, length],
+        }
+    )
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
