@@ -1,0 +1,121 @@
+"""References to secrets, and how they are read: `{env: NAME}`, `{keyring: NAME}`, `{file: PATH}`.
+
+A configuration holds references only, never a key. What is read here goes to the one who asked and
+nowhere else: no error text, `repr` or log line holds a key.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+_FORMS: Final = "{env: NAME}, {keyring: NAME} or {file: PATH}"
+# Keys are short; a file that is longer is something else, named by mistake.
+_MAX_KEY_BYTES: Final = 8192
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+class KeyReferenceError(Exception):
+    """A key reference cannot be followed; the text names the reference and what to do."""
+
+
+class KeySource(StrEnum):
+    """Where a key lies."""
+
+    ENV = "env"
+    KEYRING = "keyring"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReference:
+    """Names a key without holding it: `name` is a variable, a keyring entry or an absolute path."""
+
+    source: KeySource
+    name: str
+
+    @classmethod
+    def parse(cls, value: object) -> "KeyReference":
+        """Read a reference as it stands in a configuration; ValueError says what is wrong.
+
+        The text never repeats the value: a person who pasted the key itself must not find it in
+        a log.
+        """
+        if isinstance(value, KeyReference):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(  # noqa: TRY004 pydantic reports a ValueError with its path
+                f"a key itself does not belong in this file; write a reference to it: {_FORMS}"
+            )
+        if len(value) != 1 or (source := str(next(iter(value)))) not in set(KeySource):
+            raise ValueError(f"a key reference is exactly one of {_FORMS}")
+        name = next(iter(value.values()))
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{source}: a name must follow, as in {_FORMS}")
+        if source == KeySource.FILE:
+            name = _absolute(name)
+        return cls(KeySource(source), name)
+
+    def __str__(self) -> str:
+        return f"{{{self.source}: {self.name}}}"
+
+
+def _absolute(path: str) -> str:
+    try:
+        full = Path(path).expanduser()
+    except RuntimeError as exc:
+        raise ValueError("file: there is no home folder that ~ could stand for") from exc
+    if not full.is_absolute():
+        raise ValueError("file: the path must be absolute or start with ~")
+    return str(full)
+
+
+def resolve(reference: KeyReference, environ: Mapping[str, str]) -> str | None:
+    """Return the key that a reference names, or None where there is none.
+
+    Raises KeyReferenceError where a key is there but must not be used: its file can be read by
+    others, it cannot be read by us, or it does not look like a key. The system's keyring is not
+    supported yet and raises too.
+    """
+    if reference.source is KeySource.KEYRING:
+        raise KeyReferenceError(f"{reference}: the keyring is not supported yet")
+    if reference.source is KeySource.ENV:
+        text = environ.get(reference.name, "")
+    else:
+        text = _read(reference)
+    key = text.strip()
+    # A key travels in a header: nothing else than visible ASCII can.
+    if not key.isascii() or any(not "!" <= character <= "~" for character in key):
+        raise KeyReferenceError(f"{reference}: this is not a key (blanks or odd characters in it)")
+    return key or None
+
+
+def _open(path: str, flags: int) -> int:
+    # Without waiting, so that a pipe that nobody writes to does not hold us up.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _read(reference: KeyReference) -> str:
+    try:
+        # Opened first and asked afterwards, so that what was checked is what is read.
+        with open(reference.name, "rb", opener=_open) as file:
+            facts = os.fstat(file.fileno())
+            if not stat.S_ISREG(facts.st_mode):
+                raise KeyReferenceError(f"{reference}: this is not a file")
+            if facts.st_mode & _OTHERS:
+                mode = stat.S_IMODE(facts.st_mode)
+                raise KeyReferenceError(
+                    f"{reference}: others can read this key (mode {mode:04o}): "
+                    f"chmod 600 {reference.name}"
+                )
+            raw = file.read(_MAX_KEY_BYTES + 1)
+    except FileNotFoundError:
+        return ""
+    except OSError as exc:
+        raise KeyReferenceError(f"{reference}: {exc.strerror}") from exc
+    if len(raw) > _MAX_KEY_BYTES:
+        raise KeyReferenceError(f"{reference}: this is no key: over {_MAX_KEY_BYTES} bytes")
+    return raw.decode("ascii", errors="replace")

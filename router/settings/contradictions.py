@@ -1,0 +1,86 @@
+"""What no single setting can tell: pairs of settings that cannot both be meant (pure)."""
+
+from collections.abc import Iterable, Iterator
+
+from backends.catalogue import find_builtin
+from router.settings.tree import BuiltinProvider, Settings
+from router.settings.values import CAPABILITY_NAMES
+
+_RESERVED = frozenset({"auto", *CAPABILITY_NAMES})
+
+
+def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each fault."""
+    yield from _bindings(settings)
+    yield from _models(settings)
+    yield from _aliases(settings)
+    yield from _lanes(settings)
+    yield from _providers(settings)
+
+
+def _bindings(settings: Settings) -> Iterator[tuple[str, str]]:
+    for capability, binding in settings.capabilities.items():
+        place = f"capabilities.{capability}"
+        for name in binding.models:
+            if provider_of(name) not in settings.providers:
+                yield place, f"{name}: {_unknown_provider(name, settings.providers)}"
+            model = settings.models.get(name)
+            if model is not None and model.capabilities.get(capability) is False:
+                fact = f"models.{name}.capabilities.{capability}"
+                yield place, f"{name} is bound here, but {fact} says false; change one of the two"
+
+
+def _models(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name, model in settings.models.items():
+        provider = settings.providers.get(provider_of(name))
+        if provider is None:
+            yield f"models.{name}", _unknown_provider(name, settings.providers)
+        elif (model.path or model.repo) and not isinstance(provider, BuiltinProvider):
+            yield f"models.{name}", "path and repo are for models of the builtin backend only"
+
+
+def _aliases(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name, alias in settings.aliases.items():
+        place = f"aliases.{name}"
+        if alias.to in settings.aliases:
+            yield place, f"{alias.to} is an alias itself; aliases do not chain"
+        elif alias.to in _RESERVED or find_builtin(alias.to) is not None:
+            continue
+        elif "/" not in alias.to:
+            yield place, f"{alias.to} is neither auto, nor a capability, nor provider/model"
+        elif provider_of(alias.to) not in settings.providers:
+            yield place, f"{alias.to}: {_unknown_provider(alias.to, settings.providers)}"
+
+
+def _lanes(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name in settings.lanes:
+        if name == "default":
+            continue
+        if name not in settings.providers:
+            yield f"lanes.{name}", f"there is no such provider{_among(settings.providers)}"
+        elif isinstance(settings.providers[name], BuiltinProvider):
+            yield f"lanes.{name}", "the builtin backend queues by itself; see builtin.queue"
+
+
+def _providers(settings: Settings) -> Iterator[tuple[str, str]]:
+    taken = {settings.server.port: "server.port"} if settings.server.port else {}
+    for name, provider in settings.providers.items():
+        if name in _RESERVED:
+            yield f"providers.{name}", "this name means something else in a request's `model`"
+        if isinstance(provider, BuiltinProvider) and provider.port:
+            place = f"providers.{name}.port"
+            if (other := taken.setdefault(provider.port, place)) != place:
+                yield place, f"{provider.port} is {other} already"
+
+
+def provider_of(model: str) -> str:
+    """Return the provider's part of a `provider/model` name."""
+    return model.partition("/")[0]
+
+
+def _unknown_provider(model: str, known: Iterable[str]) -> str:
+    return f"the provider {provider_of(model)!r} is unknown{_among(known)}"
+
+
+def _among(names: Iterable[str]) -> str:
+    return f" (known: {', '.join(names) or 'none'})"

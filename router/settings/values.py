@@ -1,0 +1,127 @@
+"""The kinds of value that settings hold: each is checked when it is read.
+
+Every ValueError here becomes one line that names the setting, so the texts say only what is due.
+"""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    StrictStr,
+    WithJsonSchema,
+)
+
+from backends.wire import Priority
+from router.keys import KeyReference, KeySource
+
+CapabilityName = Literal[
+    "vision",
+    "text",
+    "structured_output",
+    "tool_use",
+    "embeddings",
+    "speech",
+    "transcription",
+    "image_generation",
+    "rerank",
+]
+# Facts of models that are no levers of the map.
+FactName = CapabilityName | Literal["audio", "file", "video"]
+CAPABILITY_NAMES: Final[tuple[str, ...]] = CapabilityName.__args__  # type: ignore[attr-defined]
+
+
+def _path(text: object) -> Path:
+    if not isinstance(text, str | Path):
+        raise ValueError("a path is due here")  # noqa: TRY004 pydantic reports a ValueError
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as exc:
+        raise ValueError("there is no home folder that ~ could stand for") from exc
+    if not path.is_absolute():
+        raise ValueError("the path must be absolute or start with ~")
+    return path
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)  # a ValueError of its own for a bad port or bracket
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("an address is due here, such as http://127.0.0.1:11434")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("no name or password in an address; use api_key")
+    if parts.query or parts.fragment or (parts.port or 1) < 1:
+        raise ValueError("an address ends with its path: no ?, no #")
+    return text.rstrip("/")
+
+
+def _host(text: str) -> str:
+    host = text.strip().removeprefix("[").removesuffix("]")
+    if host == "localhost":
+        # The name may stand for both protocols; one address keeps the promise of one door.
+        return "127.0.0.1"
+    if not re.fullmatch(r"[0-9A-Za-z.:_%-]+", host):
+        raise ValueError("a host name or address is due here; 0.0.0.0 stands for all of them")
+    return host
+
+
+def _priority(value: object) -> Priority:
+    try:
+        priority = Priority.parse(str(value))
+    except ValueError:
+        priority = Priority.SYSTEM
+    if priority is Priority.SYSTEM:
+        raise ValueError("high or low is due here")
+    return priority
+
+
+def _model_name(text: str) -> str:
+    provider, _, model = text.partition("/")
+    if not provider or not model or text != text.strip():
+        raise ValueError("a model is named provider/model, such as builtin/smollm2-135m")
+    return text
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine, without asking a name server."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# Restated in the schema, since their validators are functions.
+_TEXT: Final = WithJsonSchema({"type": "string"})
+KeyRef = Annotated[
+    KeyReference,
+    PlainValidator(KeyReference.parse),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {source.value: {"type": "string"} for source in KeySource},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+    ),
+]
+UserPath = Annotated[Path, BeforeValidator(_path), _TEXT]
+Url = Annotated[StrictStr, AfterValidator(_base_url)]
+Host = Annotated[StrictStr, AfterValidator(_host)]
+ModelName = Annotated[StrictStr, AfterValidator(_model_name)]
+DefaultPriority = Annotated[
+    Priority, PlainValidator(_priority), WithJsonSchema({"enum": ["high", "low"]})
+]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Size = Annotated[int, Field(strict=True, ge=1)]
+Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
+Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
+ProviderName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
