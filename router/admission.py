@@ -3,6 +3,7 @@
 import asyncio
 import time
 from types import TracebackType
+from typing import Self
 
 from router.errors import RouteFailed
 from router.lane import Lane, Verdict
@@ -35,7 +36,7 @@ class Place:
         self._ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waited_s = 0.0
 
-    async def __aenter__(self) -> "Place":
+    async def __aenter__(self) -> Self:
         """Wait for the place.
 
         Raises RouteFailed `queue_full` at once, or `queue_timeout` after `queue_s`.

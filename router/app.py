@@ -1,22 +1,18 @@
 """The composition root: settings in, one running router out."""
 
-import asyncio
 import importlib.util
 import logging
 import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Self
 
 import uvloop
-
-import backends
-from backends.catalogue import ModelFolders
 from backends.downloads import Downloads
-from backends.process_manager import ProcessManager, ProcessSpec, ProcessTimeouts, RestartPolicy
+
+from backends.process_manager import ProcessManager
 from backends.wire import BackendEvent
 from router.admission import Admission
 from router.body import BodyLimits
@@ -25,6 +21,7 @@ from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.events import InFlight
 from router.guard import App, Guard, Policy
+from router.launch import model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits
@@ -39,8 +36,183 @@ from router.settings import (
     refuse_unbuilt,
 )
 from router.settings.tree import BuiltinProvider
-from router.snapshot import Ground, survey
-from router.upstream import Upstream
+from router.snapshot import survey
+
+if TYPE_CHECKING:
+    from router.upstream import Upstream
 
 log = logging.getLogger(__name__)
 _MB = 1 << 20
+
+
+class StartError(Exception):
+    """The router cannot start; the text says why and what to do."""
+
+
+def serve(settings: Settings, announce: Callable[[CapabilityMap], None]) -> int:
+    """Run the router until it is told to stop; return the exit code.
+
+    `announce` is called once, when requests are being answered. Nothing is started, no process
+    least of all, before the data folder is ours and the address is bound.
+    """
+    logging.basicConfig(
+        level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for notice in settings.notices:
+        log.warning("%s", notice)
+    try:
+        exit_code: int = uvloop.run(_serve(settings, announce))
+    except (StartError, SettingsError, DataFolderError, BindError, StoreError) as error:
+        sys.stderr.write(f"signalbox: {error}\n")
+        return 1
+    return exit_code
+
+
+async def _serve(settings: Settings, announce: Callable[[CapabilityMap], None]) -> int:
+    refusals = refuse_unbuilt(settings)
+    if refusals:
+        raise StartError("\n".join(refusals))
+    with DataFolder(settings.data_folder) as folder:
+        listener = bind(settings.server.host, settings.server.port)
+        with listener:
+            async with Router(settings, environment(), folder) as router:
+                server = Server(router.app, settings.timeouts.drain_s)
+                with stopped_by_signals(server):
+                    announce(router.capability_map)
+                    await server.serve(sockets=[listener])
+                    log.info("stopping")
+                    await router.aclose()
+    return 0
+
+
+class Router:
+    """Everything of one running router; an async context manager.
+
+    Entering starts what the map wants; leaving stops it again, the processes last.
+    """
+
+    app: App
+    capability_map: CapabilityMap
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], folder: DataFolder) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._folder = folder
+        self._resources = AsyncExitStack()
+        self.in_flight = InFlight()
+
+    async def __aenter__(self) -> Self:
+        """Build the graph, top to bottom, and start what the map wants."""
+        settings, environ, enter = self._settings, self._environ, self._resources
+        keys = access_keys(settings, environ)
+        token = secrets.token_urlsafe(32)
+        ground = survey(
+            settings,
+            environ,
+            model_folders(settings, environ, self._folder),
+            builtin_token=token,
+            has_mlx=_has_mlx(settings),
+        )
+        overrides = read_overrides(self._folder.database)
+        processes = ProcessManager(
+            process_specs(ground, environ, self._folder, token),
+            run_dir=self._folder.run,
+            emit=_tell,
+        )
+        await enter.enter_async_context(processes)
+        self.capability_map = CapabilityMap(ground, overrides, processes)
+        self.downloads = Downloads(
+            self._folder.models,
+            emit=lambda event: log.info("%s: %s", event.model, event.message),
+            environment=child_environment(settings, environ),
+        )
+        enter.push_async_callback(self.downloads.aclose)
+        self.reaches = {
+            name: _reach(provider, settings) for name, provider in ground.providers.items()
+        }
+        for reach in self.reaches.values():
+            enter.push_async_callback(reach.upstream.aclose)
+        self.processes = processes
+        self.app = self._application(keys.api_keys, keys.admin_key)
+        self.capability_map.reconcile()
+        return self
+
+    def _application(self, api_keys: tuple[str, ...], admin_key: str | None) -> App:
+        settings = self._settings
+        proxy = Proxy(
+            catalog=lambda: self.capability_map.catalog,
+            reaches=self.reaches,
+            processes=self.processes,
+            in_flight=self.in_flight,
+            limits=ProxyLimits(
+                body=BodyLimits(
+                    settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
+                ),
+                response_bytes=settings.limits.response_mb * _MB,
+                body_s=settings.timeouts.body_s,
+                further_attempts=settings.retry.attempts,
+                default_priority=settings.default_priority,
+            ),
+        )
+        hosts = {host.lower() for host in (*settings.server.allowed_hosts, settings.server.host)}
+        policy = Policy(
+            allowed_hosts=frozenset(hosts),
+            allowed_origins=frozenset(settings.server.allowed_origins),
+            api_keys=api_keys,
+            admin_key=admin_key,
+            body_bytes=settings.limits.body_mb * _MB,
+        )
+        return Guard(Planes(proxy, self.capability_map, ControlPlane(self._load_control)), policy)
+
+    def _load_control(self) -> App:
+        """Import the control plane, which takes longer than all else together, and build it."""
+        from router.admin.api import Owners, control_plane  # noqa: PLC0415 on first use only
+        from router.store import Store  # noqa: PLC0415 likewise
+
+        store = Store(self._folder.database)
+        self._resources.callback(store.close)
+        return control_plane(Owners(self.capability_map, store, self.processes, self.downloads))
+
+    async def aclose(self) -> None:
+        """Stop everything, the processes last; harmless when it was done before."""
+        await self._resources.aclose()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop everything."""
+        await self.aclose()
+
+
+def _has_mlx(settings: Settings) -> bool:
+    """Tell whether the builtin backend can run: here, or in an interpreter named for it."""
+    named = any(
+        isinstance(provider, BuiltinProvider) and provider.python is not None
+        for provider in settings.providers.values()
+    )
+    return named or all(importlib.util.find_spec(name) for name in ("mlx", "mlx_vlm"))
+
+
+def _tell(event: BackendEvent) -> None:
+    log.info("%s: %s %s", event.name, event.state, event.message)
+
+
+def _reach(provider: Provider, settings: Settings) -> Reach:
+    """Return how a provider is reached, by its own deadlines where it has some."""
+    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 loaded with the first provider
+
+    own, common = settings.providers[provider.name].timeouts, settings.timeouts
+    upstream: Upstream = AiohttpUpstream(provider.name, own.connect_s or common.connect_s)
+    deadlines = Deadlines(
+        first_byte_s=own.first_byte_s or common.first_byte_s,
+        idle_s=own.idle_s or common.idle_s,
+        total_s=own.total_s or common.total_s,
+    )
+    if provider.kind is Kind.BUILTIN:
+        return Reach(upstream, deadlines, process=provider.name)
+    lane = settings.lane(provider.name)
+    admission = Admission(provider.name, lane.concurrency, lane.queue, common.queue_s)
+    return Reach(upstream, deadlines, admission)

@@ -30,7 +30,7 @@ class Input(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What one request needs: levers in the order of `Capability`, further inputs, a named model."""
+    """What one request needs: levers in the order of `Capability`, inputs, a named model."""
 
     levers: tuple[Capability, ...]
     inputs: tuple[Input, ...] = ()

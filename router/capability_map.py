@@ -6,9 +6,10 @@ acknowledged survives a crash, and then takes effect as a whole.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import partial
+from typing import Literal, Protocol, TypeVar
 
 from backends.process_manager import BackendUnavailable, ProcessManager
 from backends.process_spec import Want
@@ -20,6 +21,7 @@ from router.settings.tree import BuiltinProvider
 from router.snapshot import Ground, build_catalog
 
 log = logging.getLogger(__name__)
+Written = TypeVar("Written")
 
 # What stopping takes beyond its own deadlines: a reaped child, a closed pipe.
 _GRACE_S = 5.0
@@ -105,14 +107,14 @@ class CapabilityMap:
             catalog = build_catalog(self._ground, tried)
             for name in models:
                 _check_assignable(capability, name, catalog)
-            override = await self._stored(store.save_assignment, capability, models)
+            override = await _stored(partial(store.save_assignment, capability, models))
             self._take_effect({**self._overrides, capability: override})
             log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
 
     async def reset(self, capability: Capability, store: AssignmentStore) -> None:
         """Forget the stored assignment, so that the file's counts again."""
         async with self._writing:
-            await self._stored(store.delete_assignment, capability)
+            await _stored(partial(store.delete_assignment, capability))
             rest = {key: value for key, value in self._overrides.items() if key != capability}
             self._take_effect(rest)
             log.info("%s is as the file says", capability)
@@ -126,13 +128,6 @@ class CapabilityMap:
         self._overrides = dict(overrides)
         self.catalog = build_catalog(self._ground, overrides)
         self.reconcile()
-
-    @staticmethod
-    async def _stored(write, *arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN205 forwards
-        try:
-            return await asyncio.to_thread(write, *arguments)
-        except StoreError as error:
-            raise SignalboxError("store_unavailable", str(error)) from error
 
     def rows(self) -> list[MapRow]:
         """Return every capability that can be bound, in the order of `Capability`."""
@@ -212,6 +207,14 @@ class CapabilityMap:
                 f"Fetch it: signalbox models pull {models[0].id}",
             )
         return models[0].provider
+
+
+async def _stored(write: Callable[[], Written]) -> Written:
+    """Write to the store in a thread; SignalboxError `store_unavailable` when that fails."""
+    try:
+        return await asyncio.to_thread(write)
+    except StoreError as error:
+        raise SignalboxError("store_unavailable", str(error)) from error
 
 
 def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> None:

@@ -4,7 +4,6 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 from router.capabilities import Capability
 
@@ -59,16 +58,13 @@ class Fact:
     date: str | None = None
 
 
-_NO_FACTS: Mapping[str, Fact] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model at one provider. `present` is False for a builtin model that is not on disk."""
 
     provider: str
     id: str
-    facts: Mapping[str, Fact] = _NO_FACTS
+    facts: Mapping[str, Fact] = field(default_factory=dict)
     context_length: int | None = None
     present: bool = True
     other_names: tuple[str, ...] = ()
@@ -96,7 +92,7 @@ class Catalog:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     bindings: Mapping[Capability, Binding]
-    aliases: Mapping[str, str] = MappingProxyType({})
+    aliases: Mapping[str, str] = field(default_factory=dict)
     local_only: bool = False
 
     def model(self, name: str) -> Model | None:

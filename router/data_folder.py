@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 
 class DataFolderError(Exception):
@@ -40,7 +41,7 @@ class DataFolder:
         """Where the records of running processes lie."""
         return self.path / "run"
 
-    def __enter__(self) -> "DataFolder":
+    def __enter__(self) -> Self:
         """Make the folder where it is missing and lock it.
 
         Raises DataFolderError when it cannot be written, or when another router holds it.

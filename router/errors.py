@@ -121,11 +121,11 @@ class RouteFailed(SignalboxError):
 
 
 class ProviderFailed(RouteFailed):
-    """The provider answered with a server error in OpenAI's shape: `reply` holds that answer."""
+    """The provider answered with a server error in OpenAI's shape: `answer` holds it."""
 
     def __init__(self, code: str, message: str, *, reply: "Reply") -> None:
         super().__init__(code, message)
-        self.reply = reply
+        self.answer = reply
 
 
 class StreamFailed(SignalboxError):

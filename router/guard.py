@@ -52,7 +52,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the request, pass it on, and answer whatever it raises."""
         if scope["type"] != "http":
-            return
+            return None
         reply = _Outgoing(send, _request_id(scope))
         scope["state"] = {**scope.get("state", {}), "request_id": reply.request_id}
         try:
@@ -73,8 +73,7 @@ class Guard:
             await reply.error(
                 SignalboxError(
                     "internal_error",
-                    f"The router failed on this request. Its log tells more about "
-                    f"{reply.request_id}.",
+                    f"The router failed on this request; its log tells why ({reply.request_id}).",
                 )
             )
 
@@ -142,7 +141,7 @@ class Guard:
         if path.startswith(ADMIN_PREFIXES):
             if policy.admin_key is not None:
                 raise Refused("invalid_api_key", "This needs the admin key as a bearer token.")
-        elif policy.api_keys and not any([_same(offered, key) for key in policy.api_keys]):
+        elif policy.api_keys and not any(_same(offered, key) for key in policy.api_keys):
             raise Refused("invalid_api_key", "This needs one of the API keys as a bearer token.")
         return False
 
@@ -189,7 +188,7 @@ def _all(scope: Scope, name: bytes) -> list[str]:
 
 
 def _request_id(scope: Scope) -> str:
-    """Return the client's request id where it is fit for a header and a log line, else a new one."""
+    """Return the client's request id where headers and logs can hold it, else a new one."""
     told = _all(scope, REQUEST_ID.encode())
     if len(told) == 1 and _REQUEST_ID.fullmatch(told[0]):
         return told[0]

@@ -82,4 +82,3 @@ def _nothing_at(path: str, known: set[str]) -> Refused:
     if f"/v1{path}" in known:
         return Refused("not_found", f"There is nothing at {path}: base_url must end in /v1.")
     return Refused("not_found", f"There is nothing at {path[:200]}.")
-

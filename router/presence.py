@@ -2,7 +2,7 @@
 
 import asyncio
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from router.errors import ClientGone
 
@@ -19,7 +19,7 @@ class ClientPresent:
         self._receive = receive
         self._gone = False
 
-    async def __aenter__(self) -> "ClientPresent":
+    async def __aenter__(self) -> Self:
         """Begin to watch."""
         task = asyncio.current_task()
         if task is None:

@@ -109,7 +109,7 @@ class Proxy:
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
-        return await send_reply(send, first.reply, _told(routes[0], len(errors), work))
+        return await send_reply(send, first.answer, _told(routes[0], len(errors), work))
 
     async def _try_route(
         self, route: Route, attempt: int, work: Work, flight: Flight, send: Send
@@ -121,9 +121,14 @@ class Proxy:
         waiting = time.perf_counter()
         async with place(reach) as queued:
             flight.state = "starting"
-            async with Ready(reach, route.model, self._processes), Timed(
-                reach.upstream.exchange(request), route.provider.name, reach.deadlines.first_byte_s
-            ) as answer:
+            async with (
+                Ready(reach, route.model, self._processes),
+                Timed(
+                    reach.upstream.exchange(request),
+                    route.provider.name,
+                    reach.deadlines.first_byte_s,
+                ) as answer,
+            ):
                 flight.state = "upstream"
                 opened = await self._open(answer, route, reach, work)
                 upstream_s = time.perf_counter() - waiting
@@ -211,4 +216,3 @@ def _told(
         (b"x-signalbox-" + name.encode(), value.encode("ascii", "replace"))
         for name, value in told.items()
     )
-

@@ -4,6 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 from backends.process_manager import BackendUnavailable, Lease, ProcessManager
 from router.admission import Admission, Place
@@ -39,7 +40,7 @@ class NoPlace:
 
     waited_s = 0.0
 
-    async def __aenter__(self) -> "NoPlace":
+    async def __aenter__(self) -> Self:
         """Enter at once."""
         return self
 
@@ -66,7 +67,7 @@ class Ready:
         self._lease: Lease | None = None
         self.waited_s = 0.0
 
-    async def __aenter__(self) -> "Ready":
+    async def __aenter__(self) -> Self:
         """Make the process ready, starting it if the map lets it live.
 
         Raises RouteFailed with the reason why it cannot be: not downloaded, port taken, crashed …

@@ -1,4 +1,4 @@
-"""The ASGI ends of a request: its bytes, the wishes in its query and headers, a whole answer back."""
+"""The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -47,9 +47,7 @@ async def read_body(receive: Receive, size: int, body_s: float) -> bytes:
                 pieces.append(data)
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise Refused(
-            "request_timeout", f"The body did not arrive within {body_s:g} s."
-        ) from None
+        raise Refused("request_timeout", f"The body did not arrive within {body_s:g} s.") from None
     return b"".join(pieces)
 
 
@@ -70,7 +68,9 @@ def priority(
     except ValueError:
         names = ", ".join(f"{each.name.lower()} ({each.value})" for each in Priority)
         raise Refused(
-            "invalid_priority", f"{told[:50]!r} is no priority; there are {names}.", param="priority"
+            "invalid_priority",
+            f"{told[:50]!r} is no priority; there are {names}.",
+            param="priority",
         ) from None
     if wanted is Priority.SYSTEM and not is_admin:
         raise Refused("priority_not_allowed", "Priority system needs the admin key.")
@@ -83,9 +83,7 @@ def wants_local_only(scope: Scope) -> bool:
     return told is not None and told.strip().lower() not in {"false", "0", ""}
 
 
-async def send_reply(
-    send: Send, reply: Reply, more: tuple[tuple[bytes, bytes], ...] = ()
-) -> None:
+async def send_reply(send: Send, reply: Reply, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:
     """Send a whole answer, with further headers."""
     length = (b"content-length", b"%d" % len(reply.body))
     await send(

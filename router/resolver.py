@@ -76,7 +76,9 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
         fit = [model for model, candidate in judged if candidate.kept]
         routes, away = _routes(fit, choice, requirement, catalog)
         candidates += [
-            replace(candidate, kept=False, why=away[model.name]) if model.name in away else candidate
+            replace(candidate, kept=False, why=away[model.name])
+            if model.name in away
+            else candidate
             for model, candidate in judged
         ]
         if routes:
@@ -146,9 +148,7 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
     return _Choice(models=(model,), capability=requirement.levers[0], reason="model named")
 
 
-def _judge(
-    model: Model, choice: _Choice, requirement: Requirement, catalog: Catalog
-) -> Candidate:
+def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Catalog) -> Candidate:
     """Decide whether a model may serve: no fact against it, and it stays where it must."""
     facts = {need: _fact(model, need, choice, catalog) for need in requirement.needs}
     told = {

@@ -35,7 +35,7 @@ def bind(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}:{port}: {error.strerror}. "
             "Is another Signalbox running? Choose another port with --port."
         ) from error
-    listener.setblocking(False)
+    listener.setblocking(False)  # noqa: FBT003 the standard library's own form
     return listener
 
 
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: App, drain_s: float) -> None:
         super().__init__(
             uvicorn.Config(
-                app,  # type: ignore[arg-type]  # a plain ASGI callable, typed more narrowly than uvicorn's
+                app,
                 http="httptools",
                 ws="none",
                 lifespan="off",

@@ -10,6 +10,7 @@ from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provid
 from router.keys import KeyReferenceError, resolve
 from router.overrides import Override
 from router.settings import Settings
+from router.settings.sources import packaged_file
 from router.settings.tree import BuiltinProvider, OllamaProvider, OpenAIProvider
 from router.settings.tree import Provider as ProviderSettings
 
@@ -88,7 +89,7 @@ def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capab
     for name, binding in settings.capabilities.items():
         capability = Capability(name)
         models = binding.models
-        if settings.is_packaged and not has_mlx:
+        if settings.source == packaged_file() and not has_mlx:
             models = tuple(
                 model
                 for model in models
@@ -127,7 +128,9 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
     return Catalog(
         providers=ground.providers,
         models=models,
-        bindings={capability: binding for capability, binding in bindings.items() if binding.models},
+        bindings={
+            capability: binding for capability, binding in bindings.items() if binding.models
+        },
         aliases={name: alias.to for name, alias in ground.settings.aliases.items()},
         local_only=ground.settings.local_only,
     )
@@ -139,8 +142,9 @@ def _add(models: dict[str, Model], name: str, ground: Ground) -> None:
     if name in models or provider not in ground.providers:
         return
     told = ground.settings.models.get(name)
-    facts = {
-        need: Fact(value, Source.USER) for need, value in (told.capabilities if told else {}).items()
+    facts: dict[str, Fact] = {
+        need: Fact(value, Source.USER)
+        for need, value in (told.capabilities if told else {}).items()
     }
     context_length = told.context_length if told else None
     if provider != ground.builtin:
@@ -152,9 +156,7 @@ def _add(models: dict[str, Model], name: str, ground: Ground) -> None:
         # One model, one name: the Hugging Face id is another name of the alias.
         _add(models, f"{provider}/{known.alias}", ground)
     elif known is not None:
-        offered = {
-            need: Fact(need in known.capabilities, Source.PROVIDER) for need in _LEVERS
-        }
+        offered = {need: Fact(need in known.capabilities, Source.PROVIDER) for need in _LEVERS}
         models[name] = Model(
             provider,
             model_id,
@@ -164,6 +166,4 @@ def _add(models: dict[str, Model], name: str, ground: Ground) -> None:
             other_names=(known.repo,),
         )
     elif told is not None or folder is not None:
-        models[name] = Model(
-            provider, model_id, facts, context_length, present=folder is not None
-        )
+        models[name] = Model(provider, model_id, facts, context_length, present=folder is not None)

@@ -113,7 +113,7 @@ class ChatStream:
             return
         try:
             chunk = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid_frame() from error
         if not isinstance(chunk, dict):
             raise _invalid_frame()

@@ -25,8 +25,6 @@ def _version(text: str) -> tuple[int, ...]:
 
 if __name__ == "__main__":
     sys.stdout.write(
-        lock_for(
-            platform.system(), platform.machine(), platform.libc_ver(), platform.mac_ver()[0]
-        )
+        lock_for(platform.system(), platform.machine(), platform.libc_ver(), platform.mac_ver()[0])
         + "\n"
     )

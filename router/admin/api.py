@@ -3,13 +3,13 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from backends.downloads import DownloadError, Downloads
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap

@@ -66,7 +66,9 @@ class AiohttpExchange:
         try:
             self._response = await self._send()
         except aiohttp.ConnectionTimeoutError as error:
-            raise RouteFailed("upstream_timeout", f"{provider} could not be reached in time.") from error
+            raise RouteFailed(
+                "upstream_timeout", f"{provider} could not be reached in time."
+            ) from error
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
             raise RouteFailed(
                 "upstream_unreachable",

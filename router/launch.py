@@ -1,0 +1,85 @@
+"""How local processes are launched: command lines, environments, and where they find models."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import backends
+from backends.catalogue import ModelFolders
+from backends.process_manager import ProcessSpec, ProcessTimeouts, RestartPolicy
+from router.data_folder import DataFolder
+from router.settings import Settings, child_environment
+from router.settings.tree import BuiltinProvider
+from router.snapshot import Ground
+
+
+def model_folders(
+    settings: Settings, environ: Mapping[str, str], folder: DataFolder
+) -> ModelFolders:
+    """Return where models may lie: the data folder, the configured folders, the hub's cache."""
+    return ModelFolders(
+        models_dir=folder.models,
+        named={
+            name.partition("/")[2]: model.path
+            for name, model in settings.models.items()
+            if model.path is not None
+        },
+        hf_caches=_hf_caches(environ),
+    )
+
+
+def _hf_caches(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return where huggingface_hub keeps models, by its own variables."""
+    if "HF_HUB_CACHE" in environ:
+        return (Path(environ["HF_HUB_CACHE"]),)
+    if "HF_HOME" in environ:
+        return (Path(environ["HF_HOME"]) / "hub",)
+    home = environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+    return (Path(home) / "huggingface" / "hub",)
+
+
+def process_specs(
+    ground: Ground, environ: Mapping[str, str], folder: DataFolder, token: str
+) -> list[ProcessSpec]:
+    """Return the processes that may live here: today the builtin backend."""
+    settings, name = ground.settings, ground.builtin
+    if name is None:
+        return []
+    provider = settings.providers[name]
+    if not isinstance(provider, BuiltinProvider):
+        raise TypeError(name)
+    folders = ground.folders
+    argv = [str(provider.python or sys.executable), "-m", "backends.mlx_backend"]
+    argv += ["--port", str(provider.port), "--socket-fd", "{socket_fd}", "--ready-fd", "{ready_fd}"]
+    argv += ["--models-dir", str(folders.models_dir)]
+    argv += [f"--model-folder={model}={path}" for model, path in folders.named.items()]
+    argv += [f"--hf-cache={cache}" for cache in folders.hf_caches]
+    argv += ["--idle-unload-s", str(settings.builtin.idle_unload_s)]
+    argv += ["--queue", str(settings.builtin.queue)]
+    argv += ["--prefill-chunk-ms", str(settings.builtin.prefill_chunk_ms)]
+    env = child_environment(settings, environ)
+    if provider.token == "auto":  # noqa: S105 a mode, not a secret
+        env["SIGNALBOX_BACKEND_TOKEN"] = token
+    return [
+        ProcessSpec(
+            name=name,
+            argv=tuple(argv),
+            env=env,
+            # Where the package lies, so that another interpreter finds it too.
+            cwd=Path(backends.__file__).parent.parent,
+            host="127.0.0.1",
+            port=provider.port,
+            log_path=folder.logs / f"{name}.log",
+            timeouts=ProcessTimeouts(
+                start_s=settings.timeouts.start_s,
+                drain_s=settings.timeouts.drain_s,
+                stop_s=settings.processes.stop_s,
+                idle_stop_s=settings.processes.idle_stop_s,
+            ),
+            restart=RestartPolicy(
+                backoff_max_s=settings.processes.backoff_max_s,
+                window_s=settings.processes.window_s,
+                starts_per_window=settings.processes.starts_per_window,
+            ),
+        )
+    ]

@@ -1,0 +1,90 @@
+"""The strict decoding of a request's body, and its way out."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.body import BodyLimits, decode
+from router.errors import Refused
+
+LIMITS = BodyLimits(size=1 << 20, depth=64, values=10_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b'{"a":1} x', "invalid_json"),
+        (b"\xef\xbb\xbf{}", "invalid_json"),
+        ('{"a":1}'.encode("utf-16"), "invalid_json"),
+        (b'{"a":"\xff"}', "invalid_json"),
+        (b'{"a":"\\ud800"}', "invalid_json"),
+        (b'{"a":NaN}', "invalid_json"),
+        (b'{"a":Infinity}', "invalid_json"),
+        (b'{"a":1e999}', "invalid_json"),
+        (b'{"a":' + b"9" * 5000 + b"}", "invalid_json"),
+        (b'{"n":{"a":"\xff"}}', "invalid_json"),
+        (b"[]", "invalid_request"),
+        (b"null", "invalid_request"),
+        (b'"text"', "invalid_request"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "json_too_deep"),
+        (b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", "json_too_deep"),
+        (b"[" * 9000, "json_too_deep"),
+        (b'{"a":[' + b"1," * 10_000 + b"1]}", "too_many_values"),
+    ],
+)
+def test_what_two_parsers_could_read_differently_is_refused(data: bytes, code: str) -> None:
+    """Each kind of malformed or excessive body has its code."""
+    with pytest.raises(Refused) as refusal:
+        decode(data, LIMITS)
+    assert (refusal.value.code, refusal.value.status) == (code, 400)
+
+
+def test_the_deepest_allowed_nesting_passes() -> None:
+    """As many levels as the limit says are accepted."""
+    decode(b'{"a":' * 64 + b"1" + b"}" * 64, LIMITS)
+
+
+def test_nested_bytes_leave_as_they_came() -> None:
+    """White space, escapes, number forms and unknown fields inside values are not touched."""
+    raw = b'{ "x" : {"b":1.50, "a":[ 1e2,"\\u00e4\\/" ]} , "model":"old","\\u0061":0}'
+    out = decode(raw, LIMITS).encode({"model": "new"})
+    assert out == b'{"x":{"b":1.50, "a":[ 1e2,"\\u00e4\\/" ]},"model":"new","a":0}'
+
+
+def test_a_key_that_came_twice_leaves_once_with_its_last_value() -> None:
+    """What was looked at is what goes out: the last duplicate, alone."""
+    body = decode(b'{"model":"a","stream":false,"model":"b"}', LIMITS)
+    assert body.fields["model"] == "b"
+    assert body.encode({}) == b'{"model":"b","stream":false}'
+
+
+def test_a_field_that_was_absent_is_added() -> None:
+    """A change to a field that the client did not send appends it."""
+    assert decode(b"{}", LIMITS).encode({"model": "m"}) == b'{"model":"m"}'
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), _JSON, max_size=6))
+def test_any_object_means_the_same_after_its_way_through(fields: dict[str, Any]) -> None:
+    """Decoding what goes out gives what came in."""
+    body = decode(json.dumps(fields).encode(), LIMITS)
+    assert json.loads(body.encode({})) == fields
+    assert dict(body.fields) == fields

@@ -1,0 +1,212 @@
+"""From a requirement and a catalog to routes, or to the error that says why there is none."""
+
+from typing import Any
+
+import pytest
+
+from router.capabilities import Capability, Requirement, classify_chat
+from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.errors import Refused
+from router.resolver import decide, resolve
+
+BUILTIN = Provider("builtin", Kind.BUILTIN, "http://127.0.0.1:60316/v1", Locality.LOCAL)
+OLLAMA = Provider("ollama", Kind.OLLAMA, "http://127.0.0.1:11434/v1", Locality.LOCAL)
+CLOUD = Provider("cloud", Kind.OPENAI, "https://cloud.example/v1", Locality.REMOTE)
+
+
+def fact(value: bool, source: Source = Source.USER) -> Fact:
+    return Fact(value, source)
+
+
+SMOL = Model(
+    "builtin",
+    "smollm2-135m",
+    {"vision": fact(False, Source.PROVIDER), "tool_use": fact(False, Source.PROVIDER)},
+    other_names=("HuggingFaceTB/SmolLM2-135M-Instruct",),
+)
+SEER = Model("ollama", "seer", {"vision": fact(True)})
+BLIND = Model("ollama", "blind", {"vision": fact(False)})
+GPT = Model("cloud", "gpt", {"audio": fact(True)})
+
+
+def catalog(
+    bindings: dict[str, list[str]], *, local_only: bool = False, **options: bool
+) -> Catalog:
+    return Catalog(
+        providers={provider.name: provider for provider in (BUILTIN, OLLAMA, CLOUD)},
+        models={model.name: model for model in (SMOL, SEER, BLIND, GPT)},
+        bindings={
+            Capability(name): Binding(Capability(name), tuple(models), **options)
+            for name, models in bindings.items()
+        },
+        aliases={"gpt-4o": "auto", "eyes": "ollama/seer", "claude-*": "text"},
+        local_only=local_only,
+    )
+
+
+def need(*levers: str, model: str | None = None, **options: Any) -> Requirement:
+    return Requirement(tuple(Capability(lever) for lever in levers), model=model, **options)
+
+
+def names(requirement: Requirement, known: Catalog) -> list[str]:
+    return [route.model.name for route in resolve(requirement, known)]
+
+
+TEXT = {"text": ["builtin/smollm2-135m"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (None, "builtin/smollm2-135m"),
+        ("auto", "builtin/smollm2-135m"),
+        ("text", "builtin/smollm2-135m"),
+        ("gpt-4o", "builtin/smollm2-135m"),
+        ("claude-9-haiku", "builtin/smollm2-135m"),
+        ("eyes", "ollama/seer"),
+        ("ollama/seer", "ollama/seer"),
+        ("ollama/never-heard-of", "ollama/never-heard-of"),
+        ("ollama/hf.co/org/name:q4", "ollama/hf.co/org/name:q4"),
+        ("seer", "ollama/seer"),
+        ("smollm2-135m", "builtin/smollm2-135m"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "builtin/smollm2-135m"),
+        ("builtin/HuggingFaceTB/SmolLM2-135M-Instruct", "builtin/smollm2-135m"),
+    ],
+)
+def test_every_form_of_a_models_name_leads_to_it(model: str | None, expected: str) -> None:
+    """Absent, auto, a capability, an alias, a glob, provider/model and a known id all resolve."""
+    assert names(need("text", model=model), catalog(TEXT)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("requirement", "bindings", "code"),
+    [
+        (need("text", model="evil/repo"), TEXT, "model_not_found"),
+        (need("text", model="builtin/evil"), TEXT, "model_not_found"),
+        (need("text", model="ollama/"), TEXT, "model_not_found"),
+        (need("text"), {}, "capability_not_assigned"),
+        (need("text"), {"text": []}, "capability_not_assigned"),
+        (need("text"), {"text": ["gone/model"]}, "capability_not_assigned"),
+        (need("vision"), TEXT, "capability_not_assigned"),
+        (need("text", model="vision"), TEXT, "capability_not_assigned"),
+        (need("text", model="smollm2-135m"), {"text": ["ollama/seer"]}, "backend_not_assigned"),
+        (need("vision", model="smollm2-135m"), TEXT, "capability_mismatch"),
+        (need("vision", model="ollama/blind"), TEXT, "capability_mismatch"),
+        (need("vision", model="text"), TEXT, "capability_mismatch"),
+        (need("vision", "tool_use"), {"tool_use": ["ollama/blind"]}, "capability_mismatch"),
+    ],
+)
+def test_a_request_that_nothing_can_serve_is_told_why(
+    requirement: Requirement, bindings: dict[str, list[str]], code: str
+) -> None:
+    """Each way to be unservable has its own code, and explaining tells the same."""
+    known = catalog(bindings)
+    with pytest.raises(Refused) as refusal:
+        resolve(requirement, known)
+    assert refusal.value.code == code
+    told = decide(requirement, known).error
+    assert told is not None
+    assert (told.code, told.message) == (refusal.value.code, refusal.value.message)
+
+
+def test_the_first_needed_capabilitys_binding_serves_in_the_users_order() -> None:
+    """Vision comes before text; within a binding the user's order counts."""
+    known = catalog({"text": ["builtin/smollm2-135m"], "vision": ["ollama/seer", "ollama/other"]})
+    assert names(need("vision"), known) == ["ollama/seer", "ollama/other"]
+
+
+def test_models_with_a_fact_against_them_are_passed_over() -> None:
+    """A false fact for any need drops a candidate; unknown keeps its place."""
+    known = catalog({"tool_use": ["ollama/blind", "ollama/unknown", "ollama/seer"]})
+    requirement = classify_chat(
+        {"tools": [{}], "messages": [{"role": "tool", "content": [{"type": "image_url"}]}]}
+    )
+    assert names(requirement, known) == ["ollama/unknown", "ollama/seer"]
+
+
+def test_the_next_needed_capability_serves_when_the_first_ones_models_do_not_fit() -> None:
+    """When no model of the first binding is left, the next needed capability's binding is tried."""
+    known = catalog({"vision": ["gone/model"], "tool_use": ["ollama/seer"]})
+    routes = resolve(need("vision", "tool_use"), known)
+    assert [(route.model.name, route.capability) for route in routes] == [
+        ("ollama/seer", Capability.TOOL_USE)
+    ]
+
+
+def test_assigning_a_model_is_the_users_word_that_it_can() -> None:
+    """An assignment outweighs what the provider says of its model."""
+    known = catalog({"vision": ["builtin/smollm2-135m"]})
+    assert names(need("vision"), known) == ["builtin/smollm2-135m"]
+
+
+def test_an_input_without_a_lever_needs_a_fact_that_is_true() -> None:
+    """Audio goes only to a model that is known to take it."""
+    audio = classify_chat({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]})
+    assert names(audio, catalog({"text": ["ollama/seer", "cloud/gpt"]}, allow_remote_fallback=True))
+    with pytest.raises(Refused) as refusal:
+        resolve(audio, catalog({"text": ["ollama/seer"]}))
+    assert refusal.value.code == "capability_mismatch"
+    assert "audio" in refusal.value.message
+
+
+BOTH = {"text": ["ollama/seer", "cloud/gpt"]}
+
+
+@pytest.mark.parametrize(
+    ("known", "requirement", "expected"),
+    [
+        (catalog(BOTH), need("text"), ["ollama/seer"]),
+        (catalog(BOTH, allow_remote_fallback=True), need("text"), ["ollama/seer", "cloud/gpt"]),
+        (
+            catalog(BOTH, allow_remote_fallback=True),
+            need("text", local_only=True),
+            ["ollama/seer"],
+        ),
+        (
+            catalog(BOTH, allow_remote_fallback=True, local_only=True),
+            need("text"),
+            ["ollama/seer"],
+        ),
+        (
+            catalog({"text": ["cloud/gpt", "ollama/seer"]}),
+            need("text"),
+            ["cloud/gpt", "ollama/seer"],
+        ),
+        (
+            catalog({"text": ["cloud/gpt", "ollama/seer"]}),
+            need("text", local_only=True),
+            ["ollama/seer"],
+        ),
+    ],
+)
+def test_prompts_leave_the_machine_only_where_the_map_says_so(
+    known: Catalog, requirement: Requirement, expected: list[str]
+) -> None:
+    """Remote fallback is opt-in, and local_only removes remote routes at every level."""
+    assert names(requirement, known) == expected
+
+
+@pytest.mark.parametrize("model", [None, "text", "cloud/gpt"])
+def test_local_only_fails_closed(model: str | None) -> None:
+    """With only remote models left, the request is refused rather than sent."""
+    requirement = need("text", model=model, local_only=True)
+    with pytest.raises(Refused) as refusal:
+        resolve(requirement, catalog({"text": ["cloud/gpt"]}))
+    assert refusal.value.code == "remote_not_allowed"
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
+    """A typo is met with what may have been meant."""
+    with pytest.raises(Refused, match="smollm2-135m"):
+        resolve(need("text", model="smollm2-153m"), catalog(TEXT))
+
+
+def test_explaining_tells_each_candidate_and_why() -> None:
+    """A decision shows dropped candidates with their reason and facts with their source."""
+    decision = decide(need("vision"), catalog({"vision": ["ollama/seer", "cloud/gpt"]}))
+    assert [(each.model, each.kept) for each in decision.candidates] == [
+        ("ollama/seer", True),
+        ("cloud/gpt", False),
+    ]
+    assert "remote" in decision.candidates[1].why
+    assert decision.candidates[0].facts == {"vision": "true (user)"}

@@ -1,0 +1,101 @@
+"""Server-sent events from bytes cut anywhere, and how their streams end."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import StreamFailed
+from router.sse import ChatStream, Ending, EventSplitter, payload_of
+
+EVENTS = [
+    b'data: {"a":"\xc3\xa4\xe2\x80\xa8\xc2\x85"}\n\n',
+    b": ping\n\n",
+    b"event: x\r\ndata: 1\r\ndata: 2\r\n\r\n",
+    b"data:tight\r\r",
+    b"id: 7\ndata: mixed\r\n\n",
+    b"data\n\n",
+    b"data: [DONE]\n\n",
+]
+TRANSCRIPT = b"".join(EVENTS)
+
+
+@given(st.lists(st.integers(0, len(TRANSCRIPT)), max_size=12))
+def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> None:
+    """Any cutting of a transcript gives the same payloads and not one byte is lost."""
+    splitter = EventSplitter()
+    borders = [0, *sorted(cuts), len(TRANSCRIPT)]
+    out = [
+        event
+        for start, end in zip(borders, borders[1:], strict=False)
+        for event in splitter.feed(TRANSCRIPT[start:end])
+    ]
+    assert b"".join(out) + splitter.rest == TRANSCRIPT
+    assert splitter.rest == b""
+    assert [payload for event in out if (payload := payload_of(event)) is not None] == [
+        b'{"a":"\xc3\xa4\xe2\x80\xa8\xc2\x85"}',
+        b"1\n2",
+        b"tight",
+        b"mixed",
+        b"",
+        b"[DONE]",
+    ]
+
+
+def test_an_event_is_out_as_soon_as_its_blank_line_is_in() -> None:
+    """The last byte of the blank line releases the event, not a later one."""
+    splitter = EventSplitter()
+    assert splitter.feed(b"data: x\n") == []
+    assert splitter.feed(b"\n") == [b"data: x\n\n"]
+
+
+def test_an_event_without_end_is_refused_before_it_fills_the_memory() -> None:
+    """A line that grows over the cap fails the stream."""
+    splitter = EventSplitter(max_event=100)
+    splitter.feed(b"x" * 100)
+    with pytest.raises(StreamFailed) as failure:
+        splitter.feed(b"x")
+    assert failure.value.code == "upstream_invalid_frame"
+
+
+def _ending(*payloads: bytes) -> Ending:
+    stream = ChatStream()
+    for payload in payloads:
+        stream.observe(payload)
+    return stream.ending
+
+
+OPEN = b'{"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}'
+STOP = b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+OTHER = b'{"choices":[{"index":1,"delta":{"content":"x"}}]}'
+OTHER_STOP = b'{"choices":[{"index":1,"delta":{},"finish_reason":"length"}]}'
+USAGE = b'{"choices":[],"usage":{"total_tokens":3}}'
+
+
+@pytest.mark.parametrize(
+    ("payloads", "ending"),
+    [
+        ([], Ending.OPEN),
+        ([OPEN], Ending.OPEN),
+        ([OPEN, STOP], Ending.COMPLETE),
+        ([OPEN, STOP, USAGE], Ending.COMPLETE),
+        ([OPEN, OTHER, STOP], Ending.OPEN),
+        ([OPEN, OTHER, STOP, OTHER_STOP], Ending.COMPLETE),
+        ([OPEN, b"[DONE]"], Ending.COMPLETE),
+        ([USAGE], Ending.OPEN),
+        ([OPEN, b'{"error":{"message":"x"}}'], Ending.FAILED),
+        ([b'{"choices":"odd"}', b'{"choices":[1]}'], Ending.OPEN),
+    ],
+)
+def test_a_whole_answer_is_told_from_a_cut_one(payloads: list[bytes], ending: Ending) -> None:
+    """Complete is [DONE], or a finish_reason for every choice that was seen."""
+    assert _ending(*payloads) is ending
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"<html>", b"[1]", b"NaN", b'{"a":"\xff"}', b"[" * 5000]
+)
+def test_what_is_not_a_json_object_fails_the_stream(payload: bytes) -> None:
+    """Bad JSON, bad UTF-8 and anything but an object is an invalid frame."""
+    with pytest.raises(StreamFailed) as failure:
+        ChatStream().observe(payload)
+    assert failure.value.code == "upstream_invalid_frame"
