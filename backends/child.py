@@ -1,0 +1,186 @@
+"""One run of a child process, seen from the router: its guardian, its pipes, its end.
+
+What happens is told by attributes, and `on_change` is called after each change; the owner looks at
+them when it wakes. Spawning is one synchronous step on the event loop's thread.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess  # noqa: TID251 the one place that starts processes
+import sys
+from collections.abc import Callable
+
+import psutil
+
+from backends import guardian
+from backends.child_log import ChildLog
+from backends.pipe import JsonLines, PipeReader, PipeWriter
+from backends.process_spec import ProcessSpec
+
+_REAP_S = 0.002
+_FINAL_OUTPUT_BYTES = 1 << 20
+
+
+class Child:
+    """A child and its guardian; made by `spawn`, ended by `terminate` or `kill`, then `bury`."""
+
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        listener: socket.socket,
+        log: ChildLog,
+        on_change: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Spawn it. The listener is handed over and closed here. OSError if that cannot be done."""
+        self._log = log
+        self._on_change = on_change
+        self._clock = clock
+        self.pid: int | None = None
+        self.progress: str | None = None
+        self.heard_at = clock()
+        self.ready = False
+        self.failure: str | None = None
+        self.exit_code: int | None = None
+        self.gone = False
+        self._reports = JsonLines()
+        self._ready_lines = JsonLines()
+        with listener, contextlib.ExitStack() as on_error:
+            # A pipe's ends are created close-on-exec: the guardian gets what is named, no more.
+            pipes = {name: os.pipe() for name in ("ready", "command", "report", "out", "err")}
+            for ends in pipes.values():
+                for end in ends:
+                    on_error.callback(os.close, end)
+            command_fd, report_fd = pipes["command"][0], pipes["report"][1]
+            socket_fd, ready_fd = listener.fileno(), pipes["ready"][1]
+            self._guardian = subprocess.Popen(  # noqa: S603 our own interpreter and file
+                (sys.executable, "-I", "-S", guardian.__file__, str(command_fd), str(report_fd)),
+                stdin=subprocess.DEVNULL,
+                stdout=pipes["out"][1],
+                stderr=pipes["err"][1],
+                env={},
+                cwd="/",
+                pass_fds=(command_fd, report_fd, socket_fd, ready_fd),
+                start_new_session=True,
+            )
+            on_error.pop_all()
+        for fd in (command_fd, report_fd, ready_fd, pipes["out"][1], pipes["err"][1]):
+            os.close(fd)
+        self._command = PipeWriter(pipes["command"][1])
+        self._outputs = [
+            PipeReader(pipes["out"][0], lambda chunk: log.feed(chunk, is_error=False)),
+            PipeReader(pipes["err"][0], lambda chunk: log.feed(chunk, is_error=True)),
+        ]
+        self._ready_pipe = PipeReader(pipes["ready"][0], self._on_ready_line)
+        self._report_pipe = PipeReader(pipes["report"][0], self._on_report)
+        fds = {"{socket_fd}": str(socket_fd), "{ready_fd}": str(ready_fd)}
+        order = {
+            "argv": [_fill(item, fds) for item in spec.argv],
+            "env": spec.env,
+            "cwd": str(spec.cwd),
+            "keep": [socket_fd, ready_fd],
+        }
+        self._command.write(json.dumps(order).encode() + b"\n")
+
+    def __repr__(self) -> str:
+        return f"<Child pid={self.pid} ready={self.ready} gone={self.gone}>"
+
+    @property
+    def guardian_pid(self) -> int:
+        """The pid of the guardian, which is also the tree's session id."""
+        return self._guardian.pid
+
+    def terminate(self) -> None:
+        """Ask the whole tree to end."""
+        self._command.write(guardian.STOP)
+
+    def kill(self) -> None:
+        """End the whole tree now."""
+        self._command.write(guardian.KILL)
+
+    def memory_mb(self) -> float | None:
+        """Return the child's own resident memory in MiB; None if it cannot be read."""
+        if self.pid is None or self.gone:
+            return None
+        try:
+            return float(psutil.Process(self.pid).memory_info().rss) / (1 << 20)
+        except psutil.Error:
+            return None
+
+    async def bury(self) -> None:
+        """Reap the guardian and close every pipe; nothing of the tree is left afterwards.
+
+        May be called at any time: a guardian that still lives is killed, which takes the child with
+        it, and the rest of its session is swept.
+        """
+        if self.exit_code is None:
+            self._guardian.kill()
+            self._sweep()
+        # Its report pipe has ended, so it is a zombie within microseconds; no event tells that.
+        while self._guardian.poll() is None:
+            await asyncio.sleep(_REAP_S)  # noqa: ASYNC110 as said
+        self.close()
+
+    def close(self) -> None:
+        """Close the pipes; a guardian that still lives ends the tree by itself."""
+        for output in self._outputs:
+            output.drain(_FINAL_OUTPUT_BYTES)
+            output.close()
+        self._log.end_run()
+        self._ready_pipe.close()
+        self._report_pipe.close()
+        self._command.close()
+
+    def describe_end(self) -> str:
+        """Say how it ended, with the last line of stderr."""
+        if self.failure is not None:
+            return self.failure
+        said = f": {self._log.last_error_line}" if self._log.last_error_line else ""
+        if self.exit_code is None:
+            return f"was taken down with its guardian{said}"
+        if self.exit_code >= 0:
+            return f"exited with status {self.exit_code}{said}"
+        name = signal.Signals(-self.exit_code).name
+        hint = ", perhaps for want of memory" if self.exit_code == -signal.SIGKILL else ""
+        return f"was ended by {name}{hint}{said}"
+
+    def _sweep(self) -> None:
+        """Kill who is left of a tree whose guardian was killed.
+
+        Until the guardian is reaped nobody else can have its pid, so its session is ours for sure.
+        """
+        for pid in psutil.pids():
+            try:
+                if os.getsid(pid) == self._guardian.pid and pid != self._guardian.pid:
+                    os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+    def _on_report(self, chunk: bytes) -> None:
+        for line in self._reports.feed(chunk):
+            self.pid = line.get("pid", self.pid)
+            self.failure = line.get("failed", self.failure)
+            self.exit_code = line.get("exit", self.exit_code)
+        self.gone = not chunk
+        self._on_change()
+
+    def _on_ready_line(self, chunk: bytes) -> None:
+        for line in self._ready_lines.feed(chunk):
+            if line.get("ready") is True:
+                self.ready = True
+            if "failed" in line:
+                self.failure = str(line["failed"])
+            if "progress" in line:
+                self.progress = str(line["progress"])
+                self.heard_at = self._clock()
+        self._on_change()
+
+
+def _fill(item: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        item = item.replace(name, value)
+    return item

@@ -1,0 +1,438 @@
+"""One local process and its owner: the only one who decides what happens to it.
+
+Everyone else writes a wish down (`set_want`, `restart`, `close`, a place in the queue for a lease)
+and wakes the owner. The owner runs one coroutine per state; each looks at the wishes and at the
+child, and ends with a move that `backends.lifecycle` allows. Answers to callers are given when the
+owner comes to rest, so that none is given on a state that is about to change.
+
+The one thing done without the owner is a lease on a process that is READY and stays so: no
+suspension lies between the look and the count.
+"""
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from backends.callers import Callers
+from backends.child import Child
+from backends.child_log import ChildLog
+from backends.leftover import RunRecord
+from backends.lifecycle import Crashes, backoff_s, check_move
+from backends.listener import PortInUseError, describe_holder, open_listener
+from backends.process_spec import ProcessSpec, Want
+from backends.process_status import BackendStatus, Move
+from backends.wire import BackendEvent
+from backends.wire import ProcessState as S
+
+_KILLED_S = 6.0
+_HISTORY = 50
+
+_log = logging.getLogger(__name__)
+
+
+class _Failure(NamedTuple):
+    """Why there is no process, in words for whoever asks."""
+
+    code: str
+    message: str
+
+
+class ManagedProcess:
+    """A process, its wishes, its child. `own` is its owner's task."""
+
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        record: RunRecord,
+        emit: Callable[[BackendEvent], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._spec = spec
+        self._record = record
+        self._emit = emit
+        self._clock = clock
+        self._log = ChildLog(spec.log_path)
+        self._changed = asyncio.Event()
+        # Wishes: written by anyone on the loop's thread, read by the owner.
+        self._want = Want.NO
+        self._assignment = 0
+        self._restart_asked = False
+        self._closing = False
+        self._callers = Callers(self._changed.set)
+        # The owner's own.
+        self._state = S.STOPPED
+        self._child: Child | None = None
+        self._port = spec.port
+        self._generation = 0
+        self._leases = 0
+        self._idle_since = 0.0
+        self._started_at = 0.0
+        self._restarts = 0
+        self._crashes = Crashes()
+        self._blocks = 0
+        self._retry_at = 0.0
+        self._failure: _Failure | None = None
+        self._count_after_stop: _Failure | None = None
+        self._history: deque[Move] = deque(maxlen=_HISTORY)
+        self._finished = False
+        self._steps = {
+            S.STOPPED: self._stopped,
+            S.STARTING: self._starting,
+            S.READY: self._ready,
+            S.DRAINING: self._draining,
+            S.STOPPING: self._stopping,
+            S.BACKOFF: self._held,
+            S.FATAL: self._held,
+            S.BLOCKED: self._held,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"<ManagedProcess {self._spec.name} {self._state} wanted={self._want.value} "
+            f"generation={self._generation} leases={self._leases} waiting={len(self._callers)}>"
+        )
+
+    # --- wishes -------------------------------------------------------------------------------
+
+    def set_want(self, want: Want) -> None:
+        """Say how much it is wanted from now on; the last word counts."""
+        if want is not self._want:
+            self._want = want
+            self._assignment += 1
+            self._changed.set()
+
+    def restart(self) -> None:
+        """Ask for a fresh run: leases drain first, a failure is forgotten."""
+        self._restart_asked = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """Ask the owner to stop the child and finish."""
+        self._closing = True
+        self._changed.set()
+
+    def take(self) -> int | None:
+        """Take a lease at once and return its generation, or None: wait for one."""
+        if self._state is not S.READY or self._must_stop() or self._gone():
+            return None
+        self._leases += 1
+        return self._generation
+
+    async def wait_lease(self) -> int:
+        """Wait until the owner grants a lease; BackendUnavailable when it refuses."""
+        return await self._callers.wait_lease(self.release)
+
+    def release(self, generation: int) -> None:
+        """Give a lease back; one of an earlier run counts for nothing."""
+        if generation != self._generation:
+            return
+        self._leases -= 1
+        if self._leases == 0:
+            self._idle_since = self._clock()
+            if self._state is S.DRAINING:
+                self._changed.set()
+
+    async def wait_for(self, what: Literal["ready", "gone"]) -> None:
+        """Return once it is so; BackendUnavailable when "ready" cannot come by itself."""
+        await self._callers.wait_state(what)
+
+    # --- what can be seen ---------------------------------------------------------------------
+
+    def status(self) -> BackendStatus:
+        """Return what can be told now; reads the child's memory from the system."""
+        failure, child = self._failure, self._child
+        return BackendStatus(
+            name=self._spec.name,
+            state=self._state,
+            pid=child.pid if child else None,
+            port=self._port,
+            memory_mb=child.memory_mb() if child else None,
+            restarts=self._restarts,
+            leases=self._leases,
+            generation=self._generation,
+            history=tuple(self._history),
+            code=failure.code if failure else None,
+            message=failure.message if failure else "",
+        )
+
+    def logs(self) -> list[str]:
+        """Return the last lines of the child's output."""
+        return self._log.lines
+
+    # --- the owner ----------------------------------------------------------------------------
+
+    async def own(self) -> None:
+        """Run the states until closed; whatever happens, no child is left without its guardian."""
+        try:
+            while not self._finished:
+                try:
+                    await self._steps[self._state]()
+                except Exception as defect:  # noqa: BLE001 the named place of the owner loop
+                    # A defect here must not leave a process without an owner.
+                    _log.exception("the owner of %s failed", self._spec.name)
+                    await self._fall(defect)
+        finally:
+            if self._child is not None:
+                self._child.close()
+            self._log.close()
+            self._callers.close()
+
+    async def _fall(self, defect: Exception) -> None:
+        self._failure = _Failure("backend_failed", f"{self._spec.name}: internal error: {defect}")
+        if self._child is not None:
+            await self._child.bury()
+            self._child = None
+        self._retry_at = math.inf
+        if self._state is not S.FATAL:
+            self._state = S.FATAL
+            self._history.append(Move(time.time(), S.FATAL, self._failure.message))
+            # Not called here: it may be the defect itself.
+            event = BackendEvent(self._spec.name, S.FATAL, None, self._failure.message)
+            asyncio.get_running_loop().call_soon(self._emit, event)
+
+    async def _stopped(self) -> None:
+        self._restart_asked = False
+        while not self._should_run():
+            if self._closing:
+                self._finished = True
+                return
+            await self._rest()
+        self._move(S.STARTING, "wanted by the map" if self._want is Want.EAGER else "first lease")
+
+    async def _starting(self) -> None:
+        self._restart_asked = False
+        timeouts = self._spec.timeouts
+        self._started_at = self._clock()
+        child = await self._spawn()
+        if child is None:
+            return
+        hard = self._started_at + timeouts.start_s
+        while not (child.ready or child.gone or child.failure):
+            if self._closing or self._restart_asked or not self._should_run():
+                self._move(S.STOPPING, "nobody wants it any more")
+                return
+            until = min(hard, child.heard_at + timeouts.stall_s)
+            if self._clock() >= until:
+                self._fail_start(child)
+                return
+            await self._rest(until)
+        if child.gone or child.failure:
+            await self._on_crash(child)
+            return
+        self._failure = None
+        self._idle_since = self._clock()
+        self._record.write((child.guardian_pid, child.pid))
+        self._move(S.READY, f"ready after {self._clock() - self._started_at:.2f} s")
+
+    async def _spawn(self) -> Child | None:
+        """Bind the port and spawn; None after the move that a failure calls for."""
+        spec = self._spec
+        try:
+            listener = open_listener(spec.host, spec.port)
+        except PortInUseError:
+            await self._block()
+            return None
+        except OSError as error:
+            self._count_failure(f"cannot listen on {spec.host}:{spec.port}: {error.strerror}")
+            return None
+        self._blocks = 0
+        self._port = listener.getsockname()[1]
+        self._generation += 1
+        self._leases = 0
+        self._restarts += bool(self._crashes.starts)
+        self._log.begin_run()
+        try:
+            self._child = Child(spec, listener, self._log, self._changed.set, self._clock)
+        except OSError as error:
+            self._count_failure(f"cannot be started: {error.strerror}")
+            return None
+        self._record.write([self._child.guardian_pid])
+        return self._child
+
+    async def _block(self) -> None:
+        holder = await asyncio.to_thread(describe_holder, self._spec.port)
+        text = f"{self._spec.name} cannot start: {holder}. Free the port or configure another."
+        self._failure = _Failure("backend_port_in_use", text)
+        self._blocks += 1
+        pause_s = backoff_s(self._spec.restart, self._blocks, random.random())  # noqa: S311 jitter
+        self._retry_at = self._clock() + pause_s
+        self._move(S.BLOCKED, text)
+
+    def _fail_start(self, child: Child) -> None:
+        said = f"; it last said: {child.progress}" if child.progress else ""
+        elapsed_s = self._clock() - self._started_at
+        text = f"{self._spec.name} was not ready after {elapsed_s:.1f} s{said}"
+        self._count_after_stop = _Failure("backend_start_timeout", text)
+        self._refuse(self._count_after_stop)
+        self._move(S.STOPPING, text)
+
+    async def _ready(self) -> None:
+        child = self._living()
+        while not child.gone:
+            if self._must_stop():
+                reason = "restart" if self._restart_asked else "not wanted any more"
+                self._move(S.DRAINING if self._leases else S.STOPPING, reason)
+                return
+            idle_at = self._idle_at()
+            if self._clock() >= idle_at and not self._callers:
+                self._move(S.STOPPING, f"idle for {self._spec.timeouts.idle_stop_s:g} s")
+                return
+            await self._rest(idle_at)
+        await self._on_crash(child)
+
+    async def _draining(self) -> None:
+        child = self._living()
+        deadline = self._clock() + self._spec.timeouts.drain_s
+        while not child.gone:
+            if not self._must_stop():
+                self._move(S.READY, "wanted again")
+                return
+            if not self._leases or self._clock() >= deadline:
+                left = f"{self._leases} leases left" if self._leases else "drained"
+                self._move(S.STOPPING, left)
+                return
+            await self._rest(deadline)
+        await self._on_crash(child)
+
+    async def _stopping(self) -> None:
+        child = self._living()
+        child.terminate()
+        deadline = self._clock() + self._spec.timeouts.stop_s
+        while not child.gone and self._clock() < deadline:
+            await self._rest(deadline)
+        reason = "stopped"
+        if not child.gone:
+            child.kill()
+            reason = f"killed: SIGTERM was ignored for {self._spec.timeouts.stop_s:g} s"
+            deadline = self._clock() + _KILLED_S
+            while not child.gone and self._clock() < deadline:
+                await self._rest(deadline)
+        await self._bury(child)
+        failure, self._count_after_stop = self._count_after_stop, None
+        if failure is not None:
+            self._count_failure(failure.message, failure.code)
+        else:
+            self._move(S.STOPPED, reason)
+
+    async def _held(self) -> None:
+        """Nothing runs in BACKOFF, FATAL and BLOCKED: wait for the time, a person or the map."""
+        assignment = self._assignment
+        while self._clock() < self._retry_at:
+            if self._closing:
+                break
+            if self._restart_asked or assignment != self._assignment:
+                self._crashes, self._blocks = Crashes(), 0
+                break
+            await self._rest(self._retry_at)
+        if self._should_run():
+            self._move(S.STARTING, "tried again")
+        else:
+            self._move(S.STOPPED, "not wanted now")
+
+    # --- the owner's means --------------------------------------------------------------------
+
+    def _must_stop(self) -> bool:
+        return self._closing or self._restart_asked or self._want is Want.NO
+
+    def _should_run(self) -> bool:
+        if self._closing or self._want is Want.NO:
+            return False
+        return self._want is Want.EAGER or bool(self._callers)
+
+    def _gone(self) -> bool:
+        return self._child is None or self._child.gone
+
+    def _living(self) -> Child:
+        if self._child is None:
+            raise RuntimeError(f"{self!r} has no child")
+        return self._child
+
+    def _idle_at(self) -> float:
+        if self._want is Want.EAGER or self._leases:
+            return math.inf
+        return self._idle_since + self._spec.timeouts.idle_stop_s
+
+    async def _on_crash(self, child: Child) -> None:
+        if not child.gone:
+            # It said that it failed; what it has started must go before another run.
+            text = f"{self._spec.name} {child.describe_end()}"
+            self._count_after_stop = _Failure("backend_failed", text)
+            self._refuse(self._count_after_stop)
+            self._move(S.STOPPING, text)
+            return
+        await self._bury(child)
+        self._count_failure(f"{self._spec.name} {child.describe_end()}")
+
+    async def _bury(self, child: Child) -> None:
+        await child.bury()
+        self._record.remove()
+        self._child = None
+
+    def _count_failure(self, text: str, code: str = "backend_failed") -> None:
+        """Move to BACKOFF, or to FATAL when it failed too often."""
+        now, policy = self._clock(), self._spec.restart
+        self._crashes = self._crashes.after(policy, started=self._started_at, ended=now)
+        pause_s = self._crashes.pause_s(policy, random.random())  # noqa: S311 jitter
+        if pause_s is None:
+            advice = "it failed too often and stays down: see its log, then restart it"
+            self._failure = _Failure(code, f"{text}; {advice}")
+            self._retry_at = math.inf
+            self._move(S.FATAL, text)
+            return
+        self._failure = _Failure(code, text)
+        self._retry_at = now + pause_s
+        self._move(S.BACKOFF, f"{text}; next try in {pause_s:.1f} s")
+
+    def _move(self, to: S, reason: str) -> None:
+        check_move(self._state, to)
+        self._state = to
+        self._history.append(Move(time.time(), to, reason))
+        pid = self._child.pid if self._child else None
+        self._emit(BackendEvent(self._spec.name, to, pid, reason))
+
+    async def _rest(self, until: float = math.inf) -> None:
+        """Answer whoever can be answered, then sleep until something changes or the clock is there.
+
+        The caller has looked at everything since the event was last set: nothing is lost.
+        """
+        self._settle()
+        self._changed.clear()
+        delay_s = None if until == math.inf else max(0.0, until - self._clock())
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _settle(self) -> None:
+        """Grant, refuse or leave waiting, by the state that the owner rests in."""
+        refusal = self._refusal()
+        if refusal is not None:
+            self._refuse(refusal)
+        elif self._state is S.READY and not self._gone():
+            self._leases += self._callers.grant(self._generation)
+            self._callers.tell("ready")
+        if refusal is not None and self._state is not S.BACKOFF:
+            self._callers.tell("ready", refusal)
+        if self._child is None:
+            self._callers.tell("gone")
+
+    def _refusal(self) -> _Failure | None:
+        if self._closing:
+            return _Failure("shutting_down", "the router is shutting down")
+        if self._want is Want.NO:
+            advice = "assign one of its models to a capability first"
+            text = f"no capability points at {self._spec.name}: {advice}"
+            return _Failure("backend_not_assigned", text)
+        return self._failure if self._state in {S.BACKOFF, S.FATAL, S.BLOCKED} else None
+
+    def _refuse(self, refusal: _Failure) -> None:
+        retry_after_s = None
+        if self._state in {S.BACKOFF, S.BLOCKED}:
+            retry_after_s = max(0.0, self._retry_at - self._clock())
+        self._callers.refuse(*refusal, retry_after_s)

@@ -1,0 +1,254 @@
+"""The routes under /admin. Each one calls the owner of what it shows or changes, and no more."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from backends.downloads import DownloadError, Downloads
+from backends.process_manager import BackendUnavailable, ProcessManager
+from router.capabilities import Capability, classify_chat
+from router.capability_map import AssignmentStore, CapabilityMap
+from router.errors import Refused, SignalboxError
+from router.resolver import Decision, decide
+
+_CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Who owns what the control plane shows and changes."""
+
+    capability_map: CapabilityMap
+    store: AssignmentStore
+    processes: ProcessManager
+    downloads: Downloads
+
+
+class Assignment(BaseModel):
+    """The models of a capability, in order; an empty list means explicitly nobody."""
+
+    model_config = ConfigDict(extra="forbid")
+    models: list[str] = Field(max_length=64)
+
+
+class Question(BaseModel):
+    """A request to be explained instead of served."""
+
+    model_config = ConfigDict(extra="forbid")
+    path: str = _CHAT
+    body: dict[str, Any]
+
+
+def control_plane(owners: Owners) -> FastAPI:
+    """Return the control plane as an ASGI application."""
+    app = FastAPI(
+        title="Signalbox",
+        docs_url=None,  # its page would load scripts from another host
+        redoc_url=None,
+        openapi_url="/admin/openapi.json",
+    )
+    app.include_router(_capabilities(owners))
+    app.include_router(_backends(owners))
+    app.include_router(_builtin_models(owners))
+    app.include_router(_explain(owners))
+    app.add_exception_handler(SignalboxError, _signalbox_error)
+    app.add_exception_handler(BackendUnavailable, _backend_error)
+    app.add_exception_handler(DownloadError, _backend_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+def _capabilities(owners: Owners) -> APIRouter:
+    routes = APIRouter(prefix="/admin/capabilities", tags=["capabilities"])
+    the_map = owners.capability_map
+    goal = Query(default=None, description="answer once the process is so")
+
+    @routes.get("")
+    async def list_capabilities() -> dict[str, Any]:
+        """Return the whole map."""
+        return {"data": [asdict(row) for row in the_map.rows()]}
+
+    @routes.get("/{capability}")
+    async def show_capability(capability: str) -> dict[str, Any]:
+        """Return one capability."""
+        return asdict(the_map.row(_known(capability)))
+
+    @routes.put("/{capability}")
+    async def assign_capability(
+        capability: str,
+        assignment: Assignment,
+        wait: Literal["ready", "gone"] | None = goal,
+    ) -> dict[str, Any]:
+        """Assign models to a capability in place of those it has."""
+        known = _known(capability)
+        await the_map.assign(known, tuple(assignment.models), owners.store)
+        if wait is not None:
+            await the_map.settled(known, wait)
+        return asdict(the_map.row(known))
+
+    @routes.delete("/{capability}")
+    async def reset_capability(
+        capability: str, wait: Literal["ready", "gone"] | None = goal
+    ) -> dict[str, Any]:
+        """Forget the stored assignment: the configuration file counts again."""
+        known = _known(capability)
+        await the_map.reset(known, owners.store)
+        if wait is not None:
+            await the_map.settled(known, wait)
+        return asdict(the_map.row(known))
+
+    return routes
+
+
+def _backends(owners: Owners) -> APIRouter:
+    routes = APIRouter(prefix="/admin/backends", tags=["backends"])
+    processes = owners.processes
+
+    @routes.get("")
+    async def list_backends() -> dict[str, Any]:
+        """Return every local process and its state."""
+        return {"data": [asdict(status) for status in processes.statuses()]}
+
+    @routes.post("/{name}/restart")
+    async def restart_backend(name: str) -> dict[str, Any]:
+        """Stop a process and start it again, where the map lets it live."""
+        _check_backend(processes, name)
+        processes.restart(name)
+        return asdict(processes.status(name))
+
+    @routes.get("/{name}/logs")
+    async def show_backend_log(name: str) -> dict[str, Any]:
+        """Return the last lines that a process wrote."""
+        _check_backend(processes, name)
+        return {"data": processes.logs(name)}
+
+    return routes
+
+
+def _builtin_models(owners: Owners) -> APIRouter:
+    routes = APIRouter(prefix="/admin/builtin/models", tags=["builtin models"])
+    downloads, the_map = owners.downloads, owners.capability_map
+
+    @routes.get("")
+    async def list_builtin_models() -> dict[str, Any]:
+        """Return the builtin models and where each one stands."""
+        return {"data": [asdict(status) for status in downloads.status()]}
+
+    @routes.post("/{model}/download", status_code=202)
+    async def download_model(model: str) -> dict[str, Any]:
+        """Begin to fetch a model; its progress is told by the list."""
+        downloads.begin(model)
+        return {"id": model, "state": "downloading"}
+
+    @routes.delete("/{model}/download")
+    async def cancel_download(model: str) -> dict[str, Any]:
+        """Stop fetching a model."""
+        await downloads.cancel(model)
+        return {"id": model, "state": "absent"}
+
+    @routes.delete("/{model}")
+    async def remove_model(model: str) -> dict[str, Any]:
+        """Delete a model from the data folder; refused while a capability points at it."""
+        bound = [row.capability for row in the_map.rows() if f"builtin/{model}" in row.models]
+        if bound:
+            raise Refused(
+                "conflict",
+                f"{model} is assigned to {', '.join(bound)}. Assign something else there first.",
+            )
+        removed = downloads.remove(model)
+        await the_map.models_changed()
+        return {"id": model, "removed": removed}
+
+    return routes
+
+
+def _explain(owners: Owners) -> APIRouter:
+    routes = APIRouter(tags=["explain"])
+
+    @routes.post("/admin/explain")
+    async def explain(question: Question) -> dict[str, Any]:
+        """Return how a request would be routed, and why, without calling a model."""
+        if question.path != _CHAT:
+            raise Refused("invalid_request", f"path must be {_CHAT}.", param="path")
+        requirement = classify_chat(question.body)
+        return _told(decide(requirement, owners.capability_map.catalog))
+
+    return routes
+
+
+def _told(decision: Decision) -> dict[str, Any]:
+    error = decision.error
+    return {
+        "needs": list(decision.requirement.needs),
+        "candidates": [
+            {"model": each.model, "kept": each.kept, "why": each.why, "facts": dict(each.facts)}
+            for each in decision.candidates
+        ],
+        "routes": [
+            {
+                "provider": route.provider.name,
+                "model": route.model.id,
+                "capability": route.capability,
+                "locality": route.provider.locality,
+                "shims": list(route.shims),
+            }
+            for route in decision.routes
+        ],
+        "error": None if error is None else {"code": error.code, "message": error.message},
+    }
+
+
+def _known(capability: str) -> Capability:
+    try:
+        return Capability(capability)
+    except ValueError:
+        raise Refused(
+            "not_found", f"There is no capability {capability!r}: {', '.join(Capability)}."
+        ) from None
+
+
+def _check_backend(processes: ProcessManager, name: str) -> None:
+    names = [status.name for status in processes.statuses()]
+    if name not in names:
+        raise Refused("not_found", f"There is no backend {name!r}: {', '.join(names) or 'none'}.")
+
+
+def _answer(error: SignalboxError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers()}
+    return Response(error.body(), error.status, headers)
+
+
+async def _signalbox_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, SignalboxError):
+        raise error
+    return _answer(error)
+
+
+async def _backend_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, BackendUnavailable | DownloadError):
+        raise error
+    return _answer(SignalboxError(error.code, error.message))
+
+
+async def _validation_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    return _answer(Refused("invalid_request", f"{place or 'body'}: {first['msg']}", param=place))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 405:  # noqa: PLR2004 HTTP
+        answer = _answer(Refused("method_not_allowed", f"{request.method} is not possible here."))
+        answer.headers.update(error.headers or {})
+        return answer
+    return _answer(Refused("not_found", f"There is nothing at {request.url.path}."))

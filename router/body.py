@@ -1,0 +1,90 @@
+"""A request's JSON body: read once, decoded once and strictly, and sent on as the bytes it had.
+
+msgspec refuses what two parsers could read differently: bad UTF-8, a BOM, NaN, 1e999, lone
+surrogates. The top level is joined anew from its raw values, so that a key given twice means the
+same to us and to the provider, and nested bytes stay as the client wrote them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from router.errors import Refused
+
+_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ANY = msgspec.json.Decoder()
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """`size` in bytes, `depth` in nested containers, `values` in `[` `{` `,` counted together."""
+
+    size: int
+    depth: int
+    values: int
+
+
+@dataclass(frozen=True, slots=True)
+class JsonBody:
+    """A decoded JSON object and the raw bytes of each of its top-level values."""
+
+    fields: Mapping[str, Any]
+    raw: Mapping[str, msgspec.Raw]
+
+    def encode(self, changes: Mapping[str, Any]) -> bytes:
+        """Return the object as bytes: `changes` encoded anew, every other value as it came."""
+        parts = [
+            msgspec.json.encode(key)
+            + b":"
+            + (msgspec.json.encode(changes[key]) if key in changes else bytes(value))
+            for key, value in self.raw.items()
+        ]
+        parts += [
+            msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
+            for key, value in changes.items()
+            if key not in self.raw
+        ]
+        return b"{" + b",".join(parts) + b"}"
+
+
+def decode(data: bytes, limits: BodyLimits) -> JsonBody:
+    """Decode a JSON object strictly.
+
+    Raises Refused `invalid_json`, `json_too_deep`, `too_many_values` or `invalid_request` (when it
+    is JSON but no object).
+    """
+    # The decoded form of many small values is far larger than their bytes, so they are counted
+    # before there is one.
+    if data.count(b"[") + data.count(b"{") + data.count(b",") > limits.values:
+        raise Refused("too_many_values", f"The body holds more than {limits.values} values.")
+    try:
+        fields = _ANY.decode(data)
+        if not isinstance(fields, dict):
+            raise Refused("invalid_request", "The body must be a JSON object.")
+        _check_depth(fields, limits.depth)
+        return JsonBody(fields, _RAW_OBJECT.decode(data))
+    except RecursionError:
+        raise _too_deep(limits.depth) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("invalid_json", f"The body is not valid JSON: {error}") from None
+
+
+def _check_depth(value: object, depth: int) -> None:
+    """Walk the containers level by level, so that no input decides how deep we recurse."""
+    level: list[Any] = [value]
+    for _ in range(depth):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep(depth)
+
+
+def _too_deep(depth: int) -> Refused:
+    return Refused("json_too_deep", f"The body is nested more than {depth} levels deep.")

@@ -1,0 +1,233 @@
+"""The map and its one writer: assign, reset, model_arrived → store, new Catalog, reconcile.
+
+Everyone else reads `catalog`, an immutable snapshot. A change is stored first, so that what was
+acknowledged survives a crash, and then takes effect as a whole.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from backends.process_manager import BackendUnavailable, ProcessManager
+from backends.process_spec import Want
+from router.capabilities import Capability
+from router.catalog import Catalog, Kind, Model, Source
+from router.errors import Refused, SignalboxError
+from router.overrides import Override, StoreError
+from router.settings.tree import BuiltinProvider
+from router.snapshot import Ground, build_catalog
+
+log = logging.getLogger(__name__)
+
+# What stopping takes beyond its own deadlines: a reaped child, a closed pipe.
+_GRACE_S = 5.0
+
+
+class AssignmentStore(Protocol):
+    """Where assignments are kept; its calls block and run in a thread."""
+
+    def save_assignment(self, capability: Capability, models: tuple[str, ...]) -> Override:
+        """Store an assignment; StoreError when that is not possible."""
+        ...
+
+    def delete_assignment(self, capability: Capability) -> None:
+        """Forget an assignment; StoreError when that is not possible."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MapRow:
+    """One capability as a person sees it: who serves it, on whose word, and how that stands."""
+
+    capability: str
+    models: tuple[str, ...]
+    source: str
+    since: str | None
+    file_says: tuple[str, ...]
+    state: str
+    message: str | None = None
+
+
+class CapabilityMap:
+    """The map of one running router."""
+
+    def __init__(
+        self, ground: Ground, overrides: Mapping[Capability, Override], processes: ProcessManager
+    ) -> None:
+        self._ground = ground
+        self._overrides = dict(overrides)
+        self._processes = processes
+        self._writing = asyncio.Lock()
+        self.catalog = build_catalog(ground, overrides)
+        for capability, override in overrides.items():
+            in_file = ground.bindings.get(capability)
+            if in_file is not None and in_file.models != override.models:
+                log.info(
+                    "%s: stored since %s (%s), the file says %s",
+                    capability,
+                    override.since,
+                    ", ".join(override.models) or "nobody",
+                    ", ".join(in_file.models) or "nobody",
+                )
+
+    def __repr__(self) -> str:
+        return f"<CapabilityMap {[str(capability) for capability in self.catalog.bindings]}>"
+
+    def reconcile(self) -> None:
+        """Tell the processes what the map asks of them now."""
+        name = self._ground.builtin
+        if name is not None:
+            self._processes.set_desired({name: self._wanted(name)})
+
+    def _wanted(self, provider: str) -> Want:
+        pointed_at = any(
+            model.provider == provider and model.present
+            for capability in self.catalog.bindings
+            for model in self.catalog.bound(capability)
+        )
+        settings = self._ground.settings.providers[provider]
+        if not pointed_at or not isinstance(settings, BuiltinProvider):
+            return Want.NO
+        return Want.EAGER if settings.start == "eager" else Want.ON_DEMAND
+
+    async def assign(
+        self, capability: Capability, models: tuple[str, ...], store: AssignmentStore
+    ) -> None:
+        """Bind a capability to models, in order; an empty tuple means explicitly nobody.
+
+        Raises Refused `model_not_found`, or `capability_mismatch` when the user's own fact says
+        that a model cannot do this; SignalboxError `store_unavailable`.
+        """
+        async with self._writing:
+            tried = {**self._overrides, capability: Override(models, since="")}
+            catalog = build_catalog(self._ground, tried)
+            for name in models:
+                _check_assignable(capability, name, catalog)
+            override = await self._stored(store.save_assignment, capability, models)
+            self._take_effect({**self._overrides, capability: override})
+            log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
+
+    async def reset(self, capability: Capability, store: AssignmentStore) -> None:
+        """Forget the stored assignment, so that the file's counts again."""
+        async with self._writing:
+            await self._stored(store.delete_assignment, capability)
+            rest = {key: value for key, value in self._overrides.items() if key != capability}
+            self._take_effect(rest)
+            log.info("%s is as the file says", capability)
+
+    async def models_changed(self) -> None:
+        """Look on disk again: a builtin model has arrived or gone."""
+        async with self._writing:
+            self._take_effect(self._overrides)
+
+    def _take_effect(self, overrides: Mapping[Capability, Override]) -> None:
+        self._overrides = dict(overrides)
+        self.catalog = build_catalog(self._ground, overrides)
+        self.reconcile()
+
+    @staticmethod
+    async def _stored(write, *arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN002, ANN205 forwards
+        try:
+            return await asyncio.to_thread(write, *arguments)
+        except StoreError as error:
+            raise SignalboxError("store_unavailable", str(error)) from error
+
+    def rows(self) -> list[MapRow]:
+        """Return every capability that can be bound, in the order of `Capability`."""
+        return [self.row(capability) for capability in Capability]
+
+    def row(self, capability: Capability) -> MapRow:
+        """Return one capability as it stands now."""
+        in_file = self._ground.bindings.get(capability)
+        override = self._overrides.get(capability)
+        file_says = in_file.models if in_file is not None else ()
+        state, message = self._state(capability)
+        return MapRow(
+            capability=str(capability),
+            models=file_says if override is None else override.models,
+            source="stored" if override is not None else "file" if in_file else "none",
+            since=override.since if override is not None else None,
+            file_says=file_says,
+            state=state,
+            message=message,
+        )
+
+    def _state(self, capability: Capability) -> tuple[str, str | None]:
+        if capability not in self.catalog.bindings:
+            return "unassigned", None
+        models = self.catalog.bound(capability)
+        if not models:
+            return "dangling", "no provider knows these models any more"
+        return self._model_state(models[0])
+
+    def _model_state(self, model: Model) -> tuple[str, str | None]:
+        if self.catalog.providers[model.provider].kind is not Kind.BUILTIN:
+            return "external", None
+        if not model.present:
+            return "needs_download", f"fetch it: signalbox models pull {model.id}"
+        status = self._processes.status(model.provider)
+        return str(status.state), status.message or None
+
+    async def settled(self, capability: Capability, goal: Literal["ready", "gone"]) -> None:
+        """Return once the process behind a capability is ready, or once the builtin one is gone.
+
+        Raises SignalboxError with the failure's code when that does not happen in time, `conflict`
+        when another capability keeps the process alive.
+        """
+        name = self._process_behind(capability) if goal == "ready" else self._ground.builtin
+        if name is None:
+            return
+        timeouts = self._ground.settings.timeouts
+        stop_s = timeouts.drain_s + self._ground.settings.processes.stop_s
+        within_s = timeouts.start_s if goal == "ready" else stop_s
+        if goal == "gone" and self._wanted(name) is not Want.NO:
+            raise Refused("conflict", f"{name} goes on: another capability points at it.")
+        try:
+            async with asyncio.timeout(within_s + _GRACE_S):
+                if goal == "ready":
+                    # A lease, since an on-demand process starts for nothing less.
+                    async with self._processes.lease(name):
+                        return
+                await self._processes.wait_for(name, goal)
+        except BackendUnavailable as error:
+            raise SignalboxError(
+                error.code, error.message, retry_after_s=error.retry_after_s
+            ) from error
+        except TimeoutError:
+            raise SignalboxError(
+                "backend_start_timeout" if goal == "ready" else "backend_failed",
+                f"{name} was not {goal} within {within_s:g} s.",
+            ) from None
+
+    def _process_behind(self, capability: Capability) -> str | None:
+        models = self.catalog.bound(capability)
+        if not models or self.catalog.providers[models[0].provider].kind is not Kind.BUILTIN:
+            return None
+        if not models[0].present:
+            raise SignalboxError(
+                "model_not_downloaded",
+                f"{models[0].name} is not on this machine yet. "
+                f"Fetch it: signalbox models pull {models[0].id}",
+            )
+        return models[0].provider
+
+
+def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> None:
+    model = catalog.model(name)
+    if model is None:
+        raise Refused(
+            "model_not_found",
+            f"No provider knows {name!r}. Models are named provider/model; "
+            f"the providers here are {', '.join(catalog.providers) or 'none'}.",
+            param="models",
+        )
+    fact = model.facts.get(capability)
+    if fact is not None and fact.source is Source.USER and not fact.value:
+        raise Refused(
+            "capability_mismatch",
+            f"models.{name}.capabilities.{capability} is false in the configuration file. "
+            "Change it there first.",
+            param="models",
+        )

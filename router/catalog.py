@@ -1,0 +1,149 @@
+"""Frozen values that describe what can serve what, and the snapshot that holds them all."""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from router.capabilities import Capability
+
+
+class Kind(StrEnum):
+    """How a provider is spoken to."""
+
+    BUILTIN = "builtin"
+    OLLAMA = "ollama"
+    OPENAI = "openai"
+    LITELLM = "litellm"
+    PROCESS = "process"
+
+
+class Locality(StrEnum):
+    """Whether a prompt stays with its owner."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+
+
+class Source(StrEnum):
+    """Who says a fact or a binding, most trusted first."""
+
+    USER = "user"
+    ASSIGNMENT = "assignment"
+    PROBE = "probe"
+    PROVIDER = "provider"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Who serves models: an address, how to speak to it, and whether prompts stay local there.
+
+    `api_key` is sent as a bearer token and never shown.
+    """
+
+    name: str
+    kind: Kind
+    base_url: str
+    locality: Locality
+    api_key: str | None = field(default=None, repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """That a model can, or cannot, do something, and who says so."""
+
+    value: bool
+    source: Source
+    date: str | None = None
+
+
+_NO_FACTS: Mapping[str, Fact] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model at one provider. `present` is False for a builtin model that is not on disk."""
+
+    provider: str
+    id: str
+    facts: Mapping[str, Fact] = _NO_FACTS
+    context_length: int | None = None
+    present: bool = True
+    other_names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that clients and the map use."""
+        return f"{self.provider}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The models of one capability, in the user's order, and what they may be used for."""
+
+    capability: Capability
+    models: tuple[str, ...]
+    allow_remote_fallback: bool = False
+    local_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """An immutable snapshot of all that routing knows. Model names are `provider/id`."""
+
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    bindings: Mapping[Capability, Binding]
+    aliases: Mapping[str, str] = MappingProxyType({})
+    local_only: bool = False
+
+    def model(self, name: str) -> Model | None:
+        """Return the model `provider/id`: a known one, or one that its provider may know.
+
+        Only the builtin provider's list is complete; other providers are asked by calling them.
+        """
+        known = self.models.get(name)
+        if known is not None:
+            return known
+        provider_name, _, model_id = name.partition("/")
+        provider = self.providers.get(provider_name)
+        if provider is None or not model_id:
+            return None
+        if provider.kind is Kind.BUILTIN:
+            same = (m for m in self.models.values() if m.provider == provider_name)
+            return next((model for model in same if model_id in model.other_names), None)
+        return Model(provider=provider_name, id=model_id)
+
+    def by_id(self, model_id: str) -> Model | None:
+        """Return the first model, in file order, that bears this id or another of its names."""
+        for model in self.models.values():
+            if model_id == model.id or model_id in model.other_names:
+                return model
+        return None
+
+    def alias_target(self, name: str) -> str | None:
+        """Return what an alias stands for: exact names first, then globs in file order."""
+        if name in self.aliases:
+            return self.aliases[name]
+        for pattern, target in self.aliases.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return target
+        return None
+
+    def bound(self, capability: Capability) -> tuple[Model, ...]:
+        """Return the models bound to a capability; dangling ones count as not there."""
+        binding = self.bindings.get(capability)
+        if binding is None:
+            return ()
+        models = (self.model(name) for name in binding.models)
+        return tuple(model for model in models if model is not None)
+
+    def points_at(self, provider: str) -> bool:
+        """Tell whether some capability is bound to a model of this provider."""
+        return any(
+            model.provider == provider
+            for capability in self.bindings
+            for model in self.bound(capability)
+        )

@@ -1,0 +1,61 @@
+"""What is going on: the requests in flight."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+
+
+@dataclass(slots=True)
+class Flight:
+    """One request in flight; its fields are filled in as they become known."""
+
+    id: int
+    request_id: str
+    since_s: float
+    state: str = "queued"
+    provider: str | None = None
+    model: str | None = None
+    needs: tuple[str, ...] = field(default=())
+
+
+class InFlight:
+    """The registry of requests in flight; its length is the gauge that must return to zero."""
+
+    def __init__(self) -> None:
+        self._flights: dict[int, Flight] = {}
+        self._ids = itertools.count(1)
+
+    def __repr__(self) -> str:
+        return f"<InFlight {len(self._flights)}>"
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(list(self._flights.values()))
+
+    def track(self, request_id: str) -> "Tracked":
+        """Return a context manager that keeps one request in the registry."""
+        return Tracked(self._flights, Flight(next(self._ids), request_id, time.monotonic()))
+
+
+class Tracked:
+    """Keeps one flight in the registry while it is entered."""
+
+    def __init__(self, flights: dict[int, Flight], flight: Flight) -> None:
+        self._flights = flights
+        self._flight = flight
+
+    def __enter__(self) -> Flight:
+        self._flights[self._flight.id] = self._flight
+        return self._flight
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        del self._flights[self._flight.id]

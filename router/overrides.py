@@ -1,0 +1,63 @@
+"""The stored assignments, read at start with the standard library so that nothing heavy loads.
+
+`store` writes them; the table's name and columns are the contract between the two.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.capabilities import Capability
+
+TABLE = "capability_assignment"
+# Bumped with every change of the schema; a database of a newer Signalbox is refused.
+SCHEMA_VERSION = 1
+
+
+class StoreError(Exception):
+    """The database cannot be used; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An assignment made at run time: it stands in place of the file's until it is reset."""
+
+    models: tuple[str, ...]
+    since: str
+
+
+def read_overrides(database: Path) -> Mapping[Capability, Override]:
+    """Return the stored assignments; none when there is no database yet.
+
+    Raises StoreError when the file is no database of ours, or a newer one.
+    """
+    if not database.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            check_version(connection.execute("PRAGMA user_version").fetchone()[0], database)
+            query = f"SELECT capability, models, since FROM {TABLE}"  # noqa: S608 a constant name
+            rows = connection.execute(query).fetchall()
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"{database} cannot be read as Signalbox's database ({error}). "
+            "Move it away to start with the assignments of the configuration file."
+        ) from error
+    known = set(Capability)
+    return {
+        Capability(capability): Override(tuple(json.loads(models)), since)
+        for capability, models, since in rows
+        if capability in known
+    }
+
+
+def check_version(version: int, database: Path) -> None:
+    """Raise StoreError when the database was written by a newer Signalbox."""
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{database} was written by a newer Signalbox (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}). Upgrade Signalbox, or move the file away to start afresh."
+        )

@@ -1,0 +1,87 @@
+"""The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from router.answer import OpenStream
+from router.errors import RouteFailed, StreamFailed
+from router.sse import Ending, payload_of
+from router.upstream import Answer
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+HeaderList = Iterable[tuple[bytes, bytes]]
+
+
+async def pump(
+    stream: OpenStream, answer: Answer, send: Send, headers: HeaderList, idle_s: float
+) -> StreamFailed | None:
+    """Send the stream to the client as its events arrive; return what broke it, or None.
+
+    `idle_s` bounds the time from one event with data to the next; comments pass but do not count.
+    A stream that breaks ends in an error frame, and never in `[DONE]`.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+    failure: StreamFailed | None = None
+    try:
+        await _send(send, stream.first)
+        if not stream.state.said_done:
+            await _flow(stream, answer, send, idle_s)
+    except StreamFailed as error:
+        failure = error
+        await _send(send, [error.frame()])
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return failure
+
+
+async def _flow(stream: OpenStream, answer: Answer, send: Send, idle_s: float) -> None:
+    """Pass events on until the stream has ended as it should.
+
+    Raises StreamFailed when it breaks off, stalls, or says what is not JSON.
+    """
+    state = stream.state
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + idle_s
+    while True:
+        data = await _read(answer, deadline, idle_s)
+        if not data:
+            break
+        whole: list[bytes] = []
+        try:
+            for event in stream.splitter.feed(data):
+                payload = payload_of(event)
+                if payload is not None:
+                    state.observe(payload)
+                    deadline = loop.time() + idle_s
+                whole.append(event)
+                if state.said_done or state.said_error:
+                    break
+        finally:
+            # What was whole before the bad event is the client's.
+            await _send(send, whole)
+        if state.said_done or state.said_error:
+            return
+    if state.ending is not Ending.COMPLETE or stream.splitter.rest.strip():
+        raise StreamFailed(
+            "upstream_truncated", "The provider's answer broke off before it was complete."
+        )
+
+
+async def _read(answer: Answer, deadline: float, idle_s: float) -> bytes:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await answer.read()
+    except TimeoutError:
+        raise StreamFailed(
+            "upstream_idle_timeout", f"The provider sent nothing for {idle_s:g} s."
+        ) from None
+    except RouteFailed as error:
+        raise StreamFailed(
+            "upstream_truncated", "The provider's answer broke off before it was complete."
+        ) from error
+
+
+async def _send(send: Send, events: Iterable[bytes]) -> None:
+    body = b"".join(events)
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})

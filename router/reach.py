@@ -1,0 +1,136 @@
+"""How a provider is reached: its upstream, the lane before it, and the process behind it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from backends.process_manager import BackendUnavailable, Lease, ProcessManager
+from router.admission import Admission, Place
+from router.catalog import Model
+from router.errors import RouteFailed
+from router.upstream import Answer, Exchange, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds a provider may take: to the head of its answer, between events, and in all."""
+
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """One provider as requests meet it.
+
+    `admission` is None where the provider orders its own work, `process` where it is not ours.
+    """
+
+    upstream: Upstream
+    deadlines: Deadlines
+    admission: Admission | None = None
+    process: str | None = None
+
+
+class NoPlace:
+    """The place before a provider that has no lane."""
+
+    waited_s = 0.0
+
+    async def __aenter__(self) -> "NoPlace":
+        """Enter at once."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def place(reach: Reach) -> Place | NoPlace:
+    """Return the place that a request takes before this provider."""
+    return NoPlace() if reach.admission is None else reach.admission.place()
+
+
+class Ready:
+    """Holds the model's process ready while entered; `waited_s` says how long that took."""
+
+    def __init__(self, reach: Reach, model: Model, processes: ProcessManager) -> None:
+        self._reach = reach
+        self._model = model
+        self._processes = processes
+        self._lease: Lease | None = None
+        self.waited_s = 0.0
+
+    async def __aenter__(self) -> "Ready":
+        """Make the process ready, starting it if the map lets it live.
+
+        Raises RouteFailed with the reason why it cannot be: not downloaded, port taken, crashed …
+        """
+        name = self._reach.process
+        if name is None:
+            return self
+        if not self._model.present:
+            raise RouteFailed(
+                "model_not_downloaded",
+                f"{self._model.name} is not on this machine yet. "
+                f"Fetch it: signalbox models pull {self._model.id}",
+            )
+        since = time.monotonic()
+        lease = self._processes.lease(name)
+        try:
+            await lease.__aenter__()
+        except BackendUnavailable as error:
+            raise RouteFailed(
+                error.code, error.message, retry_after_s=error.retry_after_s
+            ) from error
+        self._lease = lease
+        self.waited_s = time.monotonic() - since
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let the process go."""
+        if self._lease is not None:
+            await self._lease.__aexit__(kind, error, traceback)
+
+
+class Timed:
+    """An exchange whose head must arrive within `first_byte_s`."""
+
+    def __init__(self, exchange: Exchange, provider: str, first_byte_s: float) -> None:
+        self._exchange = exchange
+        self._provider = provider
+        self._first_byte_s = first_byte_s
+
+    async def __aenter__(self) -> Answer:
+        """Enter the exchange; RouteFailed `upstream_timeout` when the head takes too long."""
+        try:
+            async with asyncio.timeout(self._first_byte_s):
+                return await self._exchange.__aenter__()
+        except TimeoutError:
+            raise too_slow(self._provider, self._first_byte_s) from None
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the exchange."""
+        await self._exchange.__aexit__(kind, error, traceback)
+
+
+def too_slow(provider: str, seconds: float) -> RouteFailed:
+    """Return the failure of a provider that has the request and does not answer in time."""
+    return RouteFailed(
+        "upstream_timeout", f"{provider} did not answer within {seconds:g} s.", may_have_run=True
+    )

@@ -1,0 +1,248 @@
+"""Requirement + Catalog → ordered Routes, or a typed error. Explaining a decision is making it."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from router.capabilities import Capability, Requirement
+from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.errors import Refused
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One resolved way to serve one requirement. `capability` is the binding that offers it."""
+
+    provider: Provider
+    model: Model
+    capability: Capability
+    reason: str
+    shims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model that was considered, whether it was kept, and why."""
+
+    model: str
+    kept: bool
+    why: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All that resolving found: the candidates, the routes in order, or the refusal."""
+
+    requirement: Requirement
+    candidates: tuple[Candidate, ...]
+    routes: tuple[Route, ...]
+    error: Refused | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the client's name for a model stands for: the models to consider, and on whose word."""
+
+    models: tuple[Model, ...]
+    capability: Capability
+    reason: str
+    binding: Binding | None = None
+
+
+def resolve(requirement: Requirement, catalog: Catalog) -> tuple[Route, ...]:
+    """Return the routes to try, in order; never an empty tuple.
+
+    Raises Refused with the code that says why no route can serve the requirement.
+    """
+    decision = decide(requirement, catalog)
+    if decision.error is not None:
+        raise decision.error
+    return decision.routes
+
+
+def decide(requirement: Requirement, catalog: Catalog) -> Decision:
+    """Return the whole decision, the refusal included; `resolve` and `explain` are both this."""
+    try:
+        choices = _choices(requirement, catalog)
+    except Refused as refusal:
+        return Decision(requirement, (), (), refusal)
+    candidates: list[Candidate] = []
+    kept_away: list[str] = []
+    for choice in choices:
+        judged = [(model, _judge(model, choice, requirement, catalog)) for model in choice.models]
+        fit = [model for model, candidate in judged if candidate.kept]
+        routes, away = _routes(fit, choice, requirement, catalog)
+        candidates += [
+            replace(candidate, kept=False, why=away[model.name]) if model.name in away else candidate
+            for model, candidate in judged
+        ]
+        if routes:
+            return Decision(requirement, tuple(candidates), routes)
+        kept_away += away
+    error = _stays_here(kept_away) if kept_away else _mismatch(requirement, candidates)
+    return Decision(requirement, tuple(candidates), (), error)
+
+
+def _choices(requirement: Requirement, catalog: Catalog) -> Iterable[_Choice]:
+    """Return the groups of models to consider, in order: the first with a fit one serves.
+
+    The forms of a model's name are tried in this order: `auto`, a capability, an alias,
+    `provider/model`, a model's own id.
+    """
+    name = requirement.model
+    if name is not None and name != AUTO and name not in set(Capability):
+        name = catalog.alias_target(name) or name
+    if name is None or name == AUTO:
+        return _by_need(requirement, catalog)
+    if name in set(Capability):
+        return [_by_capability(Capability(name), catalog)]
+    return [_by_model(name, requirement, catalog)]
+
+
+def _by_need(requirement: Requirement, catalog: Catalog) -> list[_Choice]:
+    choices = [
+        _Choice(
+            models=catalog.bound(capability),
+            capability=capability,
+            reason=f"auto: needs {capability}",
+            binding=catalog.bindings[capability],
+        )
+        for capability in requirement.levers
+        if catalog.bound(capability)
+    ]
+    if not choices:
+        raise _not_assigned(requirement.levers)
+    return choices
+
+
+def _by_capability(capability: Capability, catalog: Catalog) -> _Choice:
+    models = catalog.bound(capability)
+    if not models:
+        raise _not_assigned((capability,))
+    return _Choice(
+        models=models,
+        capability=capability,
+        reason=f"capability {capability} named",
+        binding=catalog.bindings[capability],
+    )
+
+
+def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
+    model = catalog.model(name) or catalog.by_id(name)
+    if model is None:
+        raise _unknown_model(name, catalog)
+    if catalog.providers[model.provider].kind is Kind.BUILTIN and not catalog.points_at(
+        model.provider
+    ):
+        raise Refused(
+            "backend_not_assigned",
+            f"{model.name} is served by the builtin backend, which runs only while a capability "
+            f"points at it. Assign it first: signalbox capabilities assign text {model.name}",
+            param="model",
+        )
+    return _Choice(models=(model,), capability=requirement.levers[0], reason="model named")
+
+
+def _judge(
+    model: Model, choice: _Choice, requirement: Requirement, catalog: Catalog
+) -> Candidate:
+    """Decide whether a model may serve: no fact against it, and it stays where it must."""
+    facts = {need: _fact(model, need, choice, catalog) for need in requirement.needs}
+    told = {
+        need: "unknown" if fact is None else f"{str(fact.value).lower()} ({fact.source})"
+        for need, fact in facts.items()
+    }
+    lacking = [need for need, fact in facts.items() if fact is not None and not fact.value]
+    # An input that no lever stands for is never sent on a guess.
+    lacking += [str(kind) for kind in requirement.inputs if facts[kind] is None]
+    if lacking:
+        return Candidate(model.name, kept=False, why=f"lacks {', '.join(lacking)}", facts=told)
+    return Candidate(model.name, kept=True, why=choice.reason, facts=told)
+
+
+def _fact(model: Model, need: str, choice: _Choice, catalog: Catalog) -> Fact | None:
+    """Return what is known: the user's word, else the assignment's, else what was told."""
+    fact = model.facts.get(need)
+    if fact is not None and fact.source is Source.USER:
+        return fact
+    assigned = need == choice.capability and choice.binding is not None
+    if assigned or _is_assigned(model, need, catalog):
+        return Fact(value=True, source=Source.ASSIGNMENT)
+    return fact
+
+
+def _is_assigned(model: Model, need: str, catalog: Catalog) -> bool:
+    if need not in set(Capability):
+        return False
+    binding = catalog.bindings.get(Capability(need))
+    return binding is not None and model.name in binding.models
+
+
+def _routes(
+    fit: Iterable[Model], choice: _Choice, requirement: Requirement, catalog: Catalog
+) -> tuple[tuple[Route, ...], dict[str, str]]:
+    """Return the routes that locality allows, in order, and why each other model is kept away."""
+    binding = choice.binding
+    local_only = (
+        catalog.local_only or requirement.local_only or (binding is not None and binding.local_only)
+    )
+    remote_fallback = binding is not None and binding.allow_remote_fallback
+    routes: list[Route] = []
+    away: dict[str, str] = {}
+    for model in fit:
+        provider = catalog.providers[model.provider]
+        remote = provider.locality is Locality.REMOTE
+        behind_local = bool(routes) and routes[0].provider.locality is Locality.LOCAL
+        if remote and local_only:
+            away[model.name] = "is remote, and local_only is set"
+        elif remote and behind_local and not remote_fallback:
+            away[model.name] = "is remote, and remote fallback is not allowed here"
+        else:
+            routes.append(Route(provider, model, choice.capability, choice.reason))
+    return tuple(routes), away
+
+
+def _stays_here(names: Iterable[str]) -> Refused:
+    return Refused(
+        "remote_not_allowed",
+        f"Only remote models could serve this request ({', '.join(names)}), and local_only is "
+        "set. Assign a local model or lift local_only.",
+        param="model",
+    )
+
+
+def _not_assigned(levers: Iterable[Capability]) -> Refused:
+    names = " or ".join(levers)
+    first = next(iter(levers))
+    return Refused(
+        "capability_not_assigned",
+        f"No model is assigned to {names}. "
+        f"Assign one: signalbox capabilities assign {first} PROVIDER/MODEL",
+        param="model",
+    )
+
+
+def _unknown_model(name: str, catalog: Catalog) -> Refused:
+    known = [
+        AUTO,
+        *catalog.bindings,
+        *catalog.aliases,
+        *(model.name for model in catalog.models.values()),
+        *(model.id for model in catalog.models.values()),
+    ]
+    near = difflib.get_close_matches(name[:200], known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is."
+    return Refused("model_not_found", f"There is no model {name[:200]!r}. {hint}", param="model")
+
+
+def _mismatch(requirement: Requirement, candidates: Iterable[Candidate]) -> Refused:
+    lacks = "; ".join(f"{candidate.model} {candidate.why}" for candidate in candidates)
+    return Refused(
+        "capability_mismatch",
+        f"This request needs {', '.join(requirement.needs)}, and no model that it may use can do "
+        f"that: {lacks}.",
+        param="model",
+    )

@@ -1,0 +1,140 @@
+"""Server-sent events at byte level: whole events out of any pieces, and how a stream ends.
+
+Implements the parsing of the WHATWG HTML standard, section 9.2.6, without decoding: lines end at
+CR, LF or CRLF only, and an event is passed on as the very bytes that came.
+"""
+
+import re
+from enum import Enum, auto
+from typing import Any
+
+import msgspec
+
+from router.errors import StreamFailed
+
+# An event ends where a line end is followed by another one. CRLF is one line end, never two.
+_BLANK_LINE = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_LONGEST_MATCH = 4
+DONE = b"[DONE]"
+
+
+class EventSplitter:
+    """Cuts a byte stream at its blank lines. `max_event` bounds one event, in bytes."""
+
+    def __init__(self, max_event: int = 1 << 20) -> None:
+        self._max_event = max_event
+        self._rest = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<EventSplitter rest={len(self._rest)}>"
+
+    @property
+    def rest(self) -> bytes:
+        """The bytes after the last whole event."""
+        return bytes(self._rest)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the whole events that `data` completes, each with its blank line.
+
+        Raises StreamFailed `upstream_invalid_frame` when an event grows over `max_event`.
+        """
+        rest = self._rest
+        # The blank line may straddle the border, so the search starts a little before it.
+        search_from = max(0, len(rest) - _LONGEST_MATCH)
+        rest += data
+        events: list[bytes] = []
+        start = 0
+        while (blank := _BLANK_LINE.search(rest, search_from)) is not None:
+            events.append(bytes(rest[start : blank.end()]))
+            start = search_from = blank.end()
+        del rest[:start]
+        if len(rest) > self._max_event:
+            raise StreamFailed(
+                "upstream_invalid_frame",
+                f"The provider sent an event of more than {self._max_event} bytes.",
+            )
+        return events
+
+
+def payload_of(event: bytes) -> bytes | None:
+    """Return an event's data, its lines joined by LF; None when it has none (a comment, a ping)."""
+    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:  # noqa: PLR2004 the common form: one line and its blank one
+        return event[6:-2]
+    lines = []
+    for line in _LINE_END.split(event):
+        if line == b"data":
+            lines.append(b"")
+        elif line.startswith(b"data:"):
+            value = line[5:]
+            lines.append(value.removeprefix(b" "))
+    return b"\n".join(lines) if lines else None
+
+
+class Ending(Enum):
+    """How a stream stands: still open, ended as it should, or ended by the provider's own error."""
+
+    OPEN = auto()
+    COMPLETE = auto()
+    FAILED = auto()
+
+
+class ChatStream:
+    """Watches the data of a chat completion stream to tell a whole answer from a cut one.
+
+    Complete is a stream that said `[DONE]`, or in which every choice seen has a finish_reason.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+        self.said_done = False
+        self.said_error = False
+
+    def __repr__(self) -> str:
+        return f"<ChatStream {self.ending.name} open={sorted(self._open)}>"
+
+    @property
+    def ending(self) -> Ending:
+        """How the stream would have ended, were it over now."""
+        if self.said_error:
+            return Ending.FAILED
+        if self.said_done or (self._finished and not self._open):
+            return Ending.COMPLETE
+        return Ending.OPEN
+
+    def observe(self, payload: bytes) -> None:
+        """Take note of one event's data.
+
+        Raises StreamFailed `upstream_invalid_frame` when it is not a JSON object in valid UTF-8.
+        """
+        if payload == DONE:
+            self.said_done = True
+            return
+        try:
+            chunk = msgspec.json.decode(payload)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _invalid_frame() from error
+        if not isinstance(chunk, dict):
+            raise _invalid_frame()
+        if chunk.get("error"):
+            self.said_error = True
+        choices = chunk.get("choices")
+        if isinstance(choices, list):
+            for choice in choices:
+                self._observe_choice(choice)
+
+    def _observe_choice(self, choice: Any) -> None:
+        if not isinstance(choice, dict):
+            return
+        index = choice.get("index")
+        number = index if isinstance(index, int) else 0
+        if choice.get("finish_reason"):
+            self._finished.add(number)
+            self._open.discard(number)
+        elif number not in self._finished:
+            self._open.add(number)
+
+
+def _invalid_frame() -> StreamFailed:
+    return StreamFailed("upstream_invalid_frame", "The provider sent an event that is not JSON.")

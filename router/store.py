@@ -1,0 +1,125 @@
+"""What survives a restart, as tables in SQLite. Never on the path of a request."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Field, Session, SQLModel, create_engine, select
+
+from router.capabilities import Capability
+from router.overrides import SCHEMA_VERSION, TABLE, Override, StoreError, check_version
+
+_BUSY_S = 5
+
+
+class CapabilityAssignment(SQLModel, table=True):
+    """One capability's models, as somebody assigned them at run time."""
+
+    __tablename__ = TABLE
+
+    id: int | None = Field(default=None, primary_key=True)
+    capability: str = Field(unique=True)
+    models: str
+    since: str
+
+
+class Store:
+    """The tables in `database`, a file that only its owner may read."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._engine: Engine | None = None
+
+    def __repr__(self) -> str:
+        return f"<Store {'open' if self._engine else 'closed'}>"
+
+    def save_assignment(self, capability: Capability, models: tuple[str, ...]) -> Override:
+        """Store an assignment in place of the one before; StoreError when that is not possible."""
+        override = Override(models, datetime.now(UTC).isoformat(timespec="seconds"))
+        with _Writing(self._opened()) as session:
+            row = session.exec(_by_capability(capability)).one_or_none()
+            if row is None:
+                row = CapabilityAssignment(capability=capability, models="", since="")
+            row.models = json.dumps(models)
+            row.since = override.since
+            session.add(row)
+        return override
+
+    def delete_assignment(self, capability: Capability) -> None:
+        """Forget an assignment; StoreError when that is not possible."""
+        with _Writing(self._opened()) as session:
+            row = session.exec(_by_capability(capability)).one_or_none()
+            if row is not None:
+                session.delete(row)
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def _opened(self) -> Engine:
+        """Open the database on first use: SQLite would else create it before there is a need."""
+        if self._engine is None:
+            self._engine = _open(self._database)
+        return self._engine
+
+
+def _by_capability(capability: Capability):  # type: ignore[no-untyped-def]  # noqa: ANN202 SQLModel's own generic
+    return select(CapabilityAssignment).where(CapabilityAssignment.capability == capability)
+
+
+class _Writing:
+    """A transaction that is committed on leaving; what SQLAlchemy raises becomes StoreError."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._session = Session(engine)
+
+    def __enter__(self) -> Session:
+        return self._session
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._session.commit()
+        except SQLAlchemyError as failure:
+            raise _unusable(failure) from failure
+        finally:
+            self._session.close()
+        if isinstance(error, SQLAlchemyError):
+            raise _unusable(error) from error
+
+
+def _unusable(error: SQLAlchemyError) -> StoreError:
+    cause = getattr(error, "orig", None) or error
+    return StoreError(f"The assignment could not be stored: {cause}. Nothing was changed.")
+
+
+def _open(database: Path) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{database}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection, _record) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001 the driver's
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    try:
+        with engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            check_version(version, database)
+            SQLModel.metadata.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise _unusable(error) from error
+    return engine

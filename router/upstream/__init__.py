@@ -1,0 +1,84 @@
+"""One HTTP exchange with a provider, as a Protocol: whoever implements it can carry a request.
+
+An exchange is entered when the status and headers of the answer have arrived and left when nobody
+wants its body any more; leaving it before the body's end closes the connection, which is how a
+provider learns that its client has gone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What is sent: an absolute URL, the headers as they go out, and the whole body."""
+
+    method: str
+    url: str
+    headers: Headers
+    body: bytes
+
+
+class Answer(Protocol):
+    """The head of a provider's answer, and its body in pieces."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of that lower-case name."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """All headers, names in lower case."""
+        ...
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body as soon as there is one; empty at its end.
+
+        Raises RouteFailed `upstream_reset` when the connection breaks before the body's end.
+        """
+        ...
+
+
+class Exchange(Protocol):
+    """One request on its way; an async context manager that owns the connection."""
+
+    async def __aenter__(self) -> Answer:
+        """Send the request and return the head of the answer.
+
+        Raises RouteFailed: `upstream_unreachable`, `upstream_reset`, `upstream_protocol_error`
+        or `upstream_timeout` (the connection could not be made in time).
+        """
+        ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class Upstream(Protocol):
+    """A place that takes requests."""
+
+    def exchange(self, request: UpstreamRequest) -> Exchange:
+        """Return the exchange for one request; nothing is sent before it is entered."""
+        ...
+
+    @property
+    def active(self) -> int:
+        """How many exchanges hold a connection now."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
