@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 _FDS = Path("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd")
 _SETTLE_S = 1.0
@@ -69,6 +70,13 @@ def left_threads(before: set[threading.Thread]) -> list[threading.Thread]:
         if thread is not threading.current_thread():
             thread.join(_SETTLE_S)
     return [thread for thread in started if thread.is_alive()]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libuv_is_awake() -> None:
+    """Let libuv open its signal pipe, one for the life of the process, before the first count."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.sleep(0))
 
 
 @pytest.fixture(autouse=True)
