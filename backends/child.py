@@ -23,6 +23,7 @@ from backends.process_spec import ProcessSpec
 
 _REAP_S = 0.002
 _FINAL_OUTPUT_BYTES = 1 << 20
+_TEXT = 500
 
 
 class Child:
@@ -117,12 +118,12 @@ class Child:
         May be called at any time: a guardian that still lives is killed, which takes the child with
         it, and the rest of its session is swept.
         """
-        if self.exit_code is None:
+        if not self.gone or self.exit_code is None:
             self._guardian.kill()
             self._sweep()
-        # Its report pipe has ended, so it is a zombie within microseconds; no event tells that.
-        while self._guardian.poll() is None:
-            await asyncio.sleep(_REAP_S)  # noqa: ASYNC110 as said
+        # It is a zombie within microseconds, and no event tells that without a signal handler.
+        while self._guardian.poll() is None:  # noqa: ASYNC110 as said
+            await asyncio.sleep(_REAP_S)
         self.close()
 
     def close(self) -> None:
@@ -144,9 +145,9 @@ class Child:
             return f"was taken down with its guardian{said}"
         if self.exit_code >= 0:
             return f"exited with status {self.exit_code}{said}"
-        name = signal.Signals(-self.exit_code).name
+        name = signal.strsignal(-self.exit_code) or f"signal {-self.exit_code}"
         hint = ", perhaps for want of memory" if self.exit_code == -signal.SIGKILL else ""
-        return f"was ended by {name}{hint}{said}"
+        return f"was ended by a signal ({name}{hint}){said}"
 
     def _sweep(self) -> None:
         """Kill who is left of a tree whose guardian was killed.
@@ -173,9 +174,9 @@ class Child:
             if line.get("ready") is True:
                 self.ready = True
             if "failed" in line:
-                self.failure = str(line["failed"])
+                self.failure = str(line["failed"])[:_TEXT]
             if "progress" in line:
-                self.progress = str(line["progress"])
+                self.progress = str(line["progress"])[:_TEXT]
                 self.heard_at = self._clock()
         self._on_change()
 

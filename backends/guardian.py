@@ -19,7 +19,7 @@ guardian is the subreaper, so one that daemonised becomes its child again; elsew
 seen once is remembered by pid and start time. PR_SET_PDEATHSIG covers the guardian's own death.
 """
 
-# ruff: noqa: PTH (pathlib is left out for a quick start)
+# ruff: noqa: PTH123, PTH208 (pathlib is left out for a quick start)
 
 import contextlib
 import ctypes
@@ -187,8 +187,9 @@ class Guardian:
             argv = order["argv"]
             os.execvpe(argv[0], argv, order["env"])  # noqa: S606 the order comes from the router
         except OSError as error:
-            place = order["cwd"] if error.filename == order["cwd"] else order["argv"][0]
-            self._report({"failed": f"cannot run {place}: {error.strerror}"})
+            program = order["argv"][0].rpartition("/")[2]
+            what = "its folder" if error.filename == order["cwd"] else program
+            self._report({"failed": f"cannot be run: {what}: {error.strerror}"})
         finally:
             os._exit(127)
 

@@ -12,34 +12,28 @@ suspension lies between the look and the count.
 import asyncio
 import logging
 import math
-import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from backends.callers import Callers
 from backends.child import Child
 from backends.child_log import ChildLog
 from backends.leftover import RunRecord
-from backends.lifecycle import Crashes, backoff_s, check_move
+from backends.lifecycle import check_move
 from backends.listener import PortInUseError, describe_holder, open_listener
 from backends.process_spec import ProcessSpec, Want
 from backends.process_status import BackendStatus, Move
+from backends.setbacks import Failure, Setbacks
 from backends.wire import BackendEvent
 from backends.wire import ProcessState as S
 
 _KILLED_S = 6.0
 _HISTORY = 50
+_IDLE_LOOK_S = 0.01
 
 _log = logging.getLogger(__name__)
-
-
-class _Failure(NamedTuple):
-    """Why there is no process, in words for whoever asks."""
-
-    code: str
-    message: str
 
 
 class ManagedProcess:
@@ -72,12 +66,8 @@ class ManagedProcess:
         self._leases = 0
         self._idle_since = 0.0
         self._started_at = 0.0
-        self._restarts = 0
-        self._crashes = Crashes()
-        self._blocks = 0
-        self._retry_at = 0.0
-        self._failure: _Failure | None = None
-        self._count_after_stop: _Failure | None = None
+        self._setbacks = Setbacks(spec.restart, clock)
+        self._failure_after_stop: Failure | None = None
         self._history: deque[Move] = deque(maxlen=_HISTORY)
         self._finished = False
         self._steps = {
@@ -141,18 +131,16 @@ class ManagedProcess:
         """Return once it is so; BackendUnavailable when "ready" cannot come by itself."""
         await self._callers.wait_state(what)
 
-    # --- what can be seen ---------------------------------------------------------------------
-
     def status(self) -> BackendStatus:
         """Return what can be told now; reads the child's memory from the system."""
-        failure, child = self._failure, self._child
+        failure, child = self._setbacks.failure, self._child
         return BackendStatus(
             name=self._spec.name,
             state=self._state,
             pid=child.pid if child else None,
             port=self._port,
             memory_mb=child.memory_mb() if child else None,
-            restarts=self._restarts,
+            restarts=self._setbacks.restarts,
             leases=self._leases,
             generation=self._generation,
             history=tuple(self._history),
@@ -183,17 +171,15 @@ class ManagedProcess:
             self._callers.close()
 
     async def _fall(self, defect: Exception) -> None:
-        self._failure = _Failure("backend_failed", f"{self._spec.name}: internal error: {defect}")
         if self._child is not None:
             await self._child.bury()
             self._child = None
-        self._retry_at = math.inf
-        if self._state is not S.FATAL:
-            self._state = S.FATAL
-            self._history.append(Move(time.time(), S.FATAL, self._failure.message))
-            # Not called here: it may be the defect itself.
-            event = BackendEvent(self._spec.name, S.FATAL, None, self._failure.message)
-            asyncio.get_running_loop().call_soon(self._emit, event)
+        failure = Failure("backend_failed", f"{self._spec.name}: internal error: {defect}")
+        self._state, reason = self._setbacks.doomed(failure, "this is a defect of the router")
+        self._history.append(Move(time.time(), self._state, reason))
+        # Not called here: it may be the defect itself.
+        event = BackendEvent(self._spec.name, self._state, None, reason)
+        asyncio.get_running_loop().call_soon(self._emit, event)
 
     async def _stopped(self) -> None:
         self._restart_asked = False
@@ -213,7 +199,7 @@ class ManagedProcess:
             return
         hard = self._started_at + timeouts.start_s
         while not (child.ready or child.gone or child.failure):
-            if self._closing or self._restart_asked or not self._should_run():
+            if self._restart_asked or not self._should_run():
                 self._move(S.STOPPING, "nobody wants it any more")
                 return
             until = min(hard, child.heard_at + timeouts.stall_s)
@@ -224,7 +210,7 @@ class ManagedProcess:
         if child.gone or child.failure:
             await self._on_crash(child)
             return
-        self._failure = None
+        self._setbacks.ready()
         self._idle_since = self._clock()
         self._record.write((child.guardian_pid, child.pid))
         self._move(S.READY, f"ready after {self._clock() - self._started_at:.2f} s")
@@ -238,18 +224,17 @@ class ManagedProcess:
             await self._block()
             return None
         except OSError as error:
-            self._count_failure(f"cannot listen on {spec.host}:{spec.port}: {error.strerror}")
+            self._crash(f"cannot listen on {spec.host}:{spec.port}: {error.strerror}")
             return None
-        self._blocks = 0
+        self._setbacks.bound()
         self._port = listener.getsockname()[1]
         self._generation += 1
         self._leases = 0
-        self._restarts += bool(self._crashes.starts)
         self._log.begin_run()
         try:
             self._child = Child(spec, listener, self._log, self._changed.set, self._clock)
         except OSError as error:
-            self._count_failure(f"cannot be started: {error.strerror}")
+            self._crash(f"cannot be started: {error.strerror}")
             return None
         self._record.write([self._child.guardian_pid])
         return self._child
@@ -257,19 +242,13 @@ class ManagedProcess:
     async def _block(self) -> None:
         holder = await asyncio.to_thread(describe_holder, self._spec.port)
         text = f"{self._spec.name} cannot start: {holder}. Free the port or configure another."
-        self._failure = _Failure("backend_port_in_use", text)
-        self._blocks += 1
-        pause_s = backoff_s(self._spec.restart, self._blocks, random.random())  # noqa: S311 jitter
-        self._retry_at = self._clock() + pause_s
-        self._move(S.BLOCKED, text)
+        self._move(*self._setbacks.blocked(Failure("backend_port_in_use", text)))
 
     def _fail_start(self, child: Child) -> None:
         said = f"; it last said: {child.progress}" if child.progress else ""
         elapsed_s = self._clock() - self._started_at
         text = f"{self._spec.name} was not ready after {elapsed_s:.1f} s{said}"
-        self._count_after_stop = _Failure("backend_start_timeout", text)
-        self._refuse(self._count_after_stop)
-        self._move(S.STOPPING, text)
+        self._stop_for(Failure("backend_start_timeout", text))
 
     async def _ready(self) -> None:
         child = self._living()
@@ -279,7 +258,7 @@ class ManagedProcess:
                 self._move(S.DRAINING if self._leases else S.STOPPING, reason)
                 return
             idle_at = self._idle_at()
-            if self._clock() >= idle_at and not self._callers:
+            if self._clock() >= idle_at and not self._leases and not self._callers:
                 self._move(S.STOPPING, f"idle for {self._spec.timeouts.idle_stop_s:g} s")
                 return
             await self._rest(idle_at)
@@ -293,8 +272,7 @@ class ManagedProcess:
                 self._move(S.READY, "wanted again")
                 return
             if not self._leases or self._clock() >= deadline:
-                left = f"{self._leases} leases left" if self._leases else "drained"
-                self._move(S.STOPPING, left)
+                self._move(S.STOPPING, f"{self._leases} leases left")
                 return
             await self._rest(deadline)
         await self._on_crash(child)
@@ -313,26 +291,23 @@ class ManagedProcess:
             while not child.gone and self._clock() < deadline:
                 await self._rest(deadline)
         await self._bury(child)
-        failure, self._count_after_stop = self._count_after_stop, None
+        failure, self._failure_after_stop = self._failure_after_stop, None
         if failure is not None:
-            self._count_failure(failure.message, failure.code)
+            self._move(*self._setbacks.crashed(failure, started=self._started_at))
         else:
             self._move(S.STOPPED, reason)
 
     async def _held(self) -> None:
         """Nothing runs in BACKOFF, FATAL and BLOCKED: wait for the time, a person or the map."""
         assignment = self._assignment
-        while self._clock() < self._retry_at:
-            if self._closing:
+        while self._clock() < self._setbacks.retry_at and not self._closing:
+            asked = self._restart_asked or assignment != self._assignment
+            if asked or self._want is Want.NO:
+                self._setbacks.forget()
                 break
-            if self._restart_asked or assignment != self._assignment:
-                self._crashes, self._blocks = Crashes(), 0
-                break
-            await self._rest(self._retry_at)
-        if self._should_run():
-            self._move(S.STARTING, "tried again")
-        else:
-            self._move(S.STOPPED, "not wanted now")
+            await self._rest(self._setbacks.retry_at)
+        again = self._should_run()
+        self._move(*(S.STARTING, "tried again") if again else (S.STOPPED, "not wanted now"))
 
     # --- the owner's means --------------------------------------------------------------------
 
@@ -340,9 +315,8 @@ class ManagedProcess:
         return self._closing or self._restart_asked or self._want is Want.NO
 
     def _should_run(self) -> bool:
-        if self._closing or self._want is Want.NO:
-            return False
-        return self._want is Want.EAGER or bool(self._callers)
+        on_demand = self._want is Want.ON_DEMAND and len(self._callers) > 0
+        return not self._closing and (on_demand or self._want is Want.EAGER)
 
     def _gone(self) -> bool:
         return self._child is None or self._child.gone
@@ -353,40 +327,35 @@ class ManagedProcess:
         return self._child
 
     def _idle_at(self) -> float:
-        if self._want is Want.EAGER or self._leases:
+        """Return when to look for idleness: a release wakes nobody, it is on the hot path."""
+        if self._want is Want.EAGER:
             return math.inf
-        return self._idle_since + self._spec.timeouts.idle_stop_s
+        since = self._clock() + _IDLE_LOOK_S if self._leases else self._idle_since
+        return since + self._spec.timeouts.idle_stop_s
 
     async def _on_crash(self, child: Child) -> None:
-        if not child.gone:
+        if child.gone:
+            await self._bury(child)
+            self._crash(child.describe_end())
+        else:
             # It said that it failed; what it has started must go before another run.
             text = f"{self._spec.name} {child.describe_end()}"
-            self._count_after_stop = _Failure("backend_failed", text)
-            self._refuse(self._count_after_stop)
-            self._move(S.STOPPING, text)
-            return
-        await self._bury(child)
-        self._count_failure(f"{self._spec.name} {child.describe_end()}")
+            self._stop_for(Failure("backend_failed", text))
+
+    def _crash(self, what: str) -> None:
+        failure = Failure("backend_failed", f"{self._spec.name} {what}")
+        self._move(*self._setbacks.crashed(failure, started=self._started_at))
+
+    def _stop_for(self, failure: Failure) -> None:
+        """Stop because of a failure: callers hear of it now, it is counted once nothing lives."""
+        self._failure_after_stop = failure
+        self._callers.refuse(*failure)
+        self._move(S.STOPPING, failure.message)
 
     async def _bury(self, child: Child) -> None:
         await child.bury()
         self._record.remove()
         self._child = None
-
-    def _count_failure(self, text: str, code: str = "backend_failed") -> None:
-        """Move to BACKOFF, or to FATAL when it failed too often."""
-        now, policy = self._clock(), self._spec.restart
-        self._crashes = self._crashes.after(policy, started=self._started_at, ended=now)
-        pause_s = self._crashes.pause_s(policy, random.random())  # noqa: S311 jitter
-        if pause_s is None:
-            advice = "it failed too often and stays down: see its log, then restart it"
-            self._failure = _Failure(code, f"{text}; {advice}")
-            self._retry_at = math.inf
-            self._move(S.FATAL, text)
-            return
-        self._failure = _Failure(code, text)
-        self._retry_at = now + pause_s
-        self._move(S.BACKOFF, f"{text}; next try in {pause_s:.1f} s")
 
     def _move(self, to: S, reason: str) -> None:
         check_move(self._state, to)
@@ -413,7 +382,8 @@ class ManagedProcess:
         """Grant, refuse or leave waiting, by the state that the owner rests in."""
         refusal = self._refusal()
         if refusal is not None:
-            self._refuse(refusal)
+            held = self._state in {S.BACKOFF, S.BLOCKED}
+            self._callers.refuse(*refusal, self._setbacks.retry_after_s if held else None)
         elif self._state is S.READY and not self._gone():
             self._leases += self._callers.grant(self._generation)
             self._callers.tell("ready")
@@ -422,17 +392,11 @@ class ManagedProcess:
         if self._child is None:
             self._callers.tell("gone")
 
-    def _refusal(self) -> _Failure | None:
+    def _refusal(self) -> Failure | None:
         if self._closing:
-            return _Failure("shutting_down", "the router is shutting down")
+            return Failure("shutting_down", "the router is shutting down")
         if self._want is Want.NO:
             advice = "assign one of its models to a capability first"
             text = f"no capability points at {self._spec.name}: {advice}"
-            return _Failure("backend_not_assigned", text)
-        return self._failure if self._state in {S.BACKOFF, S.FATAL, S.BLOCKED} else None
-
-    def _refuse(self, refusal: _Failure) -> None:
-        retry_after_s = None
-        if self._state in {S.BACKOFF, S.BLOCKED}:
-            retry_after_s = max(0.0, self._retry_at - self._clock())
-        self._callers.refuse(*refusal, retry_after_s)
+            return Failure("backend_not_assigned", text)
+        return self._setbacks.failure if self._state in {S.BACKOFF, S.FATAL, S.BLOCKED} else None

@@ -4,7 +4,7 @@ Run as `python -I -S fake_child.py --socket-fd N --ready-fd N …`; standard lib
 starts in milliseconds. A gate is a FIFO: the child waits until a byte can be read from it.
 """
 
-# ruff: noqa: PTH, S606 (standard library only, and little of it, for a quick start)
+# ruff: noqa: PTH105, PTH109, PTH123, S606 (standard library only, and little of it, for a quick start)
 
 import argparse
 import fcntl

@@ -1,0 +1,8 @@
+# Every target is one script, so that a laptop and CI cannot differ.
+.PHONY: setup run test check bench
+
+setup: ; @scripts/setup
+run:   ; @scripts/run $(ARGS)
+test:  ; @scripts/test $(ARGS)
+check: ; @scripts/setup dev && scripts/check
+bench: ; @scripts/bench $(ARGS)
