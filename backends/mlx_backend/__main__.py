@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 import uvicorn
@@ -46,12 +47,13 @@ _OFFLINE = {
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # How many generations share a batch.
 _ROWS = 1
-_DRAIN_S = 5
-_STEP_ENDS_S = 8.0
+# Both together stay below the ten seconds after which a process manager kills.
+_DRAIN_S = 2
+_STEP_ENDS_S = 5.0
 
 
 class StartError(Exception):
-    """The process cannot serve; the text says why."""
+    """The process cannot serve, or no longer; the text says why."""
 
 
 class Parent:
@@ -93,6 +95,16 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._on_started = on_started
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on a signal, at once on the second.
+
+        Not uvicorn's own: that raises the signal again at the end, which would kill the MLX thread
+        before it has cleaned up.
+        """
+        del sig, frame
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept."""
         await super().startup(sockets)
@@ -112,6 +124,7 @@ class EngineThread(threading.Thread):
         self._engine = engine
         self._settled = threading.Event()
         self._ready = False
+        self.failed = False
         # Called on this thread when it ends, asked or not.
         self.on_end: Callable[[], object] = lambda: None
 
@@ -120,7 +133,7 @@ class EngineThread(threading.Thread):
         try:
             self._engine.run(self._on_ready)
         except BaseException:
-            log.exception("the MLX thread failed")
+            self.failed = True
             raise
         finally:
             self._settled.set()
@@ -231,11 +244,14 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
     server = Server(app, engine, on_started=lambda: parent.tell(ready=True))
     asyncio.run(_serve(server, thread, listening))
     engine.stop()
+    # Loaded model and streams are given back there; the interpreter must not end before.
     thread.join(_STEP_ENDS_S)
     if thread.is_alive():
         # No Python call can interrupt a step that hangs.
         log.error("a step did not end within %s s; leaving without it", _STEP_ENDS_S)
         os._exit(1)
+    if thread.failed:
+        raise StartError("the MLX thread failed; the log has the reason")
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """One chat answer over HTTP: it asks the engine, and lets go of it whichever way it ends."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,9 @@ class Inbox:
 
     def post(self, event: Event | None) -> None:
         """Add an event; None stands for a client that has gone."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        # The loop is closed when the process stops before a long step has ended.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def read(self) -> Text | Finished:
         """Return the next piece of the answer, or its end."""

@@ -15,22 +15,19 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from backends.mlx_backend.detokenize import IncrementalDecoder, StopStrings
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Admitted,
     EngineStatus,
     Event,
     Failed,
-    Finished,
-    FinishReason,
     Generation,
     Progress,
     Sink,
-    Text,
 )
 from backends.mlx_backend.models import LoadedModel, give_back_memory
 from backends.mlx_backend.prompt import prepare
+from backends.mlx_backend.row import Row
 from backends.mlx_backend.sampling import RowSampler
 from backends.mlx_backend.scheduler import (
     Action,
@@ -56,19 +53,6 @@ class _Request:
 
     generation: Generation
     sink: Sink
-
-
-@dataclass(slots=True)
-class _Row:
-    """A generation inside the batch."""
-
-    ticket: int
-    sink: Sink
-    uid: int
-    prompt_tokens: int
-    decoder: IncrementalDecoder
-    stops: StopStrings
-    produced: int = 0
 
 
 class Engine:
@@ -106,7 +90,7 @@ class Engine:
 
         # The MLX thread's own.
         self._model: LoadedModel | None = None
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, Row] = {}
 
     def __repr__(self) -> str:
         return f"<Engine {self._scheduler!r} loading={self._loading} stopping={self._stopping}>"
@@ -182,10 +166,16 @@ class Engine:
             )
 
     def stop(self) -> None:
-        """Have `run` return after the step that is under way."""
+        """End every generation now, and have `run` return after the step that is under way."""
         with self._lock:
             self._stopping = True
+            requests, self._requests = self._requests, {}
+            callbacks, self._unloaded_callbacks = self._unloaded_callbacks, []
         self._wake.set()
+        for request in requests.values():
+            request.sink(Failed(_shutting_down()))
+        for callback in callbacks:
+            callback()
 
     def _know(self, name: str, folder: Path) -> str:
         key = str(folder)
@@ -216,7 +206,6 @@ class Engine:
 
         Returns how long there is nothing to do, or None when there may be more.
         """
-        self._drop_cancelled()
         with self._lock:
             action = self._scheduler.next(self._clock())
             self._loading = isinstance(action, Load)
@@ -258,6 +247,7 @@ class Engine:
         )
 
     def _perform(self, action: Action) -> None:
+        self._drop_cancelled()
         match action:
             case Load(model=key):
                 self._load(key)
@@ -309,7 +299,9 @@ class Engine:
     def _admit(self, ticket: int) -> None:
         model = self._loaded_model()
         with self._lock:
-            request = self._requests[ticket]
+            request = self._requests.get(ticket)
+        if request is None:
+            return  # stopped a moment ago
         generation = request.generation
         prompt = prepare(model, generation)
         wanted = generation.sampling
@@ -322,46 +314,30 @@ class Engine:
             # No processor means argmax.
             logits_processors=[None if plan.greedy else [RowSampler(plan)]],
         )
-        self._rows[ticket] = _Row(
-            ticket=ticket,
-            sink=request.sink,
-            uid=uid,
-            prompt_tokens=len(prompt.ids),
-            decoder=IncrementalDecoder(model.decode),
-            stops=StopStrings(generation.stop),
+        self._rows[ticket] = Row(
+            uid, len(prompt.ids), sink=request.sink, decode=model.decode, stop=generation.stop
         )
         request.sink(Admitted(len(prompt.ids)))
 
     def _advance(self) -> None:
-        _, responses = self._loaded_model().generator.next()
+        generator = self._loaded_model().generator
+        _, responses = generator.next()
         by_uid = {response.uid: response for response in responses}
-        for row in list(self._rows.values()):
+        for ticket, row in list(self._rows.items()):
             response = by_uid.get(row.uid)
             if response is None:
                 row.sink(Progress())
-            else:
-                self._take(row, response.token, response.finish_reason)
-
-    def _take(self, row: _Row, token: int, reason: FinishReason | None) -> None:
-        """Pass on what one token means for a row."""
-        row.produced += 1
-        # The token that ends an answer is counted, and is no part of its text.
-        text = "" if reason == "stop" else row.stops.push(row.decoder.push(token))
-        if reason is not None:
-            text += row.stops.push(row.decoder.flush())
-        if row.stops.hit:
-            if reason is None:
-                self._loaded_model().generator.remove(row.uid)
-            reason = "stop"
-        elif reason is not None:
-            text += row.stops.flush()
-        row.sink(Text(text) if text else Progress())
-        if reason is not None:
-            self._end(row.ticket, Finished(reason, row.prompt_tokens, row.produced))
+                continue
+            event, end = row.take(response.token, response.finish_reason)
+            row.sink(event)
+            if end is not None:
+                if response.finish_reason is None:
+                    generator.remove(row.uid)
+                self._end(ticket, end)
 
     def _drop_cancelled(self) -> None:
         with self._lock:
-            cancelled, self._cancelled = self._cancelled, set()
+            cancelled = list(self._cancelled)
         for ticket in cancelled:
             row = self._rows.get(ticket)
             if row is not None:
@@ -386,11 +362,8 @@ class Engine:
         return self._model
 
     def _close(self) -> None:
-        with self._lock:
-            self._stopping = True
-            tickets = list(self._requests)
-        for ticket in tickets:
-            self._fail(ticket, _shutting_down())
+        self.stop()
+        self._rows.clear()
         if self._model is not None:
             self._model.close()
             self._model = None

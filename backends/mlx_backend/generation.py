@@ -76,7 +76,7 @@ class Failed:
 
 
 Event = Admitted | Progress | Text | Finished | Failed
-# Called on the MLX thread; must not block.
+# Called on any thread; must not block.
 Sink = Callable[[Event], None]
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 from jinja2 import TemplateError
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
+from PIL import Image
 
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.images import decode_image
@@ -35,13 +36,7 @@ def prepare(model: "LoadedModel", generation: "Generation") -> Prompt:
         text = f"{generation.model} does not take images; assign vision to a model that does"
         raise ChatError("capability_mismatch", text, "model")
     images = [decode_image(data) for data in generation.images]
-    inputs = prepare_inputs(
-        model.processor,
-        images=images or None,
-        prompts=_render(model, generation.messages, len(images)),
-        image_token_index=getattr(model.model.config, "image_token_index", None),
-        add_special_tokens=False,
-    )
+    inputs = _tokenize(model, _render(model, generation.messages, len(images)), images)
     ids = inputs["input_ids"]
     _check_length(model, ids.shape[-1], generation.max_tokens)
     rest = {
@@ -69,6 +64,24 @@ def _render(model: "LoadedModel", messages: Sequence[dict[str, Any]], images: in
         message = f"the model's chat template refuses the messages: {error}"
         raise ChatError("invalid_request", message, "messages") from error
     return str(text)
+
+
+def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+    try:
+        inputs: dict[str, Any] = prepare_inputs(
+            model.processor,
+            images=list(images) or None,
+            prompts=text,
+            image_token_index=getattr(model.model.config, "image_token_index", None),
+            add_special_tokens=False,
+        )
+    except ValueError as error:
+        if not images:
+            raise
+        # mlx-vlm turns whatever an image processor refuses, a ribbon of pixels for one, into this.
+        message = f"the model's image processor refuses an image: {error}"
+        raise ChatError("invalid_image", message, "messages") from error
+    return inputs
 
 
 def _check_length(model: "LoadedModel", prompt: int, wanted: int | None) -> None:
