@@ -23,10 +23,14 @@ _PASSED_PREFIXES = ("x-ratelimit-", "openai-")
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """A stream whose first whole event is at hand: what follows can only end in a frame."""
+    """A stream whose first event with data is at hand: what follows can only end in a frame.
+
+    `first` are the events up to it, `pending` those that came in the same piece after it.
+    """
 
     headers: tuple[tuple[bytes, bytes], ...]
     first: tuple[bytes, ...]
+    pending: tuple[bytes, ...]
     splitter: EventSplitter
     state: ChatStream
 
@@ -62,23 +66,22 @@ async def _open_stream(answer: Answer, provider: str) -> OpenStream:
     """Read up to the first event with data, so that an error in its place is still a fallback."""
     splitter, state = EventSplitter(), ChatStream()
     held: list[bytes] = []
-    begun = False
-    while not begun:
-        data = await answer.read()
-        if not data:
-            raise _invalid(provider, "a stream that ended before its first event")
+    while data := await answer.read():
         try:
-            for event in splitter.feed(data):
+            events = splitter.feed(data)
+            for position, event in enumerate(events, 1):
                 held.append(event)
                 payload = payload_of(event)
-                if payload is not None:
-                    state.observe(payload)
-                    begun = True
-                if state.said_error and payload is not None:
+                if payload is None:
+                    continue
+                state.observe(payload)
+                if state.said_error:
                     raise _failed_at_once(provider, answer, payload)
+                headers = passed_headers(answer.headers)
+                return OpenStream(headers, tuple(held), tuple(events[position:]), splitter, state)
         except StreamFailed as error:
             raise _invalid(provider, "a stream whose events are not JSON") from error
-    return OpenStream(passed_headers(answer.headers), tuple(held), splitter, state)
+    raise _invalid(provider, "a stream that ended before its first event")
 
 
 def _failed_at_once(provider: str, answer: Answer, payload: bytes) -> ProviderFailed:

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvloop
-from backends.downloads import Downloads
 
+from backends.downloads import Downloads
 from backends.process_manager import ProcessManager
 from backends.wire import BackendEvent
 from router.admission import Admission

@@ -1,15 +1,14 @@
 """The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from router.answer import OpenStream
 from router.errors import RouteFailed, StreamFailed
-from router.sse import Ending, payload_of
+from router.request import Send
+from router.sse import ChatStream, Ending, payload_of
 from router.upstream import Answer
 
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 
@@ -42,29 +41,39 @@ async def _flow(stream: OpenStream, answer: Answer, send: Send, idle_s: float) -
     state = stream.state
     loop = asyncio.get_running_loop()
     deadline = loop.time() + idle_s
+    events: Sequence[bytes] = stream.pending
     while True:
+        if await _pass_on(events, state, send):
+            deadline = loop.time() + idle_s
+        if state.said_done or state.said_error:
+            return
         data = await _read(answer, deadline, idle_s)
         if not data:
             break
-        whole: list[bytes] = []
-        try:
-            for event in stream.splitter.feed(data):
-                payload = payload_of(event)
-                if payload is not None:
-                    state.observe(payload)
-                    deadline = loop.time() + idle_s
-                whole.append(event)
-                if state.said_done or state.said_error:
-                    break
-        finally:
-            # What was whole before the bad event is the client's.
-            await _send(send, whole)
-        if state.said_done or state.said_error:
-            return
+        events = stream.splitter.feed(data)
     if state.ending is not Ending.COMPLETE or stream.splitter.rest.strip():
         raise StreamFailed(
             "upstream_truncated", "The provider's answer broke off before it was complete."
         )
+
+
+async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bool:
+    """Send events up to the last one that counts; return whether any of them had data."""
+    good: list[bytes] = []
+    had_data = False
+    try:
+        for event in events:
+            payload = payload_of(event)
+            if payload is not None:
+                state.observe(payload)
+                had_data = True
+            good.append(event)
+            if state.said_done or state.said_error:
+                break
+    finally:
+        # What was whole before a bad event is the client's.
+        await _send(send, good)
+    return had_data
 
 
 async def _read(answer: Answer, deadline: float, idle_s: float) -> bytes:

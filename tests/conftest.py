@@ -5,7 +5,5 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = ["tests.harness.invariants", "tests.harness.skips"]
 
 # A shared machine with two cores says nothing by being slow.
-settings.register_profile(
-    "signalbox", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("signalbox", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("signalbox")

@@ -80,7 +80,7 @@ def _libuv_is_awake() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
+def nothing_left(_libuv_is_awake: None) -> Iterator[None]:
     """Fail a test that leaves a descriptor, a thread or a child."""
     fds, threads, before = open_fds(), set(threading.enumerate()), children()
     yield

@@ -1,0 +1,279 @@
+"""`python -m backends.mlx_backend`: the process that owns the GPU context.
+
+With `--socket-fd` it serves on a socket that its parent bound and listens on; with `--ready-fd` it
+tells its parent how it starts, one JSON object a line: `{"progress": …}` while it imports,
+`{"ready": true}` once MLX has evaluated something and HTTP is served, `{"failed": …}` before it
+exits.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+import uvicorn
+
+from backends.catalogue import ModelFolders
+from backends.mlx_backend.answers import Deadlines
+from backends.mlx_backend.app import create_app
+from backends.mlx_backend.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from backends.mlx_backend.engine import Engine
+
+log = logging.getLogger("backends.mlx_backend")
+
+TOKEN_VARIABLE = "SIGNALBOX_BACKEND_TOKEN"  # noqa: S105  the name of a variable
+# Read by the libraries when they are imported: nothing may ever open a connection.
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+# How many generations share a batch.
+_ROWS = 1
+# Both together stay below the ten seconds after which a process manager kills.
+_DRAIN_S = 2
+_STEP_ENDS_S = 5.0
+
+
+class StartError(Exception):
+    """The process cannot serve, or no longer; the text says why."""
+
+
+class Parent:
+    """Tells the process that started this one how it gets on; nothing where nobody listens."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._pipe: TextIO | None = None
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)  # noqa: FBT003  its only spelling
+            self._pipe = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
+
+    def tell(self, **line: object) -> None:
+        """Write one line; a parent that has gone is no reason to fail."""
+        if self._pipe is None:
+            return
+        try:
+            self._pipe.write(json.dumps(line) + "\n")
+        except OSError:
+            self._pipe = None
+
+
+class Server(uvicorn.Server):
+    """A server that ends the generations in flight before it waits for their connections."""
+
+    def __init__(self, app: "ASGIApp", engine: "Engine", on_started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                http="httptools",
+                access_log=False,
+                log_config=None,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=_DRAIN_S,
+            )
+        )
+        self._engine = engine
+        self._on_started = on_started
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop on a signal, at once on the second.
+
+        Not uvicorn's own: that raises the signal again at the end, which would kill the MLX thread
+        before it has cleaned up.
+        """
+        del sig, frame
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept."""
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting; streams in flight end with an error frame."""
+        self._engine.stop()
+        await super().shutdown(sockets)
+
+
+class EngineThread(threading.Thread):
+    """The MLX thread; `wait_ready` returns once it has evaluated something, or raises."""
+
+    def __init__(self, engine: "Engine") -> None:
+        super().__init__(name="mlx", daemon=True)
+        self._engine = engine
+        self._settled = threading.Event()
+        self._ready = False
+        self.failed = False
+        # Called on this thread when it ends, asked or not.
+        self.on_end: Callable[[], object] = lambda: None
+
+    def run(self) -> None:
+        """Serve until the engine is stopped."""
+        try:
+            self._engine.run(self._on_ready)
+        except BaseException:
+            self.failed = True
+            raise
+        finally:
+            self._settled.set()
+            self.on_end()
+
+    def _on_ready(self) -> None:
+        self._ready = True
+        self._settled.set()
+
+    def wait_ready(self) -> None:
+        """Wait for the first evaluation; StartError where it failed."""
+        self._settled.wait()
+        if not self._ready:
+            raise StartError("MLX cannot compute on this machine; the log has the reason")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m backends.mlx_backend", description=__doc__)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=60316)
+    add("--socket-fd", type=int, help="serve on this inherited, listening socket")
+    add("--ready-fd", type=int, help="tell the parent here how the start goes")
+    add("--models-dir", type=Path, required=True, help="one folder an alias")
+    add("--model-folder", action="append", default=[], metavar="NAME=PATH", type=_named_folder)
+    add("--hf-cache", action="append", default=[], type=Path, help="a Hugging Face hub cache")
+    add("--model", help="load this model at the start")
+    add("--idle-unload-s", type=float, default=900)
+    add("--queue", type=int, default=256, help="how many requests may wait")
+    add("--prefill-chunk-ms", type=float, default=100)
+    add("--token-deadline-s", type=float, default=30, help="from step to step of a generation")
+    add("--total-deadline-s", type=float, default=3600, help="a generation in all")
+    return parser.parse_args(arguments)
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not name or not equals or not path:
+        raise argparse.ArgumentTypeError("expected NAME=PATH")
+    return name, Path(path)
+
+
+def _listen(options: argparse.Namespace) -> socket.socket:
+    if options.socket_fd is not None:
+        listening = socket.socket(fileno=options.socket_fd)
+        listening.set_inheritable(False)
+        return listening
+    try:
+        return socket.create_server((options.host, options.port), backlog=1024)
+    except OSError as error:
+        where = f"{options.host}:{options.port}"
+        raise StartError(f"cannot listen on {where}: {error.strerror or error}") from error
+
+
+def _build_engine(options: argparse.Namespace, parent: Parent) -> "Engine":
+    # mlx and what stands on it take seconds to import, and must find the variables set.
+    parent.tell(progress="importing MLX")
+    try:
+        import_module("mlx.core")
+        parent.tell(progress="importing mlx-vlm")
+        import_module("mlx_vlm.generate")
+        parent.tell(progress="importing the engine")
+        engine = import_module("backends.mlx_backend.engine")
+    except ImportError as error:
+        raise StartError(f"MLX is not installed for this Python: {error}") from error
+    scheduler = Scheduler(active=_ROWS, queue=options.queue, idle_unload_s=options.idle_unload_s)
+    made: Engine = engine.Engine(scheduler, rows=_ROWS, chunk_s=options.prefill_chunk_ms / 1000)
+    return made
+
+
+def _folders(options: argparse.Namespace) -> ModelFolders:
+    return ModelFolders(options.models_dir, dict(options.model_folder), tuple(options.hf_cache))
+
+
+async def _serve(server: Server, thread: EngineThread, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    # Without its MLX thread this process is of no use: it ends, and is started again.
+    thread.on_end = lambda: loop.call_soon_threadsafe(stop)
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        thread.on_end = lambda: None
+
+
+def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
+    """Serve until a signal comes; StartError where that is not possible."""
+    if token is None and options.socket_fd is None and options.host not in _LOOPBACK:
+        text = f"set {TOKEN_VARIABLE} to serve on {options.host}, which is not this machine alone"
+        raise StartError(text)
+    listening = _listen(options)
+    engine = _build_engine(options, parent)
+    folders = _folders(options)
+    if options.model is not None:
+        folder = folders.find(options.model)
+        if folder is None:
+            raise StartError(f"--model {options.model}: there is no such model on this machine")
+        engine.preload(options.model, folder)
+    deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s)
+    app = create_app(engine, folders, token=token, deadlines=deadlines)
+    thread = EngineThread(engine)
+    thread.start()
+    thread.wait_ready()
+    server = Server(app, engine, on_started=lambda: parent.tell(ready=True))
+    asyncio.run(_serve(server, thread, listening))
+    engine.stop()
+    # Loaded model and streams are given back there; the interpreter must not end before.
+    thread.join(_STEP_ENDS_S)
+    if thread.is_alive():
+        # No Python call can interrupt a step that hangs.
+        log.error("a step did not end within %s s; leaving without it", _STEP_ENDS_S)
+        os._exit(1)
+    if thread.failed:
+        raise StartError("the MLX thread failed; the log has the reason")
+
+
+def main() -> int:
+    """Run the process; returns its exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    options = parse_arguments()
+    # The environment enters here and nowhere else; the token leaves it, so that nothing that is
+    # started or logged later can show it.
+    environment = os.environ  # noqa: TID251  see above
+    token = environment.pop(TOKEN_VARIABLE, None) or None
+    environment.update(_OFFLINE)
+    parent = Parent(options.ready_fd)
+    try:
+        run(options, token, parent)
+    except StartError as error:
+        log.error("%s", error)  # noqa: TRY400  the text says it all
+        parent.tell(failed=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

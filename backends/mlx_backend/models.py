@@ -1,0 +1,181 @@
+"""The life of a loaded model: checked on disk, loaded, and its memory given back."""
+
+import gc
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx_vlm.generate import BatchGenerator
+from mlx_vlm.utils import load
+
+from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.generation import Sampling
+from backends.mlx_backend.prefill import PrefillPace, use_pace
+from backends.mlx_backend.sampling import SamplingPlan
+
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 256 * 1024 * 1024
+_DEFAULT_CONTEXT = 8192
+
+
+def check_folder(name: str, folder: Path) -> dict[str, Any]:
+    """Return a model folder's configuration; ChatError `model_load_failed` naming a bad file.
+
+    What a download or a disk can break is found here, in milliseconds and by name; loading would
+    fail on it with an error that names no file, or not at all.
+    """
+    config = _read_object(name, folder / "config.json")
+    if "model_file" in config or "auto_map" in config:
+        # The model would run its own Python code in this process.
+        raise _broken(name, "config.json asks to run code of the model's own, which is refused")
+    for path in sorted(folder.glob("*.json")):
+        _read_object(name, path)
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        raise _broken(name, "tokenizer.json is missing")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise _broken(name, "there is no *.safetensors file")
+    for path in weights:
+        _check_safetensors(name, path)
+    return config
+
+
+def _broken(name: str, text: str) -> ChatError:
+    return ChatError("model_load_failed", f"{name} cannot be loaded: {text}", "model")
+
+
+def _read_object(name: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _broken(name, f"{path.name} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(name, f"{path.name} cannot be read: {type(error).__name__}") from error
+    if not isinstance(value, dict):
+        raise _broken(name, f"{path.name} holds no JSON object")
+    return value
+
+
+def _check_safetensors(name: str, path: Path) -> None:
+    # Eight bytes of length, a JSON header of that length, then the tensors; the header names the
+    # last byte that they need.
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if not 0 < length <= min(size - _LENGTH_BYTES, _LARGEST_HEADER):
+                raise _broken(name, f"{path.name} is damaged: its header does not fit")
+            header = json.loads(file.read(length))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        needed = _LENGTH_BYTES + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _broken(name, f"{path.name} is damaged: its header cannot be read") from error
+    if size < needed:
+        raise _broken(name, f"{path.name} is cut short: {size} of {needed} bytes")
+
+
+class LoadedModel:
+    """A model in memory with its processor and its one batch generator.
+
+    Made and used on the MLX thread only. There is one generator a model, because its constructor
+    extends the tokenizer's stop list each time; `reopen` makes a new one after a failure.
+    """
+
+    def __init__(self, name: str, folder: Path, *, rows: int, chunk_s: float) -> None:
+        config = check_folder(name, folder)
+        self.name = name
+        self.model, self.processor = load(str(folder))
+        self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        self.sees = bool(config.get("vision_config")) and hasattr(self.processor, "image_processor")
+        self.context_length = _context_length(config)
+        self._defaults = _generation_defaults(name, folder)
+        self._rows = rows
+        use_pace(PrefillPace(chunk_s))
+        self.generator = self._open()
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.name} context={self.context_length} sees={self.sees}>"
+
+    def _open(self) -> BatchGenerator:
+        return BatchGenerator(
+            self.model.language_model,
+            self.processor,
+            completion_batch_size=self._rows,
+            # Several prompts at once would lose Qwen3-VL's image features, and gain nothing.
+            prefill_batch_size=1,
+            compute_logprobs=False,
+        )
+
+    def reopen(self) -> None:
+        """Replace the generator after a failure; every row it had is gone."""
+        self.generator.close()
+        self.generator = self._open()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        return str(
+            self.tokenizer.decode(
+                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def plan(self, wanted: Sampling, seed: int) -> SamplingPlan:
+        """Fill in what a request left open: the model's own defaults, else OpenAI's."""
+        defaults = self._defaults
+        return SamplingPlan(
+            temperature=_first(wanted.temperature, defaults.temperature, 1.0),
+            top_p=_first(wanted.top_p, defaults.top_p, 1.0),
+            top_k=int(_first(wanted.top_k, defaults.top_k, 0)),
+            min_p=_first(wanted.min_p, defaults.min_p, 0.0),
+            seed=seed,
+        )
+
+    def close(self) -> None:
+        """Give the memory back; dropping the object alone does not."""
+        self.generator.close()
+        del self.generator, self.model, self.processor, self.tokenizer
+        give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Return what dropped models held.
+
+    Only after a model is gone: clearing MLX's cache now and then has been blamed for kernel panics
+    on Macs.
+    """
+    gc.collect()
+    mx.clear_cache()
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    for part in (config.get("text_config") or {}, config):
+        length = part.get("max_position_embeddings")
+        if isinstance(length, int) and length > 0:
+            return length
+    return _DEFAULT_CONTEXT
+
+
+def _generation_defaults(name: str, folder: Path) -> Sampling:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return Sampling()
+    config = _read_object(name, path)
+
+    def number(key: str) -> float | None:
+        value = config.get(key)
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    temperature = 0.0 if config.get("do_sample") is False else number("temperature")
+    top_k = number("top_k")
+    return Sampling(
+        temperature=temperature,
+        top_p=number("top_p"),
+        top_k=None if top_k is None else int(top_k),
+        min_p=number("min_p"),
+    )

@@ -1,0 +1,95 @@
+"""From a conversation to what the model is fed: template, tokens, image embeddings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+from jinja2 import TemplateError
+from mlx_vlm.prompt_utils import apply_chat_template
+from mlx_vlm.utils import prepare_inputs
+from PIL import Image
+
+from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.images import decode_image
+
+if TYPE_CHECKING:
+    from backends.mlx_backend.generation import Generation
+    from backends.mlx_backend.models import LoadedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as the batch takes it: token ids, and the embeddings that stand for them."""
+
+    ids: list[int]
+    embeddings: dict[str, Any]
+
+
+def prepare(model: "LoadedModel", generation: "Generation") -> Prompt:
+    """Render, tokenize and embed a conversation; images are encoded here.
+
+    ChatError for an image that is none or that the model cannot see, for a conversation that the
+    model's template refuses, and for one that leaves no room for an answer.
+    """
+    if generation.images and not model.sees:
+        text = f"{generation.model} does not take images; assign vision to a model that does"
+        raise ChatError("capability_mismatch", text, "model")
+    images = [decode_image(data) for data in generation.images]
+    inputs = _tokenize(model, _render(model, generation.messages, len(images)), images)
+    ids = inputs["input_ids"]
+    _check_length(model, ids.shape[-1], generation.max_tokens)
+    rest = {
+        key: value
+        for key, value in inputs.items()
+        if key not in {"input_ids", "pixel_values", "attention_mask"}
+    }
+    features = model.model.get_input_embeddings(
+        ids, inputs.get("pixel_values"), mask=inputs.get("attention_mask"), **rest
+    )
+    known = {key: value for key, value in features.to_dict().items() if value is not None}
+    embeddings = {**rest, **known}
+    # Evaluated here, so that encoding an image is this step and no part of the first prefill.
+    mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
+    return Prompt(ids[0].tolist(), embeddings)
+
+
+def _render(model: "LoadedModel", messages: Sequence[dict[str, Any]], images: int) -> str:
+    try:
+        text = apply_chat_template(
+            model.processor, model.model.config, list(messages), num_images=images
+        )
+    except TemplateError as error:
+        # Templates raise on conversations that their model was not trained on.
+        message = f"the model's chat template refuses the messages: {error}"
+        raise ChatError("invalid_request", message, "messages") from error
+    return str(text)
+
+
+def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+    try:
+        inputs: dict[str, Any] = prepare_inputs(
+            model.processor,
+            images=list(images) or None,
+            prompts=text,
+            image_token_index=getattr(model.model.config, "image_token_index", None),
+            add_special_tokens=False,
+        )
+    except ValueError as error:
+        if not images:
+            raise
+        # mlx-vlm turns whatever an image processor refuses, a ribbon of pixels for one, into this.
+        message = f"the model's image processor refuses an image: {error}"
+        raise ChatError("invalid_image", message, "messages") from error
+    return inputs
+
+
+def _check_length(model: "LoadedModel", prompt: int, wanted: int | None) -> None:
+    room = model.context_length - prompt
+    if room < (wanted or 1):
+        raise ChatError(
+            "context_length_exceeded",
+            f"the prompt has {prompt} tokens and the model's context {model.context_length}; that"
+            f" leaves {max(room, 0)} for an answer, {wanted or 1} were asked for",
+            "messages",
+        )
