@@ -1,0 +1,61 @@
+"""What a command gets: its options, the environment, and settings that are read when needed."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from router.keys import KeyReferenceError, resolve
+from router.settings import Settings, load
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 compared with, not bound to
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the command line."""
+
+    options: Namespace
+    environ: Mapping[str, str]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings that a router started with the same options would have.
+
+        Raises SettingsError when they cannot be used.
+        """
+        options = self.options
+        overrides: dict[str, Any] = {
+            "server": {
+                "host": getattr(options, "host", None),
+                "port": getattr(options, "port", None),
+            },
+            "data_dir": None if options.data_dir is None else Path.cwd() / options.data_dir,
+        }
+        return load(options.config, overrides, self.environ)
+
+    @cached_property
+    def url(self) -> str:
+        """Where the running router is: `--url`, else the address in the settings."""
+        if self.options.url is not None:
+            return str(self.options.url).rstrip("/").removesuffix("/v1")
+        server = self.settings.server
+        host = _EVERYWHERE.get(server.host, server.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+
+    @cached_property
+    def api_key(self) -> str | None:
+        """The key to show: `--api-key`, SIGNALBOX_API_KEY, else this machine's own admin key.
+
+        The settings' key is for the settings' router only: it never goes to another `--url`.
+        """
+        given = self.options.api_key or self.environ.get("SIGNALBOX_API_KEY")
+        if given or self.options.url is not None:
+            return given
+        reference = self.settings.server.admin_key
+        try:
+            return None if reference is None else resolve(reference, self.environ)
+        except KeyReferenceError:
+            return None  # the router will say that a key is missing

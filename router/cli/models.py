@@ -1,0 +1,112 @@
+"""`models`: what there is, fetching it, deleting it, through the running router or without one."""
+
+import sys
+import threading
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from backends.catalogue import BUILTIN_MODELS, BuiltinModel, find_builtin
+from router.cli.call import Call
+from router.cli.failure import CommandFailure, UsageFailure
+from router.cli.output import Output
+from router.cli.router_client import RouterClient
+
+_PATH = "/admin/builtin/models"
+_ROW = ("id", "state", "size_mb", "capabilities", "path")
+# How often a download is looked at while the router does it.
+_LOOK_S = 0.25
+
+
+def run(call: Call, client: RouterClient, output: Output) -> None:
+    """Run `models list`, `pull` or `rm`."""
+    match call.options.action:
+        case "list":
+            _list(client, output)
+        case "pull":
+            _pull(call, client, output)
+        case _:
+            _remove(call, client, output)
+
+
+def _list(client: RouterClient, output: Output) -> None:
+    builtin = client.get(_PATH)["data"]
+    others = [row["id"] for row in client.get("/v1/models")["data"] if row["owned_by"] != "builtin"]
+    if output.as_json:
+        output.document({"builtin": builtin, "others": others})
+        return
+    output.table(_ROW, builtin)
+    if others:
+        output.line()
+        output.line(f"also answering to: {', '.join(others)}")
+
+
+def _pull(call: Call, client: RouterClient, output: Output) -> None:
+    model = _known(call.options.model)
+    # The bar is for a person's eyes; what a script reads comes at the end.
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        if client.is_running():
+            row = _pull_through_router(client, model, progress)
+        else:
+            from router.cli.pull import pull  # noqa: PLC0415 only where no router does it
+
+            row = pull(call, model, progress)
+    if output.as_json:
+        output.document(row)
+    else:
+        output.line(f"{model.alias} is there: {row['path']}")
+
+
+def _pull_through_router(
+    client: RouterClient, model: BuiltinModel, progress: Progress
+) -> dict[str, Any]:
+    row = _row(client, model)
+    if row["state"] == "ready":
+        return row
+    client.call("POST", f"{_PATH}/{model.alias}/download", {})
+    bar = progress.add_task(model.alias, total=100)
+    pause = threading.Event()
+    while (row := _row(client, model))["state"] == "downloading":
+        progress.update(bar, completed=row["percent"] or 0)
+        pause.wait(_LOOK_S)
+    if row["state"] != "ready":
+        raise CommandFailure(row["message"] or f"{model.alias} could not be fetched.")
+    return row
+
+
+def _row(client: RouterClient, model: BuiltinModel) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = client.get(_PATH)["data"]
+    for row in rows:
+        if row["id"] == model.alias:
+            return row
+    raise CommandFailure(f"The router that is running does not know {model.alias}.")
+
+
+def _remove(call: Call, client: RouterClient, output: Output) -> None:
+    model = _known(call.options.model)
+    if client.is_running():
+        row = client.call("DELETE", f"{_PATH}/{model.alias}")
+    else:
+        from router.cli.pull import remove  # noqa: PLC0415 only where no router does it
+
+        row = {"id": model.alias, "removed": remove(call, model)}
+    if output.as_json:
+        output.document(row)
+    else:
+        output.line(f"{model.alias} {'is deleted' if row['removed'] else 'was not there'}.")
+
+
+def _known(name: str) -> BuiltinModel:
+    model = find_builtin(name.removeprefix("builtin/"))
+    if model is None:
+        known = ", ".join(each.alias for each in BUILTIN_MODELS)
+        raise UsageFailure(f"there is no builtin model {name!r}: {known}")
+    return model

@@ -1,0 +1,48 @@
+"""`serve`: run the router in this process, and say what it can do once it answers."""
+
+import importlib.util
+import platform
+import sys
+
+import psutil
+
+from backends.catalogue import BUILTIN_MODELS
+from router.app import serve
+from router.capability_map import CapabilityMap
+from router.cli.call import Call
+from router.cli.welcome import Lever, Machine, welcome
+from router.data_folder import DataFolder
+from router.launch import model_folders
+from router.settings import Settings
+from router.settings.tree import BuiltinProvider
+
+
+def run(call: Call) -> int:
+    """Serve until told to stop; return the exit code."""
+    settings = call.settings
+    folders = model_folders(settings, call.environ, DataFolder(settings.data_folder))
+
+    def announce(the_map: CapabilityMap) -> None:
+        levers = [Lever(row.capability, row.models, row.state) for row in the_map.rows()]
+        found = (model.alias for model in BUILTIN_MODELS if folders.find(model.alias) is not None)
+        lines = welcome(call.url, this_machine(settings), levers, frozenset(found))
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+    return serve(settings, announce)
+
+
+def this_machine(settings: Settings) -> Machine:
+    """Return what matters of the machine that we run on."""
+    # Another interpreter that was named for the backend is taken at its word.
+    named = any(
+        isinstance(provider, BuiltinProvider) and provider.python is not None
+        for provider in settings.providers.values()
+    )
+    return Machine(
+        system=platform.system(),
+        processor=platform.machine(),
+        macos=platform.mac_ver()[0],
+        memory_mb=psutil.virtual_memory().total // 1_000_000,
+        has_mlx=named or all(importlib.util.find_spec(name) for name in ("mlx", "mlx_vlm")),
+    )
