@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 
-class BackendUnavailable(Exception):  # noqa: N818 it reads as what the caller is told
+class BackendUnavailable(Exception):
     """The process cannot serve: a code of `backends.wire`, and what to do about it."""
 
     def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:

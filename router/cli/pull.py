@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from backends.downloads import DownloadError, Downloads
 from rich.progress import Progress
 
 from backends.catalogue import BuiltinModel
+from backends.downloads import DownloadError, Downloads
 from backends.wire import DownloadEvent
 from router.cli.call import Call
 from router.cli.failure import CommandFailure
