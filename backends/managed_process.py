@@ -82,10 +82,9 @@ class ManagedProcess:
         }
 
     def __repr__(self) -> str:
-        return (
-            f"<ManagedProcess {self._spec.name} {self._state} wanted={self._want.value} "
-            f"generation={self._generation} leases={self._leases} waiting={len(self._callers)}>"
-        )
+        counts = f"leases={self._leases} waiting={len(self._callers)}"
+        run = f"wanted={self._want.value} generation={self._generation}"
+        return f"<ManagedProcess {self._spec.name} {self._state} {run} {counts}>"
 
     # --- wishes -------------------------------------------------------------------------------
 
@@ -306,8 +305,7 @@ class ManagedProcess:
                 self._setbacks.forget()
                 break
             await self._rest(self._setbacks.retry_at)
-        again = self._should_run()
-        self._move(*(S.STARTING, "tried again") if again else (S.STOPPED, "not wanted now"))
+        self._move(S.STARTING if self._should_run() else S.STOPPED, "waited long enough")
 
     # --- the owner's means --------------------------------------------------------------------
 

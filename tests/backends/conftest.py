@@ -13,11 +13,10 @@ _ON_BOTH_LOOPS = {"test_process_manager.py", "test_pipe.py"}
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]] | None:
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run what touches the loop's own machinery on the router's loop and on asyncio's."""
-    if item.path.name not in _ON_BOTH_LOOPS:
-        return None
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    both = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return both if item.path.name in _ON_BOTH_LOOPS else {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture

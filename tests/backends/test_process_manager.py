@@ -11,11 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backends.process_manager import BackendUnavailable, RestartPolicy, Want
-from backends.wire import CODES
+from backends.process_manager import BackendUnavailable, ProcessManager, RestartPolicy, Want
+from backends.wire import CODES, BackendEvent
 from backends.wire import ProcessState as S
 from tests.harness.children import QUICK, Yard, ask, is_gone, until
 from tests.harness.clock import FakeClock
+
+
+def read(path: str) -> bytes:
+    """Read a file of the system."""
+    return Path(path).read_bytes()
 
 
 async def test_eager_lives_exactly_while_it_is_wanted(yard: Yard) -> None:
@@ -167,7 +172,7 @@ async def test_a_lease_that_is_granted_and_cancelled_at_once_is_given_back(yard:
         call = asyncio.create_task(manager.lease("fake").__aenter__())
         await until(lambda: len(yard.journal("start")) == 1)
         gate.open()
-        while manager.status("fake").leases == 0:
+        while manager.status("fake").leases == 0:  # noqa: ASYNC110 the very turn is what matters
             await asyncio.sleep(0)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
@@ -284,12 +289,11 @@ async def test_sigterm_ignored(yard: Yard) -> None:
 @pytest.mark.parametrize("kind", ["plain", "setsid", "daemon"])
 async def test_grandchildren_end_with_the_child(yard: Yard, kind: str) -> None:
     """A grandchild that holds stdout delays no stop and is gone after it, whatever its session."""
-    pids = yard.folder / "pids"
-    spec = yard.spec("--fork-grandchild", kind, "--pids", str(pids))
+    spec = yard.spec("--fork-grandchild", kind, "--pids", str(yard.folder / "pids"))
     async with yard.manager(spec) as manager:
         manager.set_desired({"fake": Want.EAGER})
         await manager.wait_for("fake", "ready")
-        family = await yard.pids(pids, 2)
+        family = yard.pids()
         manager.set_desired({})
         async with asyncio.timeout(2):
             await manager.wait_for("fake", "gone")
@@ -298,12 +302,11 @@ async def test_grandchildren_end_with_the_child(yard: Yard, kind: str) -> None:
 
 async def test_a_deaf_grandchild_gets_a_second(yard: Yard) -> None:
     """A grandchild that ignores SIGTERM is killed a second after the child has ended."""
-    pids = yard.folder / "pids"
-    spec = yard.spec("--fork-grandchild", "deaf", "--pids", str(pids))
+    spec = yard.spec("--fork-grandchild", "deaf", "--pids", str(yard.folder / "pids"))
     async with yard.manager(spec) as manager:
         manager.set_desired({"fake": Want.EAGER})
         await manager.wait_for("fake", "ready")
-        family = await yard.pids(pids, 2)
+        family = yard.pids()
         manager.set_desired({})
         async with asyncio.timeout(3):
             await manager.wait_for("fake", "gone")
@@ -312,12 +315,11 @@ async def test_a_deaf_grandchild_gets_a_second(yard: Yard) -> None:
 
 async def test_a_child_in_a_session_of_its_own_is_ended(yard: Yard) -> None:
     """A grandchild's worth of care for a child that itself forks away: it has no way out."""
-    pids = yard.folder / "pids"
-    spec = yard.spec("--fork-grandchild", "daemon", "--pids", str(pids))
+    spec = yard.spec("--fork-grandchild", "daemon", "--pids", str(yard.folder / "pids"))
     async with yard.manager(spec) as manager:
         manager.set_desired({"fake": Want.EAGER})
         await manager.wait_for("fake", "ready")
-        family = await yard.pids(pids, 2)
+        family = yard.pids()
         await ask(manager.status("fake").port, "/die")
         await until(lambda: manager.status("fake").generation == 2)
         assert all(is_gone(pid) for pid in family)
@@ -424,7 +426,7 @@ async def test_a_run_longer_than_the_window_forgets_the_crashes(yard: Yard) -> N
     async with yard.manager(yard.spec(restart=policy), clock=clock) as manager:
         manager.set_desired({"fake": Want.EAGER})
         for generation in (1, 2, 3):
-            await until(lambda wanted=generation: manager.status("fake").generation == wanted)  # type: ignore[misc] mypy#12557
+            await yard.until_generation(manager, generation)
             await manager.wait_for("fake", "ready")
             clock.advance(600)
             await ask(manager.status("fake").port, "/die")
@@ -509,15 +511,15 @@ async def test_a_stranger_on_the_port(yard: Yard) -> None:
 
 async def test_an_outgoing_connection_on_the_port(yard: Yard) -> None:
     """A port that is the local end of somebody's connection is named as that and left alone."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as outgoing:
-            port = outgoing.getsockname()[1]
-            async with yard.manager(yard.spec(port=port)) as manager:
-                manager.set_desired({"fake": Want.EAGER})
-                with pytest.raises(BackendUnavailable) as blocked:
-                    await manager.wait_for("fake", "ready")
-                assert "an outgoing connection to 127.0.0.1" in blocked.value.message
-                outgoing.sendall(b"unharmed")
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as outgoing:
+        port = outgoing.getsockname()[1]
+        async with yard.manager(yard.spec(port=port)) as manager:
+            manager.set_desired({"fake": Want.EAGER})
+            with pytest.raises(BackendUnavailable) as blocked:
+                await manager.wait_for("fake", "ready")
+            assert "an outgoing connection to 127.0.0.1" in blocked.value.message
+            outgoing.sendall(b"unharmed")
 
 
 async def test_the_environment_is_exactly_what_was_given(yard: Yard) -> None:
@@ -530,7 +532,7 @@ async def test_the_environment_is_exactly_what_was_given(yard: Yard) -> None:
         pid = manager.status("fake").pid
         guardian = psutil.Process(pid).parent()
         assert guardian is not None
-        raw = Path(f"/proc/{pid}/environ").read_bytes()
+        raw = read(f"/proc/{pid}/environ")
         assert raw == b"TOKEN=s3cret\0ODD=" + os.fsencode(env["ODD"]) + b"\0"
         assert guardian.environ() == {}
         assert "s3cret" not in " ".join(psutil.Process(pid).cmdline() + guardian.cmdline())
@@ -544,27 +546,35 @@ async def test_the_child_inherits_what_it_needs_and_no_more(yard: Yard) -> None:
         manager.set_desired({"fake": Want.EAGER})
         await manager.wait_for("fake", "ready")
         status = manager.status("fake")
-        fds = os.listdir(f"/proc/{status.pid}/fd")
         # stdin, stdout, stderr, socket, ready pipe, and its own journal and lock
-        assert len(fds) == 7
+        assert psutil.Process(status.pid).num_fds() == 7
         listening = [
             found.pid
             for found in psutil.net_connections("tcp4")
-            if found.laddr.port == status.port and found.status == psutil.CONN_LISTEN
+            if found.laddr
+            and found.laddr.port == status.port
+            and found.status == psutil.CONN_LISTEN
         ]
         assert listening == [status.pid]
-        signals = Path(f"/proc/{status.pid}/status").read_text(encoding="ascii")
-        assert "SigBlk:\t0000000000000000" in signals
+
+
+async def test_the_child_has_every_signal_as_the_system_made_it(yard: Yard) -> None:
+    """No ignored or blocked signal is inherited, and the program is found by the child's PATH."""
+    spec = yard.spec(argv=("cat", "/proc/self/status"), env={"PATH": "/bin:/usr/bin"})
+    async with yard.manager(spec) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        await until(lambda: manager.status("fake").state is S.FATAL)
+        for name in ("SigBlk", "SigIgn"):
+            assert f"{name}:\t{0:016}" in manager.logs("fake")
 
 
 async def test_a_guardian_that_is_killed(yard: Yard) -> None:
     """When the guardian is SIGKILLed the tree goes too, and it counts as a crash."""
-    pids = yard.folder / "pids"
-    spec = yard.spec("--fork-grandchild", "plain", "--pids", str(pids))
+    spec = yard.spec("--fork-grandchild", "plain", "--pids", str(yard.folder / "pids"))
     async with yard.manager(spec) as manager:
         manager.set_desired({"fake": Want.EAGER})
         await manager.wait_for("fake", "ready")
-        family = await yard.pids(pids, 2)
+        family = yard.pids()
         os.kill(psutil.Process(family[0]).ppid(), signal.SIGKILL)
         await until(lambda: manager.status("fake").generation == 2)
         assert all(is_gone(pid) for pid in family)
@@ -599,9 +609,8 @@ async def test_wanted_from_a_thread(yard: Yard) -> None:
     async with yard.manager(yard.spec()) as manager:
         thread = threading.Thread(target=manager.set_desired, args=({"fake": Want.EAGER},))
         thread.start()
-        await until(lambda: not thread.is_alive())
+        await until(lambda: manager.status("fake").generation == 1 and not thread.is_alive())
         await manager.wait_for("fake", "ready")
-        thread.join()
         await asyncio.sleep(0.05)
         status = manager.status("fake")
         assert await ask(status.port) == str(status.pid).encode()
@@ -635,18 +644,29 @@ async def test_the_record_is_private_and_names_both(yard: Yard) -> None:
         assert rows == [psutil.Process(pid).ppid(), pid]
 
 
-async def test_a_defect_of_the_owner_leaves_no_child(yard: Yard) -> None:
-    """An error inside the owner ends the child, is told to callers, and a restart repairs it."""
-    async with yard.manager(yard.spec()) as manager:
+async def test_a_defect_of_the_owner_leaves_no_child(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error inside the owner ends the child and is told to callers; a restart repairs it."""
+    defects = [RuntimeError("the bus is gone")]
+
+    def emit(event: BackendEvent) -> None:
+        if event.state is S.READY and defects:
+            raise defects.pop()
+        yard.events.append(event)
+
+    async with ProcessManager([yard.spec()], run_dir=yard.run_dir, emit=emit) as manager:
         manager.set_desired({"fake": Want.EAGER})
-        await manager.wait_for("fake", "ready")
-        pid = manager.status("fake").pid
-        assert pid is not None
-        process = manager._processes["fake"]
-        process._child = None  # a defect, as good as any
+        with pytest.raises(BackendUnavailable) as failed:
+            async with manager.lease("fake"):
+                pass
+        assert "the bus is gone" in failed.value.message
+        assert is_gone(yard.journal("start")[0])
+        assert yard.states()[-1] is S.FATAL
+        assert "the owner of fake failed" in caplog.text
         manager.restart("fake")
-        await until(lambda: manager.status("fake").state is not S.READY)
-        assert manager.status("fake").code in {"backend_failed", None}
+        async with manager.lease("fake") as lease:
+            assert lease.generation == 2
 
 
 async def test_leaving_is_cancelled_and_the_guardian_finishes(yard: Yard) -> None:
@@ -661,3 +681,6 @@ async def test_leaving_is_cancelled_and_the_guardian_finishes(yard: Yard) -> Non
         async with asyncio.timeout(0.1):
             await manager.__aexit__(None, None, None)
     await until(lambda: is_gone(pid), within_s=3)
+    child = manager._processes["fake"]._child
+    assert child is not None
+    child._guardian.wait()
