@@ -141,7 +141,10 @@ def test_descendants_of_several_roots() -> None:
     assert descendants(rows, {98}) == set()
 
 
-@pytest.mark.parametrize("scan", [scan_proc, scan_ps])
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+
+
+@pytest.mark.parametrize("scan", [pytest.param(scan_proc, marks=ON_LINUX), scan_ps])
 def test_both_scans_know_this_process(scan: Callable[[], dict[int, Row]]) -> None:
     """Either way to read the machine's processes finds this one, its parent, and no zombie."""
     zombie = subprocess.Popen([sys.executable, "-I", "-S", "-c", ""])

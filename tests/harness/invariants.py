@@ -44,10 +44,11 @@ def _is_open(fd: int) -> bool:
 
 def children() -> dict[int, str]:
     """Return this process's children, zombies too; costs one system call when there are none."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return {}
+    if hasattr(os, "waitid"):  # not on macOS
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return {}
     found = {}
     for child in psutil.Process().children():
         try:
