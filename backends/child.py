@@ -122,7 +122,7 @@ class Child:
         if not self.gone or self.exit_code is None:
             self._guardian.kill()
             give_up_at = self._clock() + _UNKILLABLE_S
-            while self._sweep() and self._clock() < give_up_at:
+            while self._sweep() and self._clock() < give_up_at:  # noqa: ASYNC110 likewise
                 await asyncio.sleep(_REAP_S)
         # It is a zombie within microseconds, and no event tells that without a signal handler.
         while self._guardian.poll() is None:  # noqa: ASYNC110 as said

@@ -70,6 +70,15 @@ def test_nothing_outlives_a_killed_router(tmp_path: Path, habit: str) -> None:
         assert wait_until(lambda: all(is_gone(pid) for pid in family)) < 1.5
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_the_child_does_not_outlive_its_guardian(yard: Yard) -> None:
+    """A child whose guardian is SIGKILLed while the router hangs is gone by itself."""
+    with doomed(yard) as (router, family):
+        router.send_signal(signal.SIGSTOP)
+        os.kill(family[0], signal.SIGKILL)
+        assert wait_until(lambda: is_gone(family[1])) < 1.5
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_a_router_that_a_signal_ended(yard: Yard, number: int) -> None:
     """A terminal that closes, SIGTERM and Ctrl-C end the router, and with it the child."""
