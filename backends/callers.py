@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
+SHUTTING_DOWN = "shutting_down", "the router is shutting down: ask again when it is back"
+
 
 class BackendUnavailable(Exception):
     """The process cannot serve: a code of `backends.wire`, and what to do about it."""
@@ -92,11 +94,10 @@ class Callers:
     def close(self) -> None:
         """Nobody will answer any more: whoever waits or comes later is told so."""
         self._closed = True
-        refusal = "shutting_down", "the router is shutting down"
-        self.refuse(*refusal)
+        self.refuse(*SHUTTING_DOWN)
         self.tell("gone")
-        self.tell("ready", refusal)
+        self.tell("ready", SHUTTING_DOWN)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendUnavailable("shutting_down", "the router is shutting down")
+            raise BackendUnavailable(*SHUTTING_DOWN)
