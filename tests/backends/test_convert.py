@@ -24,6 +24,7 @@ def converted(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
+    """Return a GGUF file of a few kilobytes."""
     path = tmp_path / "model.gguf"
     path.write_bytes(gguf())
     return path
@@ -106,7 +107,7 @@ def test_an_existing_folder_is_not_touched(source: Path, tmp_path: Path) -> None
 def test_ending_it_half_way_leaves_no_model(
     source: Path, tmp_path: Path, stage: str, name: str
 ) -> None:
-    """A conversion that is killed at any stage leaves no target; a terminated one leaves nothing."""
+    """A conversion that is killed leaves no target; a terminated one leaves nothing."""
     target = tmp_path / "model"
     script = (
         "import os, signal, sys; from pathlib import Path\n"
@@ -124,6 +125,7 @@ def test_ending_it_half_way_leaves_no_model(
 
 @pytest.fixture(scope="module")
 def tokenizer(smollm2_model: Path) -> Tokenizer:
+    """Return the tokenizer of the converted SmolLM2."""
     return Tokenizer.from_file(str(smollm2_model / "tokenizer.json"))
 
 
@@ -145,7 +147,11 @@ def test_tokens_of_known_texts(tokenizer: Tokenizer, text: str, ids: list[int]) 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=st.text(
-        st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("0123456789\n\t 😀é"))
+        # SmolLM2 has no tokens for some control characters and for what follows the third plane.
+        st.one_of(
+            st.characters(exclude_categories=["Cs", "Cc"], max_codepoint=0x3FFFF),
+            st.sampled_from("0123456789\n\t 😀é"),
+        )
     )
 )
 def test_every_text_survives_the_tokenizer(tokenizer: Tokenizer, text: str) -> None:

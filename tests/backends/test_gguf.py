@@ -17,6 +17,7 @@ same_folder = settings(
 
 
 def read(tmp_path: Path, content: bytes) -> Header:
+    """Write a file and read its header."""
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     return read_header(path)
@@ -54,7 +55,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 @given(length=st.integers(4, len(WHOLE) - 1))
 def test_cut_off_file_is_refused(tmp_path: Path, length: int) -> None:
     """A file that ends early anywhere is refused as cut off."""
-    with pytest.raises(GgufError, match="cut off|not credible"):
+    with pytest.raises(GgufError, match=r"cut off|not credible"):
         read(tmp_path, WHOLE[:length])
 
 
