@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from backends.catalogue import find_builtin
+from router.capabilities import Capability
 from router.settings.tree import BuiltinProvider, Settings
-from router.settings.values import CAPABILITY_NAMES
 
-_RESERVED = frozenset({"auto", *CAPABILITY_NAMES})
+_RESERVED = frozenset({"auto", *Capability})
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from backends.wire import Priority
+from router.capabilities import Capability
 from router.settings import (
     Settings,
     SettingsError,
@@ -113,7 +114,7 @@ def test_variables_reach_names_that_the_user_chose(home: dict[str, str], tmp_pat
     }
     settings = load(path, {}, variables)
     assert settings.providers["my-Server"].is_local
-    assert settings.capabilities["text"].models == ("my-Server/x", "my-Server/y")
+    assert settings.capabilities[Capability.TEXT].models == ("my-Server/x", "my-Server/y")
     assert settings.local_only
 
 
@@ -193,6 +194,10 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         (
             "models: {builtin/y: {path: /m, repo: a/b}}",
             "models.builtin/y: path and repo exclude each other",
+        ),
+        (
+            "models: {ollama/y: {capabilities: {sight: true}}}",
+            "models.ollama/y.capabilities.sight: unknown name, not one of vision",
         ),
         ("models: {builtin/y: {path: m}}", "models.builtin/y.path: the path must be absolute"),
         (
@@ -274,7 +279,7 @@ def test_odd_files_are_refused_in_one_line(home: dict[str, str], tmp_path: Path)
 def test_yaml_means_what_it_says(home: dict[str, str], tmp_path: Path) -> None:
     """`off` is a word and not false, so that a mode of this name can be written without quotes."""
     path = write(tmp_path, "capabilities: {text: {models: [ollama/x], enforce: off}}")
-    assert load(path, {}, home).capabilities["text"].enforce == "off"
+    assert load(path, {}, home).capabilities[Capability.TEXT].enforce == "off"
 
 
 def test_a_pasted_key_is_refused_and_not_repeated(home: dict[str, str], tmp_path: Path) -> None:
@@ -435,7 +440,7 @@ def test_short_forms_are_read_as_the_long_ones(home: dict[str, str], tmp_path: P
     """A list of models and a bare alias are the common cases of their objects."""
     path = write(tmp_path, "capabilities: {text: [ollama/a]}\naliases: {x: auto, y: {to: text}}")
     settings = load(path, {}, home)
-    assert not settings.capabilities["text"].allow_remote_fallback
+    assert not settings.capabilities[Capability.TEXT].allow_remote_fallback
     assert {name: alias.to for name, alias in settings.aliases.items()} == {
         "x": "auto",
         "y": "text",
