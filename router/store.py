@@ -1,6 +1,7 @@
 """What survives a restart, as tables in SQLite. Never on the path of a request."""
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -104,6 +105,11 @@ def _unusable(error: SQLAlchemyError) -> StoreError:
 
 
 def _open(database: Path) -> Engine:
+    try:
+        # Made by us, since SQLite gives its journals the mode that the database has.
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(f"{database} cannot be written: {error.strerror}.") from error
     engine = create_engine(
         f"sqlite:///{database}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
     )

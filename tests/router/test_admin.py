@@ -1,0 +1,203 @@
+"""The map through the admin API: assignments, what is stored, what is told."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.running_router import RunningRouter, openai_provider, running_router
+from tests.harness.scripted_upstream import ScriptedUpstream
+
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def _two(first: ScriptedUpstream, second: ScriptedUpstream) -> dict[str, Any]:
+    return {
+        "providers": {"a": openai_provider(first.url), "b": openai_provider(second.url)},
+        "capabilities": {"text": ["a/m"]},
+    }
+
+
+async def _row(signalbox: RunningRouter, capability: str) -> Any:
+    response = await signalbox.client.get(f"/admin/capabilities/{capability}")
+    assert response.status_code == 200
+    return response.json()
+
+
+async def _assign(signalbox: RunningRouter, capability: str, *models: str) -> Any:
+    return await signalbox.client.put(
+        f"/admin/capabilities/{capability}", json={"models": list(models)}
+    )
+
+
+async def test_an_assignment_takes_effect_at_once_and_survives_a_restart(tmp_path: Path) -> None:
+    """The next request goes where the map points, after a restart too, until it is reset."""
+    async with ScriptedUpstream() as first, ScriptedUpstream() as second:
+        settings = _two(first, second)
+        async with running_router(tmp_path, **settings) as signalbox:
+            assert (await _row(signalbox, "text"))["source"] == "file"
+            response = await _assign(signalbox, "text", "b/m")
+            assert response.status_code == 200
+            assert response.json()["state"] == "external"
+            assert (await signalbox.chat(HELLO)).headers["x-signalbox-provider"] == "b"
+        async with running_router(tmp_path, **settings) as signalbox:
+            assert (await signalbox.chat(HELLO)).headers["x-signalbox-provider"] == "b"
+            row = await _row(signalbox, "text")
+            assert (row["models"], row["source"]) == (["b/m"], "stored")
+            assert row["file_says"] == ["a/m"]
+            assert row["since"]
+            response = await signalbox.client.delete("/admin/capabilities/text")
+            assert response.json()["models"] == ["a/m"]
+            assert (await signalbox.chat(HELLO)).headers["x-signalbox-provider"] == "a"
+        async with running_router(tmp_path, **settings) as signalbox:
+            assert (await _row(signalbox, "text"))["source"] == "file"
+
+
+async def test_a_first_run_stores_nothing(tmp_path: Path) -> None:
+    """Without an assignment there is no database, and reading the map makes none."""
+    async with running_router(tmp_path) as signalbox:
+        await _row(signalbox, "text")
+    assert not list((tmp_path / "data").glob("*.db*"))
+
+
+async def test_nobody_can_be_assigned_on_purpose(tmp_path: Path) -> None:
+    """An empty list overrides the file: the capability has nobody."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **_two(fm, fm)) as signalbox:
+        await _assign(signalbox, "text")
+        response = await signalbox.chat(HELLO)
+        assert (await _row(signalbox, "text"))["state"] == "unassigned"
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (404, "capability_not_assigned")
+    assert "signalbox capabilities assign text" in error["message"]
+    assert response.headers["x-signalbox-error"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("capability", "body", "status", "code"),
+    [
+        ("text", {"models": ["nowhere/m"]}, 404, "model_not_found"),
+        ("text", {"models": ["builtin/none"]}, 404, "model_not_found"),
+        ("vision", {"models": ["a/blind"]}, 400, "capability_mismatch"),
+        ("sight", {"models": []}, 404, "not_found"),
+        ("text", {"model": "a/m"}, 400, "invalid_request"),
+        ("text", {"models": "a/m"}, 400, "invalid_request"),
+        ("text?wait=later", {"models": []}, 400, "invalid_request"),
+    ],
+)
+async def test_an_assignment_that_cannot_be_is_refused_and_changes_nothing(
+    tmp_path: Path, capability: str, body: Any, status: int, code: str
+) -> None:
+    """Unknown models, facts that forbid it, and malformed bodies leave the map as it was."""
+    async with ScriptedUpstream() as fm:
+        settings = _two(fm, fm)
+        settings["providers"]["builtin"] = {"kind": "builtin", "port": 0}
+        settings["models"] = {"a/blind": {"capabilities": {"vision": False}}}
+        async with running_router(tmp_path, **settings) as signalbox:
+            response = await signalbox.client.put(f"/admin/capabilities/{capability}", json=body)
+            assert (await _row(signalbox, "text"))["source"] == "file"
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_a_binding_whose_provider_is_gone_dangles_and_counts_as_unassigned(
+    tmp_path: Path,
+) -> None:
+    """A stored assignment outlives its provider: it is kept, told, and serves nobody."""
+    async with ScriptedUpstream() as fm:
+        settings = _two(fm, fm)
+        async with running_router(tmp_path, **settings) as signalbox:
+            await _assign(signalbox, "text", "b/m")
+        del settings["providers"]["b"]
+        async with running_router(tmp_path, **settings) as signalbox:
+            row = await _row(signalbox, "text")
+            assert (row["state"], row["models"]) == ("dangling", ["b/m"])
+            assert (await signalbox.chat(HELLO)).status_code == 404
+
+
+async def test_a_model_that_is_not_on_disk_may_be_assigned_and_says_how_to_get_it(
+    tmp_path: Path,
+) -> None:
+    """The map accepts it, no process starts, and requests name the command."""
+    async with running_router(
+        tmp_path, providers={"builtin": {"kind": "builtin", "port": 0}}
+    ) as signalbox:
+        response = await _assign(signalbox, "vision", "builtin/qwen3-vl-4b")
+        assert response.json()["state"] == "needs_download"
+        backend = (await signalbox.client.get("/admin/backends")).json()["data"][0]
+        assert (backend["name"], backend["state"]) == ("builtin", "stopped")
+        answer = await signalbox.chat({**HELLO, "model": "vision"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (404, "model_not_downloaded")
+    assert error["type"] == "model_not_found"
+    assert "signalbox models pull qwen3-vl-4b" in error["message"]
+
+
+async def test_fifty_assignments_at_once_end_in_one_of_them(tmp_path: Path) -> None:
+    """Writes are one after the other; what is stored is what is in effect."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **_two(fm, fm)) as signalbox:
+        answers = await asyncio.gather(
+            *(_assign(signalbox, "text", f"a/m{number}") for number in range(50))
+        )
+        assert {answer.status_code for answer in answers} == {200}
+        models = (await _row(signalbox, "text"))["models"]
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **_two(fm, fm)) as signalbox:
+        assert (await _row(signalbox, "text"))["models"] == models
+
+
+async def test_a_locked_database_refuses_the_change_and_requests_go_on(tmp_path: Path) -> None:
+    """While somebody else holds the database, assigning is a 503 and proxying works."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **_two(fm, fm)) as signalbox:
+        await _assign(signalbox, "text", "b/m")
+        other = sqlite3.connect(tmp_path / "data" / "signalbox.db", isolation_level=None)
+        try:
+            other.execute("BEGIN EXCLUSIVE")
+            pending = asyncio.create_task(_assign(signalbox, "text", "a/m"))
+            assert (await signalbox.chat(HELLO)).headers["x-signalbox-provider"] == "b"
+            refused = await pending
+        finally:
+            other.close()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+        assert (await _row(signalbox, "text"))["models"] == ["b/m"]
+        assert (await _assign(signalbox, "text", "a/m")).status_code == 200
+
+
+async def test_explaining_is_resolving_without_a_call(tmp_path: Path) -> None:
+    """The decision is shown with candidates and routes, and the provider hears nothing."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **_two(fm, fm)) as signalbox:
+        good = await signalbox.client.post("/admin/explain", json={"body": HELLO})
+        bad = await signalbox.client.post(
+            "/admin/explain", json={"body": {**HELLO, "model": "vision"}}
+        )
+        odd = await signalbox.client.post("/admin/explain", json={"path": "/x", "body": {}})
+    told = good.json()
+    assert told["needs"] == ["text"]
+    assert [(route["provider"], route["model"]) for route in told["routes"]] == [("a", "m")]
+    assert told["candidates"][0]["facts"] == {"text": "true (assignment)"}
+    assert told["error"] is None
+    assert bad.json()["error"]["code"] == "capability_not_assigned"
+    assert odd.status_code == 400
+    assert fm.seen == []
+
+
+async def test_the_models_list_has_every_name_that_a_request_may_use(tmp_path: Path) -> None:
+    """auto, bound capabilities, aliases and models, each retrievable by its id."""
+    async with ScriptedUpstream() as fm:
+        settings = {**_two(fm, fm), "aliases": {"gpt-4o": "auto", "claude-*": "text"}}
+        async with running_router(tmp_path, **settings) as signalbox:
+            listed = (await signalbox.client.get("/v1/models")).json()
+            names = [row["id"] for row in listed["data"]]
+            assert names == ["auto", "text", "gpt-4o", "a/m"]
+            for name in names:
+                one = await signalbox.client.get(f"/v1/models/{name}")
+                assert one.json()["id"] == name
+                assert (await signalbox.chat({**HELLO, "model": name})).status_code == 200
+
+
+async def test_an_unknown_backend_is_named_as_such(tmp_path: Path) -> None:
+    """Restarting or reading the log of a backend that is not there is a 404."""
+    async with running_router(tmp_path) as signalbox:
+        restart = await signalbox.client.post("/admin/backends/none/restart")
+        logs = await signalbox.client.get("/admin/backends/none/logs")
+    assert (restart.status_code, logs.status_code) == (404, 404)
