@@ -210,6 +210,10 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         ("lanes: {x: {}}", "lanes.x: there is no such provider (known: builtin, ollama)"),
         ("lanes: {builtin: {}}", "lanes.builtin: the builtin backend queues by itself"),
         ("providers: {auto: {kind: ollama}}", "providers.auto: this name means something else"),
+        (
+            "providers: {a: {kind: builtin}, b: {kind: builtin, port: 1}}",
+            "providers.b: one builtin backend is all there is; a is it",
+        ),
         ("server: {port: 60316}", "providers.builtin.port: 60316 is server.port already"),
         ("server: {port: 65536}", "server.port: should be less than or equal to 65535"),
         ("server: {port: true}", "server.port: should be a valid integer"),
@@ -368,20 +372,24 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
     """What only permits or tunes is accepted, with a notice."""
     path = write(
         tmp_path,
-        "providers: {builtin: {kind: builtin, start: on_demand},\n"
-        "  p: {kind: process, command: [x]}}\n"
+        "providers: {builtin: {kind: builtin}, p: {kind: process, command: [x]}}\n"
         "models: {builtin/o: {repo: a/b@main}}\n"
         "capabilities: {text: {models: [], while_starting: fallback}}\n"
+        "aliases: {a: {to: auto, priority: high}, b: auto}\n"
+        "lanes: {p: {reserve_high: 1}}\n"
+        "breaker: {failures: 5, open_s: 1}\n"
         "database_url: sqlite://",
     )
     settings = load(path, {}, home)
     assert refuse_unbuilt(settings) == []
     assert [notice.partition(":")[0] for notice in settings.notices] == [
-        "providers.builtin.start",
         "providers.p",
-        "models.builtin/o.repo",
-        "capabilities.text.while_starting",
         "database_url",
+        "models.builtin/o.repo",
+        "aliases.a.priority",
+        "capabilities.text.while_starting",
+        "lanes.p.reserve_high",
+        "breaker.open_s",
     ]
 
 
