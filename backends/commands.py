@@ -78,13 +78,16 @@ async def _read_lines(
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """End the whole group: a command that is over may have left children behind."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, number)
-        if child.returncode is not None:
-            return
+    """End a command that still runs, with all that it started: TERM, half a second, KILL."""
+    if child.returncode is not None:
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(child.wait()), _GRACE_S)
-            return
-    await child.wait()
+            await asyncio.wait_for(child.wait(), _GRACE_S)
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()

