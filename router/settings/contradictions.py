@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 
 from backends.catalogue import find_builtin
+from router.capabilities import Capability
 from router.settings.tree import BuiltinProvider, Settings
-from router.settings.values import CAPABILITY_NAMES
 
-_RESERVED = frozenset({"auto", *CAPABILITY_NAMES})
+_RESERVED = frozenset({"auto", *Capability})
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -64,6 +64,11 @@ def _lanes(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _providers(settings: Settings) -> Iterator[tuple[str, str]]:
     taken = {settings.server.port: "server.port"} if settings.server.port else {}
+    builtin = [
+        name for name, each in settings.providers.items() if isinstance(each, BuiltinProvider)
+    ]
+    for name in builtin[1:]:
+        yield f"providers.{name}", f"one builtin backend is all there is; {builtin[0]} is it"
     for name, provider in settings.providers.items():
         if name in _RESERVED:
             yield f"providers.{name}", "this name means something else in a request's `model`"

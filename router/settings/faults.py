@@ -62,7 +62,7 @@ def _text(detail: ErrorDetails, path: Path, known: list[Path]) -> str:
             return "unknown key" + _guess(path, known)
         case "value_error":
             return str(detail["ctx"]["error"])
-        case "literal_error" if is_name:
+        case "enum" if is_name:
             return f"unknown name, not one of {detail['ctx']['expected']}"
         case "string_pattern_mismatch" if is_name:
             return "a name is made of letters, digits, dots, dashes and underscores"

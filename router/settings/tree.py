@@ -20,8 +20,8 @@ from pydantic import (
 )
 
 from backends.wire import Priority
+from router.capabilities import Capability
 from router.settings.values import (
-    CapabilityName,
     Count,
     DefaultPriority,
     FactName,
@@ -328,12 +328,26 @@ class Settings(Section):
     data_dir: UserPath | None = None
     database_url: StrictStr | None = None
     local_only: StrictBool = False
-    default_priority: DefaultPriority = Priority.LOW
+    default_priority: DefaultPriority = Field(
+        default=Priority.LOW, json_schema_extra={"default": "low"}
+    )
     providers: Mapping[ProviderName, Provider] = {}
     models: Mapping[ModelName, ModelSettings] = {}
-    aliases: Mapping[StrictStr, Annotated[AliasTarget, BeforeValidator(_short_alias)]] = {}
+    aliases: Mapping[
+        StrictStr,
+        Annotated[
+            AliasTarget,
+            BeforeValidator(_short_alias, json_schema_input_type=StrictStr | AliasTarget),
+        ],
+    ] = {}
     capabilities: Mapping[
-        CapabilityName, Annotated[BindingSettings, BeforeValidator(_short_binding)]
+        Capability,
+        Annotated[
+            BindingSettings,
+            BeforeValidator(
+                _short_binding, json_schema_input_type=tuple[ModelName, ...] | BindingSettings
+            ),
+        ],
     ] = {}
     builtin: BuiltinSettings = Field(default_factory=BuiltinSettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)

@@ -5,13 +5,42 @@ must never be ignored: it stops the start. A setting that only permits or tunes 
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from router.keys import KeyReference, KeySource
-from router.settings.tree import (
-    BuiltinProvider,
-    LiteLLMProvider,
-    ProcessProvider,
-    Settings,
+from router.settings.tree import LiteLLMProvider, ProcessProvider, Section, Settings
+
+# Accepted, and so far only accepted; `*` stands for the user's names. config/router.yaml says so
+# at each of them.
+WITHOUT_EFFECT: Final = (
+    "database_url",
+    "models.*.repo",
+    "aliases.*.priority",
+    "capabilities.*.while_starting",
+    "builtin.active",
+    "builtin.reserve_high",
+    "builtin.max_low",
+    "builtin.queue_idle_stop_s",
+    "builtin.kv_bits",
+    "lanes.*.reserve_high",
+    "retry.budget",
+    "breaker.failures",
+    "breaker.open_s",
+    "limits.buffered_mb",
+    "limits.header_kb",
+    "limits.images",
+    "timeouts.header_s",
+    "timeouts.send_stall_s",
+    "images.local_roots",
+    "images.remote_fetch",
+    "images.max_mb",
+    "images.max_megapixels",
+    "images.max_side_px",
+    "images.allow_local_files_to_cloud",
+    "downloads.source",
+    "downloads.token",
+    "log.prompts",
+    "log.file_mb",
 )
 
 
@@ -69,13 +98,20 @@ def without_effect(settings: Settings) -> Iterator[str]:
     for name, provider in settings.providers.items():
         if isinstance(provider, LiteLLMProvider | ProcessProvider):
             yield f"providers.{name}: providers of kind {provider.kind} are not built yet"
-        if isinstance(provider, BuiltinProvider) and provider.start == "on_demand":
-            yield f"providers.{name}.start: on_demand is not built yet; it starts as eager does"
-    for name, model in settings.models.items():
-        if model.repo is not None:
-            yield f"models.{name}.repo: downloading a repository by name is not built yet"
-    for capability, binding in settings.capabilities.items():
-        if binding.while_starting != "wait":
-            yield f"capabilities.{capability}.while_starting: fallback is not built yet; it waits"
-    if settings.database_url is not None:
-        yield "database_url: not built yet; assignments are kept in the data folder"
+    for pattern in WITHOUT_EFFECT:
+        for place in _given(settings, tuple(pattern.split(".")), ""):
+            yield f"{place}: not built yet, so this has no effect"
+
+
+def _given(section: Section, path: tuple[str, ...], place: str) -> Iterator[str]:
+    """Yield the places under a section where a value differs from its default."""
+    key, rest = path[0], path[1:]
+    value, here = getattr(section, key), f"{place}{key}"
+    if not rest:
+        if value != type(section).model_fields[key].get_default(call_default_factory=True):
+            yield here
+    elif isinstance(value, Section):
+        yield from _given(value, rest, f"{here}.")
+    else:
+        for name, inner in value.items():
+            yield from _given(inner, rest[1:], f"{here}.{name}.")

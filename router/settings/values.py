@@ -6,7 +6,7 @@ Every ValueError here becomes one line that names the setting, so the texts say 
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -19,22 +19,8 @@ from pydantic import (
 )
 
 from backends.wire import Priority
+from router.capabilities import Capability, Input
 from router.keys import KeyReference, KeySource
-
-CapabilityName = Literal[
-    "vision",
-    "text",
-    "structured_output",
-    "tool_use",
-    "embeddings",
-    "speech",
-    "transcription",
-    "image_generation",
-    "rerank",
-]
-# Facts of models that are no levers of the map.
-FactName = CapabilityName | Literal["audio", "file", "video"]
-CAPABILITY_NAMES: Final[tuple[str, ...]] = CapabilityName.__args__  # type: ignore[attr-defined]
 
 
 def _path(text: object) -> Path:
@@ -97,6 +83,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _fact(name: str) -> str:
+    if name not in _FACTS:
+        raise ValueError(f"unknown name, not one of {', '.join(_FACTS)}")
+    return name
+
+
+_FACTS: Final = (*Capability, *Input)
 # Restated in the schema, since their validators are functions.
 _TEXT: Final = WithJsonSchema({"type": "string"})
 KeyRef = Annotated[
@@ -119,6 +112,8 @@ ModelName = Annotated[StrictStr, AfterValidator(_model_name)]
 DefaultPriority = Annotated[
     Priority, PlainValidator(_priority), WithJsonSchema({"enum": ["high", "low"]})
 ]
+# What is known of a model: the levers of the map, and the inputs that are none.
+FactName = Annotated[StrictStr, AfterValidator(_fact), WithJsonSchema({"enum": list(_FACTS)})]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Size = Annotated[int, Field(strict=True, ge=1)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from backends.wire import Priority
+from router.capabilities import Capability
 from router.settings import (
     Settings,
     SettingsError,
@@ -113,7 +114,7 @@ def test_variables_reach_names_that_the_user_chose(home: dict[str, str], tmp_pat
     }
     settings = load(path, {}, variables)
     assert settings.providers["my-Server"].is_local
-    assert settings.capabilities["text"].models == ("my-Server/x", "my-Server/y")
+    assert settings.capabilities[Capability.TEXT].models == ("my-Server/x", "my-Server/y")
     assert settings.local_only
 
 
@@ -194,6 +195,10 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
             "models: {builtin/y: {path: /m, repo: a/b}}",
             "models.builtin/y: path and repo exclude each other",
         ),
+        (
+            "models: {ollama/y: {capabilities: {sight: true}}}",
+            "models.ollama/y.capabilities.sight: unknown name, not one of vision",
+        ),
         ("models: {builtin/y: {path: m}}", "models.builtin/y.path: the path must be absolute"),
         (
             "capabilities: {text: [ollama/a]}\nmodels: {ollama/a: {capabilities: {text: false}}}",
@@ -205,6 +210,10 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         ("lanes: {x: {}}", "lanes.x: there is no such provider (known: builtin, ollama)"),
         ("lanes: {builtin: {}}", "lanes.builtin: the builtin backend queues by itself"),
         ("providers: {auto: {kind: ollama}}", "providers.auto: this name means something else"),
+        (
+            "providers: {a: {kind: builtin}, b: {kind: builtin, port: 1}}",
+            "providers.b: one builtin backend is all there is; a is it",
+        ),
         ("server: {port: 60316}", "providers.builtin.port: 60316 is server.port already"),
         ("server: {port: 65536}", "server.port: should be less than or equal to 65535"),
         ("server: {port: true}", "server.port: should be a valid integer"),
@@ -274,7 +283,7 @@ def test_odd_files_are_refused_in_one_line(home: dict[str, str], tmp_path: Path)
 def test_yaml_means_what_it_says(home: dict[str, str], tmp_path: Path) -> None:
     """`off` is a word and not false, so that a mode of this name can be written without quotes."""
     path = write(tmp_path, "capabilities: {text: {models: [ollama/x], enforce: off}}")
-    assert load(path, {}, home).capabilities["text"].enforce == "off"
+    assert load(path, {}, home).capabilities[Capability.TEXT].enforce == "off"
 
 
 def test_a_pasted_key_is_refused_and_not_repeated(home: dict[str, str], tmp_path: Path) -> None:
@@ -363,20 +372,24 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
     """What only permits or tunes is accepted, with a notice."""
     path = write(
         tmp_path,
-        "providers: {builtin: {kind: builtin, start: on_demand},\n"
-        "  p: {kind: process, command: [x]}}\n"
+        "providers: {builtin: {kind: builtin}, p: {kind: process, command: [x]}}\n"
         "models: {builtin/o: {repo: a/b@main}}\n"
         "capabilities: {text: {models: [], while_starting: fallback}}\n"
+        "aliases: {a: {to: auto, priority: high}, b: auto}\n"
+        "lanes: {p: {reserve_high: 1}}\n"
+        "breaker: {failures: 5, open_s: 1}\n"
         "database_url: sqlite://",
     )
     settings = load(path, {}, home)
     assert refuse_unbuilt(settings) == []
     assert [notice.partition(":")[0] for notice in settings.notices] == [
-        "providers.builtin.start",
         "providers.p",
-        "models.builtin/o.repo",
-        "capabilities.text.while_starting",
         "database_url",
+        "models.builtin/o.repo",
+        "aliases.a.priority",
+        "capabilities.text.while_starting",
+        "lanes.p.reserve_high",
+        "breaker.open_s",
     ]
 
 
@@ -435,7 +448,7 @@ def test_short_forms_are_read_as_the_long_ones(home: dict[str, str], tmp_path: P
     """A list of models and a bare alias are the common cases of their objects."""
     path = write(tmp_path, "capabilities: {text: [ollama/a]}\naliases: {x: auto, y: {to: text}}")
     settings = load(path, {}, home)
-    assert not settings.capabilities["text"].allow_remote_fallback
+    assert not settings.capabilities[Capability.TEXT].allow_remote_fallback
     assert {name: alias.to for name, alias in settings.aliases.items()} == {
         "x": "auto",
         "y": "text",

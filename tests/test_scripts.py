@@ -1,0 +1,190 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Those without a suffix are shell scripts; the rest is run by an interpreter.
+SCRIPTS = [
+    path
+    for path in (*(ROOT / "scripts").iterdir(), ROOT / ".ci/run")
+    if path.is_file() and not path.suffix
+]
+
+PULL = ".venv/bin/signalbox models pull smollm2-135m"
+
+
+def program(path: Path, text: str) -> None:
+    """Write an executable shell script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a copy of what the scripts need, without an environment."""
+    root = tmp_path / "checkout"
+    for name in ("scripts", ".ci", "requirements"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / name, root)
+    return root
+
+
+def run(checkout: Path, script: str, *arguments: str, **environ: str) -> tuple[int, list[str]]:
+    """Run a script of the checkout; return its exit code and all its lines."""
+    done = subprocess.run(
+        [str(checkout / script), *arguments],
+        check=False,
+        env={"PATH": os.environ["PATH"], "HOME": str(checkout.parent), **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_script_can_be_read_and_run(script: Path) -> None:
+    """Shell scripts parse and are executable."""
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("environ", "line"),
+    [
+        ({"PYTHON": "/nowhere/python3"}, "setup: there is no /nowhere/python3 (PYTHON names it)."),
+        ({"SIGNALBOX_LOCK": "gpu"}, "setup: SIGNALBOX_LOCK is mlx or core, not gpu."),
+    ],
+)
+def test_setup_tells_what_it_lacks_in_one_line(
+    environ: dict[str, str], line: str, checkout: Path
+) -> None:
+    """A machine that cannot run the product learns why, and nothing is left behind."""
+    code, lines = run(checkout, "scripts/setup", **{"PYTHON": sys.executable, **environ})
+    assert (code, lines) == (1, [line])
+    assert not (checkout / ".venv").exists()
+
+
+def test_setup_wants_a_new_enough_python(checkout: Path, tmp_path: Path) -> None:
+    """An old interpreter is passed over on PATH, and refused where it was named."""
+    old = tmp_path / "bin/python3"
+    program(old, "exit 1")
+    assert run(checkout, "scripts/setup", PYTHON=str(old)) == (
+        1,
+        [f"setup: {old} is older than Python 3.11. Set PYTHON=/path/to/a/newer/python3."],
+    )
+    for name in ("bash", "dirname", "env"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    assert run(checkout, "scripts/setup", PATH=str(tmp_path / "bin")) == (
+        1,
+        ["setup: no Python 3.11 or newer on PATH. Install one, or set PYTHON=/path/to/python3."],
+    )
+
+
+def test_setup_needs_venv_or_pip(checkout: Path, tmp_path: Path) -> None:
+    """A Python with neither is told apart, with the package that mends it."""
+    for name in ("ensurepip", "pip"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError", encoding="utf-8")
+    code, lines = run(checkout, "scripts/setup", PYTHON=sys.executable, PYTHONPATH=str(tmp_path))
+    assert (code, len(lines)) == (1, 1)
+    assert "neither venv nor pip" in lines[0]
+
+
+def test_setup_does_nothing_when_all_is_there(checkout: Path) -> None:
+    """The environment remembers which lock it holds; a development one can run the product too."""
+    program(checkout / ".venv/bin/python", "echo must not be called; exit 1")
+    stamp = (
+        "{ printf '%s\\n' core dev-tools; cat pyproject.toml requirements/core.txt"
+        " requirements/dev-tools.txt; } | cksum > .venv/signalbox-lock"
+    )
+    subprocess.run(["bash", "-c", stamp], check=True, cwd=checkout)
+    environ = {"PYTHON": sys.executable, "SIGNALBOX_LOCK": "core"}
+    assert run(checkout, "scripts/setup", "dev", **environ) == (0, [])
+    assert run(checkout, "scripts/setup", **environ) == (0, [])
+    assert run(checkout, "scripts/setup", "twice", **environ)[0] == 1
+
+
+def prepared(checkout: Path, python: str) -> None:
+    """Put an environment into the checkout whose Python does what the test says."""
+    program(checkout / "scripts/setup", 'echo "setup $*"')
+    program(checkout / "scripts/check", "echo check")
+    program(checkout / ".venv/bin/python", python)
+
+
+@pytest.mark.parametrize(("code", "summary"), [(0, "7 passed"), (1, "1 failed, 6 passed")])
+def test_a_test_run_ends_with_its_summary_and_its_exit_code(
+    code: int, summary: str, checkout: Path
+) -> None:
+    """Neither a pipe nor the coverage report hides how the tests went, in CI too."""
+    prepared(
+        checkout,
+        f'case "$*" in *pytest*) echo "$*"; echo "== {summary} =="; exit {code};; esac; echo "$*"',
+    )
+    ended, lines = run(checkout, "scripts/test")
+    assert ended == code
+    assert lines[0] == "setup dev"
+    assert "-m coverage report --skip-empty" in lines
+    assert lines[-1] == f"== {summary} =="
+    ended, lines = run(checkout, ".ci/run")
+    assert (ended != 0) is (code != 0)
+    assert lines[-1] == f"== {summary} =="
+
+
+def test_a_part_of_the_tests_is_not_judged_by_its_coverage(checkout: Path) -> None:
+    """Arguments go to pytest, and no coverage is reported."""
+    prepared(checkout, 'echo "$*"')
+    ended, lines = run(checkout, "scripts/test", "tests/x", "-k", "a b")
+    assert ended == 0
+    assert "-m coverage run -m pytest tests/x -k a b" in lines
+    assert not any("report" in line for line in lines)
+
+
+def test_too_little_coverage_fails_the_run(checkout: Path) -> None:
+    """Passing tests do not hide a report that fails."""
+    prepared(checkout, 'case "$*" in *report*) exit 2;; esac; echo "== 7 passed =="')
+    ended, lines = run(checkout, "scripts/test")
+    assert (ended, lines[-1]) == (1, "== 7 passed ==")
+
+
+def test_nothing_is_tested_that_does_not_pass_the_checks(checkout: Path) -> None:
+    """What linters and types find ends the run at once."""
+    prepared(checkout, "echo must not be called")
+    program(checkout / "scripts/check", "exit 3")
+    assert run(checkout, "scripts/test") == (3, ["setup dev"])
+
+
+@pytest.mark.parametrize(
+    ("has_mlx", "pulled", "expected"),
+    [
+        (0, 0, ["setup", "models pull smollm2-135m --data-dir d", "serve --data-dir d --port 1"]),
+        (1, 0, ["setup", "serve --data-dir d --port 1"]),
+        (
+            0,
+            1,
+            [
+                "setup",
+                "models pull smollm2-135m --data-dir d",
+                f"run: starting without the model; try again later: {PULL}",
+                "serve --data-dir d --port 1",
+            ],
+        ),
+    ],
+)
+def test_run_fetches_the_first_model_where_it_can_run_and_serves(
+    has_mlx: int, pulled: int, expected: list[str], checkout: Path
+) -> None:
+    """The model goes to the folder that is served; without it, or without MLX, it serves too."""
+    prepared(checkout, f"exit {has_mlx}")
+    program(
+        checkout / ".venv/bin/signalbox",
+        f'echo "$*"; case "$*" in models*) exit {pulled};; *) exit 5;; esac',
+    )
+    ended, lines = run(checkout, "scripts/run", "--data-dir", "d", "--port", "1")
+    assert ended == 5
+    assert [line.strip() for line in lines] == expected
