@@ -23,7 +23,6 @@ from backends.process_spec import ProcessSpec
 
 _REAP_S = 0.002
 _UNKILLABLE_S = 5.0
-_FINAL_OUTPUT_BYTES = 1 << 20
 _TEXT = 500
 
 
@@ -131,8 +130,8 @@ class Child:
 
     def close(self) -> None:
         """Close the pipes; a guardian that still lives ends the tree by itself."""
+        # What it said before its end has been read in the turn of the loop that told of the end.
         for output in self._outputs:
-            output.drain(_FINAL_OUTPUT_BYTES)
             output.close()
         self._log.end_run()
         self._ready_pipe.close()
