@@ -39,6 +39,7 @@ def folders(tiny_vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     (copy("no-weights") / "model.safetensors").unlink()
     edit(copy("unknown-type") / "config.json", model_type="nonsense")
     edit(copy("own-code") / "config.json", model_file="evil.py")
+    (named["own-code"] / "evil.py").write_text("raise SystemExit('the code ran')")
     text = json.loads((tiny_vision_model / "config.json").read_text())["text_config"]
     edit(copy("wrong-layers") / "config.json", text_config={**text, "num_hidden_layers": 3})
     (copy("bad-template") / "chat_template.jinja").write_text("{{ messages[0].content.x.y }}")
