@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
+SHUTTING_DOWN = "shutting_down", "the router is shutting down: ask again when it is back"
 
-class BackendUnavailable(Exception):  # noqa: N818 it reads as what the caller is told
+
+class BackendUnavailable(Exception):
     """The process cannot serve: a code of `backends.wire`, and what to do about it."""
 
     def __init__(self, code: str, message: str, retry_after_s: float | None = None) -> None:
@@ -92,11 +94,10 @@ class Callers:
     def close(self) -> None:
         """Nobody will answer any more: whoever waits or comes later is told so."""
         self._closed = True
-        refusal = "shutting_down", "the router is shutting down"
-        self.refuse(*refusal)
+        self.refuse(*SHUTTING_DOWN)
         self.tell("gone")
-        self.tell("ready", refusal)
+        self.tell("ready", SHUTTING_DOWN)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise BackendUnavailable("shutting_down", "the router is shutting down")
+            raise BackendUnavailable(*SHUTTING_DOWN)

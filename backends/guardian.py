@@ -177,7 +177,6 @@ class Guardian:
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != guardian:  # it died before the line above
                     os._exit(1)
-            signal.set_wakeup_fd(-1)
             # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal survives exec.
             for number in (*_HANDLED, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from backends.callers import Callers
+from backends.callers import SHUTTING_DOWN, Callers
 from backends.child import Child
 from backends.child_log import ChildLog
 from backends.leftover import RunRecord
@@ -82,10 +82,9 @@ class ManagedProcess:
         }
 
     def __repr__(self) -> str:
-        return (
-            f"<ManagedProcess {self._spec.name} {self._state} wanted={self._want.value} "
-            f"generation={self._generation} leases={self._leases} waiting={len(self._callers)}>"
-        )
+        counts = f"leases={self._leases} waiting={len(self._callers)}"
+        run = f"wanted={self._want.value} generation={self._generation}"
+        return f"<ManagedProcess {self._spec.name} {self._state} {run} {counts}>"
 
     # --- wishes -------------------------------------------------------------------------------
 
@@ -145,7 +144,7 @@ class ManagedProcess:
             generation=self._generation,
             history=tuple(self._history),
             code=failure.code if failure else None,
-            message=failure.message if failure else "",
+            message=failure.message if failure else (child and child.progress) or "",
         )
 
     def logs(self) -> list[str]:
@@ -164,6 +163,7 @@ class ManagedProcess:
                     # A defect here must not leave a process without an owner.
                     _log.exception("the owner of %s failed", self._spec.name)
                     await self._fall(defect)
+                    self._finished = self._closing
         finally:
             if self._child is not None:
                 self._child.close()
@@ -306,8 +306,7 @@ class ManagedProcess:
                 self._setbacks.forget()
                 break
             await self._rest(self._setbacks.retry_at)
-        again = self._should_run()
-        self._move(*(S.STARTING, "tried again") if again else (S.STOPPED, "not wanted now"))
+        self._move(S.STARTING if self._should_run() else S.STOPPED, "waited long enough")
 
     # --- the owner's means --------------------------------------------------------------------
 
@@ -382,8 +381,7 @@ class ManagedProcess:
         """Grant, refuse or leave waiting, by the state that the owner rests in."""
         refusal = self._refusal()
         if refusal is not None:
-            held = self._state in {S.BACKOFF, S.BLOCKED}
-            self._callers.refuse(*refusal, self._setbacks.retry_after_s if held else None)
+            self._callers.refuse(*refusal, self._setbacks.retry_after_s)
         elif self._state is S.READY and not self._gone():
             self._leases += self._callers.grant(self._generation)
             self._callers.tell("ready")
@@ -394,7 +392,7 @@ class ManagedProcess:
 
     def _refusal(self) -> Failure | None:
         if self._closing:
-            return Failure("shutting_down", "the router is shutting down")
+            return Failure(*SHUTTING_DOWN)
         if self._want is Want.NO:
             advice = "assign one of its models to a capability first"
             text = f"no capability points at {self._spec.name}: {advice}"

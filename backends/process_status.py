@@ -16,10 +16,11 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """One process now; `code` and `message` are of a failure that still keeps it down.
+    """One process now.
 
-    `port` is where it listens, `memory_mb` the child's own resident MiB, `restarts` counts starts
-    after a failure, `generation` all starts.
+    `code` and `message` are of the failure that keeps it down; while it starts, `message` is what
+    it last said of its progress. `port` is where it listens, `memory_mb` the child's own resident
+    MiB, `restarts` counts starts after a failure, `generation` all starts.
     """
 
     name: str

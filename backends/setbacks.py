@@ -33,9 +33,10 @@ class Setbacks:
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds until the next try; None when there will be none by itself."""
-        left_s = self.retry_at - self._clock()
-        return max(0.0, left_s) if math.isfinite(left_s) else None
+        """Seconds until the next try; None when nothing keeps it down, or for good."""
+        if self.failure is None or self.retry_at == math.inf:
+            return None
+        return max(0.0, self.retry_at - self._clock())
 
     def bound(self) -> None:
         """Note that the port was had and a run begins."""

@@ -21,7 +21,7 @@ from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.events import InFlight
 from router.guard import App, Guard, Policy
-from router.launch import model_folders, process_specs
+from router.launch import builtin_python, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits
@@ -31,7 +31,6 @@ from router.settings import (
     Settings,
     SettingsError,
     access_keys,
-    child_environment,
     environment,
     refuse_unbuilt,
 )
@@ -124,7 +123,9 @@ class Router:
         self.downloads = Downloads(
             self._folder.models,
             emit=lambda event: log.info("%s: %s", event.model, event.message),
-            environment=child_environment(settings, environ),
+            environment=environ,
+            python=builtin_python(settings),
+            folders=ground.folders,
         )
         enter.push_async_callback(self.downloads.aclose)
         self.reaches = {
@@ -167,11 +168,16 @@ class Router:
     def _load_control(self) -> App:
         """Import the control plane, which takes longer than all else together, and build it."""
         from router.admin.api import Owners, control_plane  # noqa: PLC0415 on first use only
+        from router.admin.pulls import Pulls  # noqa: PLC0415 likewise
         from router.store import Store  # noqa: PLC0415 likewise
 
         store = Store(self._folder.database)
         self._resources.callback(store.close)
-        return control_plane(Owners(self.capability_map, store, self.processes, self.downloads))
+        pulls = Pulls(self.downloads, self.capability_map)
+        self._resources.push_async_callback(pulls.aclose)
+        return control_plane(
+            Owners(self.capability_map, store, self.processes, self.downloads, pulls)
+        )
 
     async def aclose(self) -> None:
         """Stop everything, the processes last; harmless when it was done before."""

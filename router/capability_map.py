@@ -149,6 +149,16 @@ class CapabilityMap:
             message=message,
         )
 
+    def bound_to_builtin(self, model_id: str) -> list[str]:
+        """Return the capabilities that a model of the builtin provider is bound to."""
+        name = f"{self._ground.builtin}/{model_id}"
+        model = self.catalog.model(name)
+        return [
+            str(capability)
+            for capability in self.catalog.bindings
+            if model is not None and model in self.catalog.bound(capability)
+        ]
+
     def _state(self, capability: Capability) -> tuple[str, str | None]:
         if capability not in self.catalog.bindings:
             return "unassigned", None

@@ -38,6 +38,14 @@ def _hf_caches(environ: Mapping[str, str]) -> tuple[Path, ...]:
     return (Path(home) / "huggingface" / "hub",)
 
 
+def builtin_python(settings: Settings) -> str:
+    """Return the interpreter that has MLX: the one named for the builtin backend, else ours."""
+    for provider in settings.providers.values():
+        if isinstance(provider, BuiltinProvider) and provider.python is not None:
+            return str(provider.python)
+    return sys.executable
+
+
 def process_specs(
     ground: Ground, environ: Mapping[str, str], folder: DataFolder, token: str
 ) -> list[ProcessSpec]:
@@ -49,7 +57,7 @@ def process_specs(
     if not isinstance(provider, BuiltinProvider):
         raise TypeError(name)
     folders = ground.folders
-    argv = [str(provider.python or sys.executable), "-m", "backends.mlx_backend"]
+    argv = [builtin_python(settings), "-m", "backends.mlx_backend"]
     argv += ["--port", str(provider.port), "--socket-fd", "{socket_fd}", "--ready-fd", "{ready_fd}"]
     argv += ["--models-dir", str(folders.models_dir)]
     argv += [f"--model-folder={model}={path}" for model, path in folders.named.items()]

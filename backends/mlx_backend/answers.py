@@ -33,7 +33,7 @@ class Deadlines:
     total_s: float = 3600.0
 
 
-class ClientGone(Exception):  # noqa: N818  it is what happened, not a mistake
+class ClientGone(Exception):
     """The client closed its connection."""
 
 

@@ -214,9 +214,10 @@ class Engine:
         error = self._attempt(action)
         if error is not None:
             self._recover(action, error)
+        memory_mb = _memory_mb()
         with self._lock:
             self._loading = False
-            self._memory_mb = (mx.get_active_memory() + mx.get_cache_memory()) / _MIB
+            self._memory_mb = memory_mb
         return None
 
     def _attempt(self, action: Action) -> ChatError | None:
@@ -289,8 +290,10 @@ class Engine:
             model.close()
         finally:
             self._model = None
+            memory_mb = _memory_mb()
             with self._lock:
                 self._scheduler.on_unloaded()
+                self._memory_mb = memory_mb
                 callbacks, self._unloaded_callbacks = self._unloaded_callbacks, []
             for callback in callbacks:
                 callback()
@@ -369,6 +372,11 @@ class Engine:
             self._model = None
         # MLX aborts the process at exit if a thread leaves its streams behind.
         mx.clear_streams()
+
+
+def _memory_mb() -> float:
+    held: int = mx.get_active_memory() + mx.get_cache_memory()
+    return held / _MIB
 
 
 def _shutting_down() -> ChatError:

@@ -1,10 +1,10 @@
 """Prompts in chunks: how large a chunk is, and what a chunk of an image prompt takes along."""
 
+import sys
 import time
 from typing import Any
 
 import mlx.core as mx
-import mlx_vlm.generate
 import numpy as np
 from mlx_vlm.generate.ar import PromptProcessingBatch
 
@@ -83,4 +83,6 @@ def use_pace(pace: PrefillPace) -> None:
     mlx-vlm looks the class of its prompt batch up in this module for that purpose; there is one
     generator at a time.
     """
-    mlx_vlm.generate.PromptProcessingBatch = type("PacedPrompt", (PacedPrompt,), {"pace": pace})
+    # Not `import mlx_vlm.generate`: the package has a function of that name.
+    module: Any = sys.modules["mlx_vlm.generate"]
+    module.PromptProcessingBatch = type("PacedPrompt", (PacedPrompt,), {"pace": pace})

@@ -60,7 +60,9 @@ def _render(model: "LoadedModel", messages: Sequence[dict[str, Any]], images: in
             model.processor, model.model.config, list(messages), num_images=images
         )
     except TemplateError as error:
-        # Templates raise on conversations that their model was not trained on.
+        if type(error) is not TemplateError:
+            raise  # a defect of the template
+        # What a template's own `raise_exception` raises, for conversations it is not made for.
         message = f"the model's chat template refuses the messages: {error}"
         raise ChatError("invalid_request", message, "messages") from error
     return str(text)

@@ -3,14 +3,15 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from backends.downloads import DownloadError, Downloads
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
+from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
 from router.errors import Refused, SignalboxError
@@ -27,6 +28,7 @@ class Owners:
     store: AssignmentStore
     processes: ProcessManager
     downloads: Downloads
+    pulls: Pulls
 
 
 class Assignment(BaseModel):
@@ -143,7 +145,7 @@ def _builtin_models(owners: Owners) -> APIRouter:
     @routes.post("/{model}/download", status_code=202)
     async def download_model(model: str) -> dict[str, Any]:
         """Begin to fetch a model; its progress is told by the list."""
-        downloads.begin(model)
+        owners.pulls.begin(model)
         return {"id": model, "state": "downloading"}
 
     @routes.delete("/{model}/download")
@@ -155,7 +157,7 @@ def _builtin_models(owners: Owners) -> APIRouter:
     @routes.delete("/{model}")
     async def remove_model(model: str) -> dict[str, Any]:
         """Delete a model from the data folder; refused while a capability points at it."""
-        bound = [row.capability for row in the_map.rows() if f"builtin/{model}" in row.models]
+        bound = the_map.bound_to_builtin(model)
         if bound:
             raise Refused(
                 "conflict",

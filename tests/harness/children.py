@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from backends.leftover import identity
 from backends.process_manager import ProcessManager, ProcessSpec, ProcessTimeouts, RestartPolicy
@@ -44,7 +45,7 @@ class Yard:
         self.events: list[BackendEvent] = []
         self._gates: list[Gate] = []
 
-    def spec(self, *switches: str, name: str = "fake", **changes: object) -> ProcessSpec:
+    def spec(self, *switches: str, name: str = "fake", **changes: Any) -> ProcessSpec:
         """Return the spec of a fake child with these switches, its journal in this folder."""
         spec = ProcessSpec(
             name=name,
@@ -63,7 +64,7 @@ class Yard:
             timeouts=QUICK,
             restart=RESTART,
         )
-        return dataclasses.replace(spec, **changes)  # type: ignore[arg-type] checked at run time
+        return dataclasses.replace(spec, **changes)
 
     def manager(
         self, *specs: ProcessSpec, clock: Callable[[], float] | None = None
@@ -95,18 +96,19 @@ class Yard:
         lines = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
         return [int(pid) for said, pid in lines if said == word]
 
-    async def pids(self, path: Path, count: int = 1) -> list[int]:
-        """Wait for the pids that a child writes down (`--pids`)."""
-        await until(path.exists)
-        pids = [int(line) for line in path.read_text(encoding="ascii").split()]
-        assert len(pids) == count
-        return pids
+    def pids(self) -> list[int]:
+        """Return the pids that a child wrote down before it was ready (`--pids`)."""
+        return [int(line) for line in (self.folder / "pids").read_text(encoding="ascii").split()]
+
+    async def until_generation(self, manager: ProcessManager, generation: int) -> None:
+        """Wait for a run of the child."""
+        await until(lambda: manager.status("fake").generation == generation)
 
 
 async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
     """Wait for something outside this process; TimeoutError if it does not come about."""
     async with asyncio.timeout(within_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 what is outside sets no event
             await asyncio.sleep(0.005)
 
 

@@ -45,7 +45,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--term-gate", help="on SIGTERM, wait for this gate before ending")
     parser.add_argument("--fork-grandchild", choices=("plain", "deaf", "setsid", "daemon"))
-    parser.add_argument("--setsid", action="store_true", help="leave the session oneself")
     parser.add_argument("--spam-stdout", type=int, default=0, help="bytes to spam before ready")
     return parser.parse_args()
 
@@ -125,8 +124,6 @@ def serve(listener: socket.socket, journal: Journal, args: argparse.Namespace) -
 
 def bad_habits(args: argparse.Namespace, journal: Journal) -> None:
     """Do what the switches say before readiness."""
-    if args.setsid:
-        os.setsid()
     if args.alone:
         try:
             fcntl.flock(

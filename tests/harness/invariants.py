@@ -27,7 +27,7 @@ def open_fds() -> dict[int, str]:
     found = {}
     for entry in os.scandir(_FDS):
         try:
-            found[int(entry.name)] = os.readlink(entry.path)
+            found[int(entry.name)] = str(Path(entry.path).readlink())
         except OSError:  # the listing's own descriptor; or /dev/fd, which has no links
             if _is_open(int(entry.name)):
                 found[int(entry.name)] = "open"
@@ -44,10 +44,11 @@ def _is_open(fd: int) -> bool:
 
 def children() -> dict[int, str]:
     """Return this process's children, zombies too; costs one system call when there are none."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return {}
+    if hasattr(os, "waitid"):  # not on macOS
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return {}
     found = {}
     for child in psutil.Process().children():
         try:
@@ -72,7 +73,7 @@ def left_threads(before: set[threading.Thread]) -> list[threading.Thread]:
     return [thread for thread in started if thread.is_alive()]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def _libuv_is_awake() -> None:
     """Let libuv open its signal pipe, one for the life of the process, before the first count."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -111,7 +112,8 @@ async def no_task_left(nothing_left: None) -> AsyncIterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the fixture of the loop before all others of each async test."""
+    """Put the fixture of the loop first among the function's own, for async tests only."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.fixturenames.insert(0, "no_task_left")
+            names = item.fixturenames
+            names.insert(names.index("nothing_left") + 1, "no_task_left")

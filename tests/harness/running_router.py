@@ -45,7 +45,7 @@ def openai_provider(url: str, **more: Any) -> dict[str, Any]:
 async def running_router(
     folder: Path, *, environ: Mapping[str, str] | None = None, **sections: Any
 ) -> AsyncIterator[RunningRouter]:
-    """Run a router whose configuration file holds `sections`; check on leaving that nothing is left.
+    """Run a router whose configuration file holds `sections`; on leaving nothing may be left.
 
     Sections that are not given are the packaged default's, but nothing is bound and no provider is
     there.

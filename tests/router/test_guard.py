@@ -28,7 +28,7 @@ async def _ask(port: int, *lines: str, method: str = "GET", path: str = "/v1/mod
         head = "".join(f"{line}\r\n" for line in (f"{method} {path} HTTP/1.1", *lines))
         await client.send(f"{head}\r\n".encode("latin-1"))
         status, headers = await client.head()
-        body = await client.body(headers) if status != 204 else b""  # noqa: PLR2004 HTTP
+        body = await client.body(headers) if status != 204 else b""
     return status, headers, json.loads(body) if body else None
 
 

@@ -1,5 +1,7 @@
 """Server-sent events from bytes cut anywhere, and how their streams end."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,9 +27,7 @@ def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> No
     splitter = EventSplitter()
     borders = [0, *sorted(cuts), len(TRANSCRIPT)]
     out = [
-        event
-        for start, end in zip(borders, borders[1:], strict=False)
-        for event in splitter.feed(TRANSCRIPT[start:end])
+        event for start, end in pairwise(borders) for event in splitter.feed(TRANSCRIPT[start:end])
     ]
     assert b"".join(out) + splitter.rest == TRANSCRIPT
     assert splitter.rest == b""

@@ -1,0 +1,140 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.backends.mlx_backend.child import TOKEN, Child, backend
+
+pytestmark = pytest.mark.mlx
+
+CHAT = "/v1/chat/completions"
+COUNT = {
+    "model": "tiny",
+    "temperature": 0,
+    "stream": True,
+    "messages": [{"role": "user", "content": "Please count."}],
+}
+
+
+def client(child: Child, token: str | None = TOKEN) -> httpx2.Client:
+    """Return a client of a child."""
+    headers = {} if token is None else {"authorization": f"Bearer {token}"}
+    return httpx2.Client(base_url=child.url, headers=headers, trust_env=False, timeout=30)
+
+
+def test_a_life(tiny_vision_model: Path, tmp_path: Path) -> None:
+    """It tells its start, serves the inherited socket, and a signal ends streams and process."""
+    arguments = ["--models-dir", str(tmp_path), f"--model-folder=tiny={tiny_vision_model}"]
+    with backend(*arguments, "--model", "tiny", log=tmp_path / "log") as child:
+        assert [list(line) for line in child.lines] == [["progress"]] * 3 + [["ready"]]
+        with client(child) as http, http.stream("POST", CHAT, json=COUNT) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data: ")
+            health = http.get("/health").json()
+            assert (health["state"], health["model"], health["loads"]) == ("loaded", "tiny", 1)
+            # Nothing but the socket it was given, and our own connections to it.
+            remote = {
+                connection.raddr.ip
+                for connection in psutil.Process(child.process.pid).net_connections()
+                if connection.raddr
+            }
+            assert remote == {"127.0.0.1"}
+            assert child.terminate() == 0
+            last = [line for line in lines if line][-1]
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert error["code"] == "shutting_down"
+        assert "Traceback" not in child.log.read_text()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", child.port), timeout=5)
+
+
+def test_without_a_token_it_is_open_to_this_machine_only(
+    tiny_vision_model: Path, tmp_path: Path
+) -> None:
+    """An open backend answers its own machine, and nothing that a web page can make it answer."""
+    arguments = ["--models-dir", str(tmp_path), f"--model-folder=tiny={tiny_vision_model}"]
+    arguments += ["--idle-unload-s", "0.05"]
+    with backend(*arguments, log=tmp_path / "log", token=None) as child, client(child) as http:
+        refused = {
+            "host_not_allowed": {"host": "evil.example:60316"},
+            "origin_not_allowed": {"origin": "https://evil.example"},
+        }
+        for code, headers in refused.items():
+            answer = http.get("/health", headers=headers)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+        answer = http.post(CHAT, json={**COUNT, "stream": False, "max_tokens": 4})
+        assert answer.status_code == 200
+        # The model goes when its idle time is over, without anybody asking for anything.
+        while (health := http.get("/health").json())["state"] != "idle":
+            assert health["loads"] == 1
+        assert health["memory_mb"] < 0.1
+
+
+def failure(*arguments: str, tmp_path: Path, environment: dict[str, str] | None = None) -> str:
+    """Start a backend that cannot serve; returns what it tells its parent."""
+    child = Child(
+        "--models-dir", str(tmp_path), *arguments, log=tmp_path / "log", environment=environment
+    )
+    try:
+        line = child.wait_ready()
+        assert list(line) == ["failed"]
+        assert child.process.wait(20) == 1
+        return str(line["failed"])
+    finally:
+        child.close()
+
+
+def test_a_model_to_start_with_that_is_not_there(tmp_path: Path) -> None:
+    """A model that cannot be found is said at the start."""
+    assert "nothing" in failure("--model", "nothing", tmp_path=tmp_path)
+
+
+def test_a_python_without_mlx(tmp_path: Path) -> None:
+    """Where MLX cannot be imported, that is what the parent hears."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx" / "__init__.py").write_text("raise ImportError('no such wheel')")
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    text = failure(tmp_path=tmp_path, environment=environment)
+    assert text == "MLX is not installed for this Python: no such wheel"
+
+
+def test_importing_the_application_does_not_import_mlx() -> None:
+    """The HTTP side loads anywhere; only the engine needs MLX."""
+    code = (
+        "import sys, backends.mlx_backend.app, backends.mlx_backend.__main__;"
+        "sys.exit(any(name.split('.')[0] in {'mlx', 'mlx_vlm', 'transformers', 'PIL'}"
+        " for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--host", "0.0.0.0"], "SIGNALBOX_BACKEND_TOKEN"),  # noqa: S104  that is the point
+        (["--port", "{taken}"], "cannot listen"),
+    ],
+)
+def test_where_it_does_not_serve(tmp_path: Path, arguments: list[str], says: str) -> None:
+    """It serves no other machine without a token, and no port that is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        given = [text.format(taken=port) for text in arguments]
+        environment = {k: v for k, v in os.environ.items() if k != "SIGNALBOX_BACKEND_TOKEN"}
+        done = subprocess.run(
+            [sys.executable, "-m", "backends.mlx_backend", "--models-dir", str(tmp_path), *given],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,166 @@
+"""`signalbox serve` as its own process, from a configuration file to its exit code."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import httpx2
+import psutil
+
+_ROOT = Path(__file__).parents[2]
+_MAIN = "import sys; from router.cli.main import main; sys.exit(main())"
+PROGRAM = (sys.executable, "-c", _MAIN)
+
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago, outside the range that connections use."""
+    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            if port not in _given:
+                _given.add(port)
+                return port
+    raise RuntimeError("no port is free")
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return an environment with an empty home, in which no hub can be reached."""
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "LANG", "COVERAGE_PROCESS_CONFIG")
+        if name in os.environ
+    }
+    return {
+        **kept,
+        "HOME": str(folder),
+        "HF_HUB_OFFLINE": "1",
+        # Seconds of C++ compilation at the first picture otherwise.
+        "MLX_DISABLE_COMPILE": "1",
+    }
+
+
+class Served:
+    """A running router process; `client` talks to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/v1"
+        self.client = httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
+        )
+        self.output: list[str] = []
+
+    @classmethod
+    async def start(cls, folder: Path, **sections: Any) -> Self:
+        """Start a router whose configuration holds `sections`; return when it answers.
+
+        Its output is in `output` by then; RuntimeError with all of it when it exits instead.
+        """
+        tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
+        port = free_port()
+        tree["server"] = {"port": port, **tree.get("server", {})}
+        config = folder / "router.yaml"
+        config.write_text(json.dumps(tree), encoding="utf-8")
+        arguments = ("serve", "--config", str(config), "--data-dir", str(folder / "data"))
+        with (folder / "serve.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *PROGRAM,
+                *arguments,
+                cwd=_ROOT,
+                env=environment(folder),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        served = cls(process, tree["server"]["port"])
+        await served._ready(folder)
+        return served
+
+    async def _ready(self, folder: Path) -> None:
+        assert self.process.stdout is not None
+        while not self.output or "answers at" not in self.output[0]:
+            line = await self.process.stdout.readline()
+            if not line:
+                await self.process.wait()
+                await self.client.aclose()
+                raise RuntimeError((folder / "serve.log").read_text(encoding="utf-8"))
+            self.output.append(line.decode())
+
+    async def state(self, capability: str) -> str:
+        """Return the state of a capability."""
+        row = (await self.client.get(f"/admin/capabilities/{capability}")).json()
+        return str(row["state"])
+
+    async def assign(self, capability: str, *models: str, wait: str | None = None) -> Any:
+        """Assign models to a capability; return the answer."""
+        query = {"wait": wait} if wait else {}
+        return await self.client.put(
+            f"/admin/capabilities/{capability}", json={"models": models}, params=query
+        )
+
+    async def backend(self) -> Any:
+        """Return the row of the builtin backend."""
+        return (await self.client.get("/admin/backends")).json()["data"][0]
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return every process below the router."""
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    async def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the router and return its exit code."""
+        await self.client.aclose()
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        assert self.process.stdout is not None
+        await self.process.stdout.read()
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def served(folder: Path, **sections: Any) -> AsyncIterator[Served]:
+    """Run a router process; on leaving it must end well and leave no process behind."""
+    router = await Served.start(folder, **sections)
+    try:
+        yield router
+    except BaseException:
+        await router.stop(signal.SIGKILL)
+        raise
+    family = router.descendants()
+    assert await router.stop() == 0
+    await gone(family)
+
+
+async def gone(processes: list[psutil.Process], within_s: float = 1.5) -> None:
+    """Return when none of these processes is alive any more; TimeoutError else."""
+    async with asyncio.timeout(within_s):
+        while any(_alive(process) for process in processes):
+            await asyncio.sleep(0.005)
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def tiny(model: Path, **more: Any) -> dict[str, Any]:
+    """Return settings in which the builtin backend serves the tiny vision model."""
+    return {
+        "providers": {"builtin": {"kind": "builtin", "port": free_port(), **more}},
+        "models": {"builtin/tiny": {"path": str(model)}},
+    }
