@@ -17,7 +17,7 @@ _JSON = msgspec.json.Decoder()
 _OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY = 200, 400, 500, 502
 _REFUSES_US = frozenset({401, 403})
 # What a client may learn of a provider's headers; the provider's request id gets a name of its own.
-_PASSED = frozenset({"content-type", "retry-after"})
+_PASSED = frozenset({"content-type", "retry-after", "x-should-retry"})
 _PASSED_PREFIXES = ("x-ratelimit-", "openai-")
 
 

@@ -35,6 +35,15 @@ class ProxyLimits:
     default_priority: Priority
 
 
+@dataclass(slots=True)
+class Timing:
+    """Where one request's time went, in seconds: `waited_s` is for others, the rest is ours."""
+
+    since: float
+    queued_s: float = 0.0
+    waited_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One request, understood: its body, what it needs, how urgent it is, and when it came."""
@@ -44,7 +53,7 @@ class Work:
     requirement: Requirement
     priority: Priority
     request_id: str
-    since: float
+    timing: Timing
 
 
 class Proxy:
@@ -86,7 +95,7 @@ class Proxy:
                     is_admin=scope["state"]["is_admin"],
                 ),
                 request_id=flight.request_id,
-                since=since,
+                timing=Timing(since),
             )
             flight.needs = requirement.needs
             routes = resolve(_named(requirement, body), self._catalog())
@@ -99,11 +108,13 @@ class Proxy:
         """Try the routes in order until one answers; the first one's error is the answer else."""
         errors: list[RouteFailed] = []
         for route in routes[: 1 + self._limits.further_attempts]:
+            began = time.perf_counter()
             try:
                 return await self._try_route(route, len(errors) + 1, work, flight, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", route.model.name, error.message, error.code)
                 errors.append(error)
+                work.timing.waited_s += time.perf_counter() - began
                 if error.may_have_run:
                     break
         first = errors[0]
@@ -118,7 +129,7 @@ class Proxy:
         reach = self._reaches[route.provider.name]
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
         request = _upstream_request(route, work)
-        waiting = time.perf_counter()
+        began = time.perf_counter()
         async with place(reach) as queued:
             flight.state = "starting"
             async with (
@@ -131,8 +142,9 @@ class Proxy:
             ):
                 flight.state = "upstream"
                 opened = await self._open(answer, route, reach, work)
-                upstream_s = time.perf_counter() - waiting
-                headers = _told(route, attempt, work, queued.waited_s, upstream_s)
+                work.timing.queued_s += queued.waited_s
+                work.timing.waited_s += time.perf_counter() - began
+                headers = _told(route, attempt, work)
                 if isinstance(opened, Reply):
                     return await send_reply(send, opened, headers)
                 flight.state = "streaming"
@@ -195,20 +207,19 @@ def _upstream_request(route: Route, work: Work) -> UpstreamRequest:
     )
 
 
-def _told(
-    route: Route, attempts: int, work: Work, queued_s: float = 0.0, upstream_s: float = 0.0
-) -> tuple[tuple[bytes, bytes], ...]:
+def _told(route: Route, attempts: int, work: Work) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that tell how the answer came about."""
     served, needs = route.capability, work.requirement.needs
-    overhead_ms = (time.perf_counter() - work.since - upstream_s) * 1000
+    timing = work.timing
+    overhead_s = time.perf_counter() - timing.since - timing.waited_s
     told = {
         "provider": route.provider.name,
         "model": route.model.id,
         "capability": ",".join((served, *(need for need in needs if need != served))),
         "reason": route.reason,
         "attempts": str(attempts),
-        "queue-ms": f"{queued_s * 1000:.1f}",
-        "overhead-ms": f"{overhead_ms:.2f}",
+        "queue-ms": f"{timing.queued_s * 1000:.1f}",
+        "overhead-ms": f"{overhead_s * 1000:.2f}",
     }
     if route.shims:
         told["shims"] = ",".join(route.shims)

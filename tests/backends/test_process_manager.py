@@ -110,7 +110,7 @@ async def test_a_lease_that_is_granted_and_cancelled_at_once_is_given_back(yard:
         call = asyncio.create_task(manager.lease("fake").__aenter__())
         await until(lambda: len(yard.journal("start")) == 1)
         gate.open()
-        while manager.status("fake").leases == 0:  # noqa: ASYNC110 the very turn is what matters
+        while manager.status("fake").leases == 0:
             await asyncio.sleep(0)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)

@@ -14,6 +14,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.harness.served import Served, served, tiny
+from tests.harness.tiny_vision import COLOURS
 
 CAPITAL = "What is the capital of France?"
 
@@ -34,7 +35,7 @@ async def smol(tmp_path: Path, smollm2_model: Path) -> AsyncIterator[Served]:
 
 
 async def test_every_client_hears_paris(smol: Served) -> None:
-    """openai (async, streaming, sync) and a PydanticAI agent all get the real model's answer."""
+    """The openai SDK (async, streaming, sync) and a PydanticAI agent get the real model's answer."""
     question = [{"role": "user", "content": CAPITAL}]
     asked = {"messages": question, "temperature": 0, "max_tokens": 12}
     async with AsyncOpenAI(base_url=smol.url, api_key="unused") as client:
@@ -60,7 +61,7 @@ async def test_every_client_hears_paris(smol: Served) -> None:
 
 def _picture(colour: str) -> str:
     data = io.BytesIO()
-    Image.new("RGB", (64, 64), colour).save(data, "PNG")
+    Image.new("RGB", (64, 64), COLOURS[colour]).save(data, "PNG")
     return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
 
 
@@ -119,7 +120,7 @@ async def test_what_is_not_enforced_yet_is_refused_and_not_ignored(
             ("response_format", {"response_format": {"type": "json_object"}}),
         ):
             with pytest.raises(BadRequestError) as refusal:
-                await client.chat.completions.create(  # type: ignore[call-overload]
+                await client.chat.completions.create(
                     model="auto", messages=[{"role": "user", "content": "hi"}], **more
                 )
             assert (refusal.value.code, refusal.value.param) == ("unsupported_parameter", field)

@@ -133,14 +133,16 @@ async def test_a_killed_router_leaves_no_process_behind(
     settings = tiny(tiny_vision_model)
     for number in range(20):
         router = await Served.start(tmp_path, **settings, **TEXT)
-        if number % 2:
-            # Every other time in the middle of the start.
+        try:
             async with asyncio.timeout(20):
-                while await router.state("text") != "ready":
-                    await asyncio.sleep(0.01)
-        family = router.descendants()
-        assert family
-        assert await router.stop(signal.SIGKILL) == -signal.SIGKILL
+                # Every other time in the middle of the start.
+                while await router.state("text") != ("ready" if number % 2 else "starting"):
+                    await asyncio.sleep(0.005)
+                while not _backends(router):
+                    await asyncio.sleep(0.005)
+            family = router.descendants()
+        finally:
+            assert await router.stop(signal.SIGKILL) == -signal.SIGKILL
         await gone(family)
 
 

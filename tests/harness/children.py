@@ -108,7 +108,7 @@ class Yard:
 async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
     """Wait for something outside this process; TimeoutError if it does not come about."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 what is outside sets no event
+        while not condition():
             await asyncio.sleep(0.005)
 
 

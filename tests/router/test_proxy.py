@@ -159,13 +159,16 @@ async def test_a_stream_that_breaks_off_ends_in_an_error_frame(tmp_path: Path, h
             conversation.reset()
 
     seen = asyncio.Event()
-    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
-        async with RawClient(signalbox.port) as client:
-            await client.post("/v1/chat/completions", STREAMED)
-            _, headers = await client.head()
-            first = await client.chunk()
-            seen.set()
-            body = first + await client.body(headers)
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, **_one(fm)) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.post("/v1/chat/completions", STREAMED)
+        _, headers = await client.head()
+        first = await client.chunk()
+        seen.set()
+        body = first + await client.body(headers)
     events = [event for event in body.split(b"\n\n") if event]
     assert events[0] + b"\n\n" == DELTA
     assert _error(events[1].removeprefix(b"data: "))["code"] == "upstream_truncated"
