@@ -58,6 +58,8 @@ def cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.0f}"
     if isinstance(value, list):
         return ", ".join(map(cell, value))
     if isinstance(value, dict):

@@ -1,6 +1,7 @@
 """Builtin models fetched and deleted without a router: the data folder is ours meanwhile."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from backends.wire import DownloadEvent
 from router.cli.call import Call
 from router.cli.failure import CommandFailure
 from router.data_folder import DataFolder, DataFolderError
+from router.launch import model_folders
 from router.settings import SettingsError, child_environment, refuse_unbuilt
 
 
@@ -28,7 +30,7 @@ def pull(call: Call, model: BuiltinModel, progress: Progress) -> dict[str, Any]:
         )
 
     async def fetch(folder: DataFolder) -> Path:
-        downloads = Downloads(folder.models, emit=show, environment=_environment(call))
+        downloads = _downloads(call, folder, show)
         try:
             return await downloads.pull(model.alias)
         finally:
@@ -48,17 +50,20 @@ def remove(call: Call, model: BuiltinModel) -> bool:
     """Delete a model from the data folder; tell whether it was there."""
     try:
         with DataFolder(call.settings.data_folder) as folder:
-            return Downloads(
-                folder.models, emit=lambda _event: None, environment=_environment(call)
-            ).remove(model.alias)
+            return _downloads(call, folder, lambda _event: None).remove(model.alias)
     except DownloadError as error:
         raise CommandFailure(f"{error.message} ({error.code})") from error
     except DataFolderError as error:
         raise CommandFailure(str(error)) from error
 
 
-def _environment(call: Call) -> dict[str, str]:
+def _downloads(call: Call, folder: DataFolder, emit: Callable[[DownloadEvent], None]) -> Downloads:
     # A restriction on downloads that cannot be kept stops them here as it stops `serve`.
     if refusals := refuse_unbuilt(call.settings):
         raise SettingsError(refusals)
-    return child_environment(call.settings, call.environ)
+    return Downloads(
+        folder.models,
+        emit=emit,
+        environment=child_environment(call.settings, call.environ),
+        folders=model_folders(call.settings, call.environ, folder),
+    )

@@ -32,9 +32,12 @@ def ask(call: Call, client: RouterClient, output: Output) -> None:
         output.document(client.call("POST", _CHAT, body, headers=headers, patient=True))
         return
     with client.stream(_CHAT, {**body, "stream": True}, headers) as chunks:
-        for chunk in chunks:
-            output.piece(_text_of(chunk))
-    output.line()
+        try:
+            for chunk in chunks:
+                output.piece(_text_of(chunk))
+        finally:
+            # However it ends: what comes next on the terminal begins a line.
+            output.line()
 
 
 def explain(call: Call, client: RouterClient, output: Output) -> None:

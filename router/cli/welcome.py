@@ -66,7 +66,8 @@ def welcome(
 
 
 def _state(state: str) -> str:
-    return state.replace("_", " ")
+    # What is bound is started by itself: nobody has to do anything about it.
+    return "not running yet" if state == "stopped" else state.replace("_", " ")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def find_file(config: Path | None, environ: Mapping[str, str]) -> Path:
             return named
         origin = "--config" if config else PREFIX + "CONFIG"
         raise SettingsError([f"{named}: there is no such file ({origin} names it)"])
-    folder = _user_folder(sys.platform, environ, config=True)
+    folder = user_folder(sys.platform, environ, config=True)
     if folder is not None and (folder / "router.yaml").is_file():
         return folder / "router.yaml"
     return packaged_file()
@@ -93,7 +93,7 @@ def find_file(config: Path | None, environ: Mapping[str, str]) -> Path:
 
 def data_folder(environ: Mapping[str, str]) -> Path:
     """Return the platform's folder for this user's data; SettingsError where there is no home."""
-    folder = _user_folder(sys.platform, environ, config=False)
+    folder = user_folder(sys.platform, environ, config=False)
     if folder is None:
         raise SettingsError(
             ["this user has no home folder to keep data in: name one with --data-dir DIR"]
@@ -101,7 +101,8 @@ def data_folder(environ: Mapping[str, str]) -> Path:
     return folder
 
 
-def _user_folder(platform: str, environ: Mapping[str, str], *, config: bool) -> Path | None:
+def user_folder(platform: str, environ: Mapping[str, str], *, config: bool) -> Path | None:
+    """Return this user's folder for configuration or data; None where there is no home."""
     # The XDG base directories; macOS keeps both kinds in Application Support.
     variable = "XDG_CONFIG_HOME" if config else "XDG_DATA_HOME"
     if platform != "darwin" and Path(environ.get(variable, "")).is_absolute():

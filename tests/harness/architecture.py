@@ -21,6 +21,8 @@ BLIND_EXCEPT: Final = {
 MLX_MODULES: Final = {
     f"backends.mlx_backend.{name}"
     for name in ("engine", "models", "prefill", "prompt", "sampling", "grammar", "convert")
+} | {
+    "backends.mlx_backend.__main__",  # imports it first of all, to tell how far the start is
 }
 # What may be imported inside a function, and where: what is heavy and not needed at once.
 LAZY_IMPORTS: Final = {

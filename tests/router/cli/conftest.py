@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +19,7 @@ class Answer:
 
     body: bytes
     status: int = 200
+    kind: str = "application/json"
 
 
 @dataclass
@@ -42,9 +44,11 @@ class FakeRouter:
         """Answer a route such as `GET /health` with JSON, after what was said before."""
         self.says_raw(route, json.dumps(content).encode(), status)
 
-    def says_raw(self, route: str, body: bytes, status: int = 200) -> None:
+    def says_raw(
+        self, route: str, body: bytes, status: int = 200, kind: str = "application/json"
+    ) -> None:
         """Answer a route with these bytes."""
-        self.answers.setdefault(route, []).append(Answer(body, status))
+        self.answers.setdefault(route, []).append(Answer(body, status, kind))
 
     def take(self, route: str) -> Answer:
         """Return the next answer of a route."""
@@ -54,8 +58,8 @@ class FakeRouter:
         return script.pop(0) if len(script) > 1 else script[0]
 
 
-@pytest.fixture
-def router() -> Iterator[FakeRouter]:
+@contextmanager
+def fake_router() -> Iterator[FakeRouter]:
     """Serve scripted answers on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -67,6 +71,8 @@ def router() -> Iterator[FakeRouter]:
             )
             answer = fake.take(f"{self.command} {self.path}")
             self.send_response(answer.status)
+            self.send_header("content-type", answer.kind)
+            self.send_header("content-length", str(len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body)
 
@@ -82,6 +88,13 @@ def router() -> Iterator[FakeRouter]:
         yield fake
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def router() -> Iterator[FakeRouter]:
+    """Serve as the router that a command talks to."""
+    with fake_router() as fake:
+        yield fake
 
 
 @dataclass(frozen=True)

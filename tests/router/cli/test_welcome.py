@@ -29,7 +29,7 @@ def test_it_says_who_serves_what_and_what_nobody_does() -> None:
     assert lines[:4] == [
         "Signalbox answers at http://127.0.0.1:60315/v1",
         "  text    ollama/a, ollama/b  (external)",
-        "  vision  builtin/qwen3-vl-4b  (stopped)",
+        "  vision  builtin/qwen3-vl-4b  (not running yet)",
         "  nobody serves structured_output or tool_use yet",
     ]
 

@@ -1,3 +1,7 @@
+import os
+import pwd
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ from router.settings import (
     load,
     refuse_unbuilt,
 )
-from router.settings.sources import packaged_file
+from router.settings.sources import packaged_file, user_folder
 from router.settings.tree import BuiltinProvider, OllamaProvider
 
 
@@ -175,6 +179,21 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
             "providers: {a: {kind: ollama, base_url: 'ftp://h'}}",
             "providers.a.base_url: an address is due here, such as http://127.0.0.1:11434",
         ),
+        (
+            "providers: {a: {kind: ollama, base_url: 'http://h/?q=1'}}",
+            "providers.a.base_url: an address ends with its path: no ?, no #",
+        ),
+        (
+            "providers: {a: {kind: ollama, base_url: 'http://h:99999'}}",
+            "providers.a.base_url: Port out of range",
+        ),
+        ("data_dir: 5", "data_dir: a path is due here"),
+        ("data_dir: ~nobody-here/x", "data_dir: there is no home folder that ~ could stand for"),
+        ("default_priority: urgent", "default_priority: high or low is due here"),
+        ("capabilities: [text]", "capabilities: should be a valid"),
+        ("providers: [a]", "providers: should be a valid"),
+        ("server: 5", "server: should be a valid"),
+        ("5: 1", "5: Keys should be strings"),
         ("providers:", "providers: empty; write {} for none, or take it out"),
         (
             "capabilities: {text: [x]}",
@@ -325,6 +344,84 @@ def test_this_machines_own_addresses_need_no_keys(
 ) -> None:
     """A bind to the loopback is open to this machine's users."""
     assert load(write(tmp_path, ""), {"server": {"host": host}}, home).server.host == bound
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "config", "folder"),
+    [
+        ("linux", {"HOME": "/h"}, True, "/h/.config/signalbox"),
+        ("linux", {"HOME": "/h"}, False, "/h/.local/share/signalbox"),
+        ("linux", {"HOME": "/h", "XDG_CONFIG_HOME": "/x"}, True, "/x/signalbox"),
+        ("linux", {"HOME": "/h", "XDG_DATA_HOME": "/x"}, False, "/x/signalbox"),
+        ("linux", {"HOME": "/h", "XDG_DATA_HOME": "x"}, False, "/h/.local/share/signalbox"),
+        ("linux", {"HOME": "relative"}, False, None),
+        ("darwin", {"HOME": "/h"}, True, "/h/Library/Application Support/signalbox"),
+        (
+            "darwin",
+            {"HOME": "/h", "XDG_DATA_HOME": "/x"},
+            False,
+            "/h/Library/Application Support/signalbox",
+        ),
+    ],
+)
+def test_each_platform_has_its_folders(
+    platform: str, environ: dict[str, str], config: bool, folder: str | None
+) -> None:
+    """XDG's folders where they are absolute; Application Support on macOS."""
+    found = user_folder(platform, environ, config=config)
+    assert found == (None if folder is None else Path(folder))
+
+
+def test_without_a_home_the_data_folder_must_be_named(tmp_path: Path) -> None:
+    """One line names the option that helps, and with it all is well."""
+    homeless = {"HOME": "nowhere"}
+    with pytest.raises(SettingsError, match="--data-dir DIR") as caught:
+        load(None, {}, homeless)
+    assert len(caught.value.lines) == 1
+    assert load(None, {"data_dir": tmp_path}, homeless).data_folder == tmp_path
+
+
+def test_without_home_the_password_database_is_asked() -> None:
+    """A service manager may start the router without HOME."""
+    environ = {name: value for name, value in os.environ.items() if name == "PATH"}
+    code = "from router.settings import *; print(load(None, {}, environment()).data_folder)"
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        cwd=packaged_file().parents[1],
+        env=environ,
+        text=True,
+    )
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    assert told.stdout == f"{user_folder(sys.platform, {'HOME': home}, config=False)}\n"
+
+
+def test_a_variable_may_hold_what_is_no_yaml(home: dict[str, str]) -> None:
+    """A value that YAML cannot read is taken as the text that it is."""
+    with pytest.raises(SettingsError, match=r"SIGNALBOX_SERVER__HOST: server\.host: a host name"):
+        load(None, {}, {**home, "SIGNALBOX_SERVER__HOST": "*"})
+
+
+def test_a_variable_cannot_reach_into_what_has_no_names(home: dict[str, str]) -> None:
+    """The short form of a binding is a list; the text says so."""
+    with pytest.raises(SettingsError) as caught:
+        load(None, {}, {**home, "SIGNALBOX_CAPABILITIES__TEXT__LOCAL_ONLY": "true"})
+    assert str(caught.value) == (
+        "SIGNALBOX_CAPABILITIES__TEXT__LOCAL_ONLY: capabilities.text holds no settings by name here"
+    )
+
+
+def test_a_variable_may_open_a_section_that_the_file_leaves_empty(
+    home: dict[str, str], tmp_path: Path
+) -> None:
+    """A provider that only the environment knows is a provider too."""
+    path = write(tmp_path, "providers: {}\ncapabilities: {}")
+    variables = {
+        "SIGNALBOX_PROVIDERS__O__KIND": "ollama",
+        "SIGNALBOX_PROVIDERS__O__BASE_URL": "http://h:1",
+    }
+    assert list(load(path, {}, {**home, **variables}).providers) == ["o"]
 
 
 def test_the_data_folder_is_the_platforms_unless_named(tmp_path: Path) -> None:
