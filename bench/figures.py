@@ -10,6 +10,7 @@ from bench.startup import Startup
 
 FEW, MANY = CONNECTIONS[0], CONNECTIONS[-1]
 _Round = TypeVar("_Round", RequestRound, StreamRound)
+Figure = Callable[[_Round], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,7 @@ def requests_at(run: Measured, connections: int) -> list[RequestRound]:
     return [one for one in run.requests if one.connections == connections]
 
 
-def of_target(
-    rounds: Sequence[_Round], target: str, figure: Callable[[_Round], float | None]
-) -> list[float]:
+def of_target(rounds: Sequence[_Round], target: str, figure: Figure[_Round]) -> list[float]:
     """Return a figure of each of a target's rounds, in their order, where there is one."""
     found = (figure(one) for one in sorted(rounds, key=_number) if one.target == target)
     return [value for value in found if value is not None]
@@ -57,9 +56,7 @@ def _number(one: RequestRound | StreamRound) -> int:
     return one.round
 
 
-def ratio_to_nginx(
-    rounds: Sequence[_Round], target: str, figure: Callable[[_Round], float | None]
-) -> Spread:
+def ratio_to_nginx(rounds: Sequence[_Round], target: str, figure: Figure[_Round]) -> Spread:
     """Return a target's figure as a part of nginx's, each by the same round's."""
     own, nginx = of_target(rounds, target, figure), of_target(rounds, "nginx", figure)
     return Spread.of([one / other for one, other in zip(own, nginx, strict=True)])

@@ -44,6 +44,11 @@ class RequestRound:
         """Requests per CPU second of the proxy."""
         return self.load.requests / self.cpu_s if self.cpu_s else None
 
+    @property
+    def core_share(self) -> float | None:
+        """The part of one core that the proxy used."""
+        return self.cpu_s / self.load.seconds if self.cpu_s else None
+
 
 @dataclass(frozen=True, slots=True)
 class StreamRound:
