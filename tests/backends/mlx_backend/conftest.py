@@ -53,6 +53,8 @@ def child(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("backend")
     named = [f"--model-folder={name}={path}" for name, path in folders.items()]
     arguments = ["--models-dir", str(root), "--queue", "60", "--prefill-chunk-ms", "5", *named]
+    (root / "hub" / "models--evil--x" / "refs").mkdir(parents=True)
+    arguments += ["--hf-cache", str(root / "hub")]
     with backend(*arguments, log=root / "log") as running:
         yield running
 
