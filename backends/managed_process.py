@@ -258,7 +258,7 @@ class ManagedProcess:
                 self._move(S.DRAINING if self._leases else S.STOPPING, reason)
                 return
             idle_at = self._idle_at()
-            if self._clock() >= idle_at and not self._leases and not self._callers:
+            if self._clock() >= idle_at and not self._callers:
                 self._move(S.STOPPING, f"idle for {self._spec.timeouts.idle_stop_s:g} s")
                 return
             await self._rest(idle_at)

@@ -39,6 +39,16 @@ async def test_on_demand_stops_when_idle(yard: Yard) -> None:
         assert manager.status("fake").restarts == 0
 
 
+async def test_no_idle_time_at_all_still_serves(yard: Yard) -> None:
+    """Even with no idle time granted, whoever waits for the start is served before the end."""
+    timeouts = dataclasses.replace(QUICK, idle_stop_s=0)
+    async with yard.manager(yard.spec(timeouts=timeouts)) as manager:
+        manager.set_desired({"fake": Want.ON_DEMAND})
+        async with asyncio.timeout(5), manager.lease("fake") as lease:
+            assert lease.generation == 1
+        await manager.wait_for("fake", "gone")
+
+
 async def test_an_eager_process_is_never_idle(yard: Yard) -> None:
     """Idle time does not end an eager process."""
     timeouts = dataclasses.replace(QUICK, idle_stop_s=0.01)
@@ -343,7 +353,7 @@ async def test_a_crash_while_draining_is_no_reason_to_wait(yard: Yard) -> None:
             manager.set_desired({})
             await until(lambda: manager.status("fake").state is S.DRAINING)
             await ask(manager.status("fake").port, "/die")
-            await until(lambda: manager.status("fake").state is S.STOPPED, within_s=5)
+            await until(lambda: manager.status("fake").state is S.STOPPED, within_s=0.6)
 
 
 async def test_a_child_that_says_why_it_failed(yard: Yard) -> None:

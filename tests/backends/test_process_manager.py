@@ -284,6 +284,7 @@ async def test_wanted_from_a_thread(yard: Yard) -> None:
     async with yard.manager(yard.spec()) as manager:
         # In debug mode the loop refuses to be woken from a thread by anything but the safe call.
         asyncio.get_running_loop().set_debug(True)
+        await manager.wait_for("fake", "gone")  # the owner rests, and has to be woken
         thread = threading.Thread(target=manager.set_desired, args=({"fake": Want.EAGER},))
         thread.start()
         await until(lambda: manager.status("fake").generation == 1 and not thread.is_alive())
