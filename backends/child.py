@@ -13,6 +13,7 @@ import socket
 import subprocess  # noqa: TID251 the one place that starts processes
 import sys
 from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import psutil
 
@@ -23,8 +24,17 @@ from backends.process_spec import ProcessSpec
 
 _REAP_S = 0.002
 _UNKILLABLE_S = 5.0
-_FINAL_OUTPUT_BYTES = 1 << 20
 _TEXT = 500
+
+
+class _Ends(NamedTuple):
+    """The router's ends of the five pipes."""
+
+    command: int
+    report: int
+    ready: int
+    out: int
+    err: int
 
 
 class Child:
@@ -32,13 +42,13 @@ class Child:
 
     def __init__(
         self,
-        spec: ProcessSpec,
-        listener: socket.socket,
+        started: subprocess.Popen[bytes],
+        ends: _Ends,
         log: ChildLog,
         on_change: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """Spawn it. The listener is handed over and closed here. OSError if that cannot be done."""
+        self._guardian = started
         self._log = log
         self._on_change = on_change
         self._clock = clock
@@ -51,42 +61,36 @@ class Child:
         self.gone = False
         self._reports = JsonLines()
         self._ready_lines = JsonLines()
-        with listener, contextlib.ExitStack() as on_error:
-            # A pipe's ends are created close-on-exec: the guardian gets what is named, no more.
-            pipes = {name: os.pipe() for name in ("ready", "command", "report", "out", "err")}
-            for ends in pipes.values():
-                for end in ends:
-                    on_error.callback(os.close, end)
-            command_fd, report_fd = pipes["command"][0], pipes["report"][1]
-            socket_fd, ready_fd = listener.fileno(), pipes["ready"][1]
-            self._guardian = subprocess.Popen(  # noqa: S603 our own interpreter and file
-                (sys.executable, "-I", "-S", guardian.__file__, str(command_fd), str(report_fd)),
-                stdin=subprocess.DEVNULL,
-                stdout=pipes["out"][1],
-                stderr=pipes["err"][1],
-                env={},
-                cwd="/",
-                pass_fds=(command_fd, report_fd, socket_fd, ready_fd),
-                start_new_session=True,
-            )
-            on_error.pop_all()
-        for fd in (command_fd, report_fd, ready_fd, pipes["out"][1], pipes["err"][1]):
-            os.close(fd)
-        self._command = PipeWriter(pipes["command"][1])
+        self._command = PipeWriter(ends.command)
         self._outputs = [
-            PipeReader(pipes["out"][0], lambda chunk: log.feed(chunk, is_error=False)),
-            PipeReader(pipes["err"][0], lambda chunk: log.feed(chunk, is_error=True)),
+            PipeReader(ends.out, lambda chunk: log.feed(chunk, is_error=False)),
+            PipeReader(ends.err, lambda chunk: log.feed(chunk, is_error=True)),
         ]
-        self._ready_pipe = PipeReader(pipes["ready"][0], self._on_ready_line)
-        self._report_pipe = PipeReader(pipes["report"][0], self._on_report)
-        fds = {"{socket_fd}": str(socket_fd), "{ready_fd}": str(ready_fd)}
-        order = {
-            "argv": [_fill(item, fds) for item in spec.argv],
-            "env": spec.env,
-            "cwd": str(spec.cwd),
-            "keep": [socket_fd, ready_fd],
-        }
-        self._command.write(json.dumps(order).encode() + b"\n")
+        self._ready_pipe = PipeReader(ends.ready, self._on_ready_line)
+        self._report_pipe = PipeReader(ends.report, self._on_report)
+
+    @classmethod
+    def spawn(
+        cls,
+        spec: ProcessSpec,
+        listener: socket.socket,
+        log: ChildLog,
+        on_change: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> Self:
+        """Start the guardian and order the child; OSError if there are no means for it.
+
+        The listener is handed over: closed here, whatever happens.
+        """
+        with listener:
+            started, ends, ready_fd = _start_guardian(listener.fileno())
+            fds = {"{socket_fd}": str(listener.fileno()), "{ready_fd}": str(ready_fd)}
+            keep = [listener.fileno(), ready_fd]
+        child = cls(started, ends, log, on_change, clock)
+        argv = [_fill(item, fds) for item in spec.argv]
+        order = {"argv": argv, "env": spec.env, "cwd": str(spec.cwd), "keep": keep}
+        child._command.write(json.dumps(order).encode() + b"\n")
+        return child
 
     def __repr__(self) -> str:
         return f"<Child pid={self.pid} ready={self.ready} gone={self.gone}>"
@@ -131,8 +135,8 @@ class Child:
 
     def close(self) -> None:
         """Close the pipes; a guardian that still lives ends the tree by itself."""
+        # What it said before its end has been read in the turn of the loop that told of the end.
         for output in self._outputs:
-            output.drain(_FINAL_OUTPUT_BYTES)
             output.close()
         self._log.end_run()
         self._ready_pipe.close()
@@ -186,6 +190,35 @@ class Child:
                 self.progress = str(line["progress"])[:_TEXT]
                 self.heard_at = self._clock()
         self._on_change()
+
+
+def _start_guardian(socket_fd: int) -> tuple[subprocess.Popen[bytes], _Ends, int]:
+    """Start a guardian with its ends of new pipes; also return the ready pipe's number there."""
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        # A pipe's ends are created close-on-exec: the guardian gets what is named, no more.
+        command_read, command = os.pipe()
+        theirs.callback(os.close, command_read)
+        ours.callback(os.close, command)
+        reads, writes = [], []
+        for _ in ("report", "ready", "out", "err"):
+            read_end, write_end = os.pipe()
+            theirs.callback(os.close, write_end)
+            ours.callback(os.close, read_end)
+            reads.append(read_end)
+            writes.append(write_end)
+        report, ready, out, err = writes
+        started = subprocess.Popen(  # noqa: S603 our own interpreter and file
+            (sys.executable, "-I", "-S", guardian.__file__, str(command_read), str(report)),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env={},
+            cwd="/",
+            pass_fds=(command_read, report, socket_fd, ready),
+            start_new_session=True,
+        )
+        ours.pop_all()
+    return started, _Ends(command, *reads), ready
 
 
 def _fill(item: str, values: dict[str, str]) -> str:

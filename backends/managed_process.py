@@ -232,7 +232,7 @@ class ManagedProcess:
         self._leases = 0
         self._log.begin_run()
         try:
-            self._child = Child(spec, listener, self._log, self._changed.set, self._clock)
+            self._child = Child.spawn(spec, listener, self._log, self._changed.set, self._clock)
         except OSError as error:
             self._crash(f"cannot be started: {error.strerror}")
             return None

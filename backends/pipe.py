@@ -24,21 +24,14 @@ class PipeReader:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(fd, self._read)
 
-    def _read(self) -> bool:
+    def _read(self) -> None:
         try:
             chunk = os.read(self._fd, _CHUNK)
         except (BlockingIOError, InterruptedError):
-            return False
+            return
         if not chunk:
             self.close()
         self._on_chunk(chunk)
-        return bool(chunk)
-
-    def drain(self, limit: int) -> None:
-        """Take what lies in the pipe now, up to about `limit` bytes."""
-        for _ in range(limit // _CHUNK):
-            if not self._open or not self._read():
-                return
 
     def close(self) -> None:
         """Stop reading; whoever still writes gets SIGPIPE."""

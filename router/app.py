@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from router.upstream import Upstream
 
 log = logging.getLogger(__name__)
-_MB = 1 << 20
+_MB = 1_000_000
 
 
 class StartError(Exception):

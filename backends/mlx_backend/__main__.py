@@ -50,6 +50,9 @@ _ROWS = 1
 # Both together stay below the ten seconds after which a process manager kills.
 _DRAIN_S = 2
 _STEP_ENDS_S = 5.0
+# Longer than a client keeps a connection that it does not use, so that the client closes first:
+# a request on a connection that is just being closed here would be lost.
+_KEEP_ALIVE_S = 300
 
 
 class StartError(Exception):
@@ -90,6 +93,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=_DRAIN_S,
+                timeout_keep_alive=_KEEP_ALIVE_S,
             )
         )
         self._engine = engine

@@ -101,7 +101,10 @@ class Backend:
 
     def folder(self, name: str) -> "Path":
         """Return where a model lies; ChatError that says what to do where it does not."""
-        folder = self._folders.find(name)
+        try:
+            folder = self._folders.find(name)
+        except OSError:
+            folder = None  # a name that no file system takes, too long for one
         if folder is not None:
             return folder
         if name in self._folders.named:

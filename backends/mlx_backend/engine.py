@@ -139,9 +139,11 @@ class Engine:
         """Have the model unloaded; `done` is called on the MLX thread when its memory is back.
 
         Returns False, without a call, where none is loaded. ChatError `conflict` while anything
-        runs or waits.
+        runs or waits, or `shutting_down`.
         """
         with self._lock:
+            if self._stopping:
+                raise _shutting_down()
             try:
                 wanted = self._scheduler.want_unload()
             except BusyError:

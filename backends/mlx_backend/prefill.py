@@ -54,16 +54,9 @@ class PacedPrompt(PromptProcessingBatch):  # type: ignore[misc]  # mlx-vlm ships
         self._drop_features()
         return tokens
 
-    def _prompt_kwargs_for_step(self, n: int | None = None) -> dict[str, Any]:
-        kwargs: dict[str, Any] = super()._prompt_kwargs_for_step(n)
-        features = kwargs.get("deepstack_visual_embeds")
-        if n is None or features is None:
-            return kwargs
-        used = _count(kwargs["visual_pos_masks"])
-        return {**kwargs, "deepstack_visual_embeds": [layer[:used] for layer in features]}
-
     def _drop_features(self) -> None:
-        # The mask has been cut to the rest of the prompt; so many features are still needed.
+        # The model takes as many features from the front as the chunk's mask counts. The mask has
+        # been cut to the rest of the prompt; so many features are still needed.
         features = self._prompt_kwargs.get("deepstack_visual_embeds")
         if features is None:
             return

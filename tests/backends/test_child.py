@@ -1,6 +1,7 @@
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -19,7 +20,7 @@ async def run(spec: ProcessSpec) -> AsyncIterator[Child]:
     log = ChildLog(spec.log_path)
     log.begin_run()
     listener = open_listener(spec.host, spec.port)
-    child = Child(spec, listener, log, lambda: None, time.monotonic)
+    child = Child.spawn(spec, listener, log, lambda: None, time.monotonic)
     try:
         yield child
     finally:
@@ -83,3 +84,15 @@ async def test_a_guardian_that_hangs(yard: Yard) -> None:
         os.kill(child.pid, signal.SIGSTOP)
         await child.bury()
         assert is_gone(child.pid)
+
+
+async def test_a_guardian_that_cannot_be_started_leaves_nothing(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without means for a guardian an error is raised, and socket and pipes are closed."""
+    spec = yard.spec()
+    listener = open_listener(spec.host, spec.port)
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    with pytest.raises(FileNotFoundError):
+        Child.spawn(spec, listener, ChildLog(spec.log_path), lambda: None, time.monotonic)
+    assert listener.fileno() == -1

@@ -246,10 +246,14 @@ async def test_fatal_is_left_by_a_person_or_the_map(yard: Yard, release: str) ->
             manager.set_desired({"fake": Want.EAGER})
         else:
             manager.set_desired({"fake": Want.ON_DEMAND})
-            with pytest.raises(BackendUnavailable):
-                async with manager.lease("fake"):
-                    pass
-        await until(lambda: manager.status("fake").generation > 3)
+            for _ in range(2):
+                with pytest.raises(BackendUnavailable) as failed:
+                    async with manager.lease("fake"):
+                        pass
+                assert "stays down" not in failed.value.message
+            return
+        await yard.until_generation(manager, 6)
+        await until(lambda: manager.status("fake").state is S.FATAL)
 
 
 async def test_killed_by_the_system(yard: Yard) -> None:
@@ -279,32 +283,67 @@ async def test_a_run_longer_than_the_window_forgets_the_crashes(yard: Yard) -> N
 
 
 async def test_never_ready(yard: Yard) -> None:
-    """A start without a sign of life ends after stall_s with a code of its own."""
-    timeouts = dataclasses.replace(QUICK, stall_s=0.2)
+    """A start without a sign of life for stall_s ends with a code of its own."""
+    clock = FakeClock()
+    timeouts = dataclasses.replace(QUICK, stall_s=0.05)
     spec = yard.spec("--progress", "loading 3 of 7", "--never-ready", timeouts=timeouts)
-    async with yard.manager(spec) as manager:
+    async with yard.manager(spec, clock=clock) as manager:
         manager.set_desired({"fake": Want.ON_DEMAND})
+        call = asyncio.create_task(manager.lease("fake").__aenter__())
+        await until(lambda: manager.status("fake").message == "loading 3 of 7")
+        clock.advance(0.06)
+        with pytest.raises(BackendUnavailable) as late:
+            await call
+        assert late.value.code == "backend_start_timeout"
+        assert "loading 3 of 7" in late.value.message
+        await manager.wait_for("fake", "gone")
+        assert "loading 3 of 7" in manager.status("fake").message
+        await until(lambda: is_gone(yard.journal("start")[0]))
+
+
+async def test_callers_do_not_wait_for_a_failed_start_to_end(yard: Yard) -> None:
+    """A caller hears of the timeout at once, while the child may still ignore SIGTERM."""
+    timeouts = dataclasses.replace(QUICK, start_s=0.05, stop_s=1)
+    async with yard.manager(
+        yard.spec("--never-ready", "--ignore-term", timeouts=timeouts)
+    ) as manager:
+        manager.set_desired({"fake": Want.EAGER})
         with pytest.raises(BackendUnavailable) as late:
             async with manager.lease("fake"):
                 pass
         assert late.value.code == "backend_start_timeout"
-        assert "loading 3 of 7" in late.value.message
-        assert "loading 3 of 7" in manager.status("fake").message
-        await manager.wait_for("fake", "gone")
-        await until(lambda: is_gone(yard.journal("start")[0]))
+        assert manager.status("fake").state is S.STOPPING
 
 
 async def test_progress_defers_the_stall_but_not_the_end(yard: Yard) -> None:
     """Progress keeps a start alive beyond stall_s, and start_s ends it all the same."""
-    timeouts = dataclasses.replace(QUICK, stall_s=0.3, start_s=0.8)
-    async with yard.manager(yard.spec("--progress-every", "0.02", timeouts=timeouts)) as manager:
+    clock = FakeClock()
+    timeouts = dataclasses.replace(QUICK, stall_s=5, start_s=8)
+    spec = yard.spec("--progress-every", "0.02", timeouts=timeouts)
+    async with yard.manager(spec, clock=clock) as manager:
         manager.set_desired({"fake": Want.ON_DEMAND})
-        began = asyncio.get_running_loop().time()
+        call = asyncio.create_task(manager.lease("fake").__aenter__())
+        process = manager._processes["fake"]
+        for seconds in (0, 4, 3.9):
+            clock.advance(seconds)
+            await until(lambda: process._child is not None and process._child.heard_at == clock())
+            assert not call.done()
+        clock.advance(0.2)
         with pytest.raises(BackendUnavailable) as late:
-            async with manager.lease("fake"):
-                pass
+            await call
         assert late.value.code == "backend_start_timeout"
-        assert asyncio.get_running_loop().time() - began >= 0.75
+
+
+async def test_a_crash_while_draining_is_no_reason_to_wait(yard: Yard) -> None:
+    """A child that dies after the last capability left is stopped, not kept in back-off."""
+    slow = RestartPolicy(backoff_max_s=60, window_s=300, starts_per_window=3)
+    async with yard.manager(yard.spec(restart=slow)) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        async with manager.lease("fake"):
+            manager.set_desired({})
+            await until(lambda: manager.status("fake").state is S.DRAINING)
+            await ask(manager.status("fake").port, "/die")
+            await until(lambda: manager.status("fake").state is S.STOPPED, within_s=5)
 
 
 async def test_a_child_that_says_why_it_failed(yard: Yard) -> None:

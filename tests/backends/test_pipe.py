@@ -35,20 +35,6 @@ async def test_closing_a_reader_stops_it() -> None:
     os.close(write_end)
 
 
-async def test_draining_takes_what_is_there_and_no_more() -> None:
-    """A drain returns at once when the pipe is empty, open or ended."""
-    read_end, write_end = os.pipe()
-    got: list[bytes] = []
-    reader = PipeReader(read_end, got.append)
-    os.write(write_end, b"x" * 65536)
-    reader.drain(1 << 20)
-    assert b"".join(got) == b"x" * 65536
-    os.close(write_end)
-    reader.drain(1 << 20)
-    reader.drain(1 << 20)
-    assert got[-1] == b""
-
-
 async def test_a_writer_never_waits() -> None:
     """More than a pipe holds is written as the reader makes room, in order."""
     read_end, write_end = os.pipe()

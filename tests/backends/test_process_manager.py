@@ -97,7 +97,8 @@ async def test_the_only_caller_leaves_and_the_start_is_given_up(yard: Yard) -> N
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.15), manager.lease("fake"):
                 pass
-        await manager.wait_for("fake", "gone")
+        async with asyncio.timeout(5):
+            await manager.wait_for("fake", "gone")
         assert S.READY not in yard.states()
         assert manager.status("fake").leases == 0
 
@@ -281,6 +282,8 @@ async def test_spam_never_blocks_the_child(yard: Yard) -> None:
 async def test_wanted_from_a_thread(yard: Yard) -> None:
     """A wish from a worker thread that ends at once starts a child that stays."""
     async with yard.manager(yard.spec()) as manager:
+        # In debug mode the loop refuses to be woken from a thread by anything but the safe call.
+        asyncio.get_running_loop().set_debug(True)
         thread = threading.Thread(target=manager.set_desired, args=({"fake": Want.EAGER},))
         thread.start()
         await until(lambda: manager.status("fake").generation == 1 and not thread.is_alive())

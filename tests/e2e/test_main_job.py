@@ -35,7 +35,7 @@ async def smol(tmp_path: Path, smollm2_model: Path) -> AsyncIterator[Served]:
 
 
 async def test_every_client_hears_paris(smol: Served) -> None:
-    """The openai SDK (async, streaming, sync) and a PydanticAI agent get the real model's answer."""
+    """The openai SDK (async, streaming, sync) and a PydanticAI agent get its answer."""
     question = [{"role": "user", "content": CAPITAL}]
     asked = {"messages": question, "temperature": 0, "max_tokens": 12}
     async with AsyncOpenAI(base_url=smol.url, api_key="unused") as client:

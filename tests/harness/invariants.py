@@ -19,6 +19,7 @@ import uvloop
 _FDS = Path("/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd")
 _SETTLE_S = 1.0
 # Opened once by the interpreter or a library and kept for the life of the process.
+_LIBRARY_THREADS = frozenset({"tqdm_monitor"})
 _LIBRARY_FDS = ("/dev/urandom", "/dev/null", "/dev/nvidia", ".hypothesis", ".coverage")
 
 
@@ -66,7 +67,11 @@ def left_fds(before: dict[int, str]) -> dict[int, str]:
 
 def left_threads(before: set[threading.Thread]) -> list[threading.Thread]:
     """Return the threads that were started since and do not end by themselves within a second."""
-    started = [thread for thread in threading.enumerate() if thread not in before]
+    started = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and thread.name not in _LIBRARY_THREADS
+    ]
     for thread in started:
         if thread is not threading.current_thread():
             thread.join(_SETTLE_S)

@@ -39,6 +39,7 @@ def folders(tiny_vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     (copy("no-weights") / "model.safetensors").unlink()
     edit(copy("unknown-type") / "config.json", model_type="nonsense")
     edit(copy("own-code") / "config.json", model_file="evil.py")
+    (named["own-code"] / "evil.py").write_text("raise SystemExit('the code ran')")
     text = json.loads((tiny_vision_model / "config.json").read_text())["text_config"]
     edit(copy("wrong-layers") / "config.json", text_config={**text, "num_hidden_layers": 3})
     (copy("bad-template") / "chat_template.jinja").write_text("{{ messages[0].content.x.y }}")
@@ -52,6 +53,8 @@ def child(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("backend")
     named = [f"--model-folder={name}={path}" for name, path in folders.items()]
     arguments = ["--models-dir", str(root), "--queue", "60", "--prefill-chunk-ms", "5", *named]
+    (root / "hub" / "models--evil--x" / "refs").mkdir(parents=True)
+    arguments += ["--hf-cache", str(root / "hub")]
     with backend(*arguments, log=root / "log") as running:
         yield running
 

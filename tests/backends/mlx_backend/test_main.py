@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -74,6 +75,44 @@ def test_without_a_token_it_is_open_to_this_machine_only(
         while (health := http.get("/health").json())["state"] != "idle":
             assert health["loads"] == 1
         assert health["memory_mb"] < 0.1
+
+
+def test_nothing_is_asked_of_a_hub(tiny_vision_model: Path, tmp_path: Path) -> None:
+    """A file that is missing in a model's folder is not looked for on the network."""
+    folder = shutil.copytree(tiny_vision_model, tmp_path / "lacking")
+    for name in ("processor_config.json", "video_preprocessor_config.json"):
+        (folder / name).unlink()
+    arguments = ["--models-dir", str(tmp_path), f"--model-folder=tiny={folder}"]
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        hub.setblocking(False)
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}"}
+        with (
+            backend(*arguments, log=tmp_path / "log", environment=environment) as child,
+            client(child) as http,
+        ):
+            http.post(CHAT, json={**COUNT, "stream": False, "max_tokens": 4})
+        with pytest.raises(BlockingIOError):
+            hub.accept()
+
+
+def test_what_the_environment_is_when_the_libraries_are_imported(tmp_path: Path) -> None:
+    """The libraries find every switch that keeps them offline, and nobody finds the token."""
+    code = (
+        "import json, os, backends.mlx_backend.__main__ as process;"
+        "process.run = lambda _options, token, _parent: print(json.dumps([token, {**os.environ}]));"
+        "process.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--models-dir", str(tmp_path)],
+        env={**os.environ, "SIGNALBOX_BACKEND_TOKEN": TOKEN},
+        capture_output=True,
+        check=True,
+    )
+    token, environment = json.loads(done.stdout)
+    assert token == TOKEN
+    assert TOKEN not in environment.values()
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
+        assert environment[name] == "1"
 
 
 def failure(*arguments: str, tmp_path: Path, environment: dict[str, str] | None = None) -> str:
