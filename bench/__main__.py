@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import exchange, report
-from bench.child import ServerFailed
+from bench.child import ServerFailed, end_leftovers
 from bench.figures import Measured
 from bench.load import LoadFailed, Wrk, script
 from bench.machine import MissingTool, Tools, choose_placement, find_tools, machine_facts
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+    finally:
+        end_leftovers()
     print(report.text(run))
     if options.json is not None:
         found = json.dumps(report.as_json(run), indent=2)

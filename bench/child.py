@@ -142,6 +142,19 @@ class Child:
         return self._log.read_text("utf-8", "replace")[-2000:].strip() or "it said nothing"
 
 
+def end_leftovers() -> None:
+    """End every process that this one started and still has.
+
+    A signal that comes while one is being started leaves it without a Child to end it.
+    """
+    left = psutil.Process().children()
+    for process in left:
+        process.terminate()
+    _, alive = psutil.wait_procs(left, _STOP_S)
+    for process in alive:
+        process.kill()
+
+
 def _cpu_clock(pid: int) -> int | None:
     """Return the clock of a process's CPU time, which counts nanoseconds, or None without one.
 

@@ -1,11 +1,13 @@
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import exchange, figures, report
-from bench.child import Child, FreePorts, ServerFailed
+from bench.child import ROOT, Child, FreePorts, ServerFailed
 from bench.figures import Bar, Measured
 from bench.load import Load, LoadFailed, parse, script
 from bench.machine import Placement, running_on
@@ -265,3 +267,18 @@ def test_no_event_is_no_figure() -> None:
     """Streams of which nothing arrived have no lag."""
     with pytest.raises(StreamsFailed, match="no event"):
         measured([], 1.0)
+
+
+def test_no_process_is_left_behind() -> None:
+    """What the benchmark started and lost sight of is ended all the same."""
+    program = (
+        "import subprocess, psutil\n"
+        "from bench.child import end_leftovers\n"
+        "lost = subprocess.Popen(['/bin/sleep', '60'])\n"
+        "end_leftovers()\n"
+        "print(psutil.pid_exists(lost.pid))\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["False"]
