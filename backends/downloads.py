@@ -246,7 +246,7 @@ class Downloads:
                     DownloadStage.DOWNLOADING, "downloading", arrived
                 ),
             )
-            await self._convert(source, staging / "model", progress)
+            await self._convert(package, source, staging / "model", progress)
             target = self.models_dir / model.alias
             if target.exists():  # no model, or `_find` had found it: something left half-copied
                 raise DownloadError("conflict", f"{target} is there but holds no complete model")
@@ -267,13 +267,16 @@ class Downloads:
                 f"{self.models_dir} while it is fetched; {free / _MB:,.0f} MB are free",
             )
 
-    async def _convert(self, source: Path, target: Path, progress: _Progress) -> None:
+    async def _convert(
+        self, package: Package, source: Path, target: Path, progress: _Progress
+    ) -> None:
         progress.say(DownloadStage.CONVERTING, "converting", progress.total)
         environment = child_environment(self.environment)
         if self.python == sys.executable:
             # The same code as this process runs, wherever it was started.
             environment["PYTHONPATH"] = str(Path(__file__).parents[1])
         command = [self.python, "-m", "backends.mlx_backend.convert", str(source), str(target)]
+        command += ["--generation", json.dumps(dict(package.generation))]
         outcome = await run_command(
             command,
             environment=environment,

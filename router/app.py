@@ -28,6 +28,7 @@ from router.proxy import Proxy, ProxyLimits
 from router.reach import Deadlines, Reach
 from router.server import BindError, Server, bind, stopped_by_signals
 from router.settings import (
+    AccessKeys,
     Settings,
     SettingsError,
     access_keys,
@@ -42,42 +43,51 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _MB = 1_000_000
+Announce = Callable[[CapabilityMap, int], None]
 
 
 class StartError(Exception):
     """The router cannot start; the text says why and what to do."""
 
 
-def serve(settings: Settings, announce: Callable[[CapabilityMap], None]) -> int:
+def serve(settings: Settings, announce: Announce) -> int:
     """Run the router until it is told to stop; return the exit code.
 
-    `announce` is called once, when requests are being answered. Nothing is started, no process
+    It is 2 where the configuration has to change, 1 where something else is in the way. `announce`
+    is called once, when requests find us, with the map and the port. Nothing is started, no process
     least of all, before the data folder is ours and the address is bound.
     """
     logging.basicConfig(
         level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # uvicorn's own words at start and stop say nothing that ours do not.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     for notice in settings.notices:
         log.warning("%s", notice)
     try:
         exit_code: int = uvloop.run(_serve(settings, announce))
-    except (StartError, SettingsError, DataFolderError, BindError, StoreError) as error:
+    except (StartError, SettingsError) as error:
+        sys.stderr.write(f"signalbox: {error}\n")
+        return 2
+    except (DataFolderError, BindError, StoreError) as error:
         sys.stderr.write(f"signalbox: {error}\n")
         return 1
     return exit_code
 
 
-async def _serve(settings: Settings, announce: Callable[[CapabilityMap], None]) -> int:
+async def _serve(settings: Settings, announce: Announce) -> int:
     refusals = refuse_unbuilt(settings)
     if refusals:
         raise StartError("\n".join(refusals))
+    environ = environment()
+    keys = access_keys(settings, environ)
     with DataFolder(settings.data_folder) as folder:
         listener = bind(settings.server.host, settings.server.port)
         with listener:
-            async with Router(settings, environment(), folder) as router:
+            async with Router(settings, environ, folder, keys) as router:
                 server = Server(router.app, settings.timeouts.drain_s)
                 with stopped_by_signals(server):
-                    announce(router.capability_map)
+                    announce(router.capability_map, listener.getsockname()[1])
                     await server.serve(sockets=[listener])
                     log.info("stopping")
                     await router.aclose()
@@ -93,17 +103,27 @@ class Router:
     app: App
     capability_map: CapabilityMap
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], folder: DataFolder) -> None:
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], folder: DataFolder, keys: AccessKeys
+    ) -> None:
         self._settings = settings
         self._environ = environ
         self._folder = folder
+        self._keys = keys
         self._resources = AsyncExitStack()
         self.in_flight = InFlight()
 
     async def __aenter__(self) -> Self:
-        """Build the graph, top to bottom, and start what the map wants."""
+        """Build the graph and start what the map wants; a failure leaves nothing behind."""
+        try:
+            await self._build()
+        except BaseException:
+            await self._resources.aclose()
+            raise
+        return self
+
+    async def _build(self) -> None:
         settings, environ, enter = self._settings, self._environ, self._resources
-        keys = access_keys(settings, environ)
         token = secrets.token_urlsafe(32)
         ground = survey(
             settings,
@@ -134,11 +154,10 @@ class Router:
         for reach in self.reaches.values():
             enter.push_async_callback(reach.upstream.aclose)
         self.processes = processes
-        self.app = self._application(keys.api_keys, keys.admin_key)
+        self.app = self._application()
         self.capability_map.reconcile()
-        return self
 
-    def _application(self, api_keys: tuple[str, ...], admin_key: str | None) -> App:
+    def _application(self) -> App:
         settings = self._settings
         proxy = Proxy(
             catalog=lambda: self.capability_map.catalog,
@@ -159,8 +178,8 @@ class Router:
         policy = Policy(
             allowed_hosts=frozenset(hosts),
             allowed_origins=frozenset(settings.server.allowed_origins),
-            api_keys=api_keys,
-            admin_key=admin_key,
+            api_keys=self._keys.api_keys,
+            admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
         return Guard(Planes(proxy, self.capability_map, ControlPlane(self._load_control)), policy)

@@ -6,13 +6,14 @@ written under another name and renamed at the end, so it never exists by halves.
 status is 1 and the last line of stderr says why.
 """
 
+import argparse
 import contextlib
 import json
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -46,8 +47,12 @@ _NAMES = {
 }
 
 
-def convert(source: Path, target: Path, progress: Progress) -> None:
+def convert(
+    source: Path, target: Path, progress: Progress, generation: Mapping[str, float | bool]
+) -> None:
     """Write the MLX folder `target` from a GGUF file of the llama architecture.
+
+    `generation` goes into generation_config.json: sampling defaults, of which a GGUF has none.
 
     Raises GgufError when the file is damaged or of another kind, FileExistsError when `target` is
     there already, OSError when it cannot be written.
@@ -64,7 +69,7 @@ def convert(source: Path, target: Path, progress: Progress) -> None:
         progress("writing", 0, 1)
         _write_tokenizer(folder, header, tokenizer)
         _write_json(folder / "config.json", config)
-        _write_json(folder / "generation_config.json", _generation(header))
+        _write_json(folder / "generation_config.json", {**_generation(header), **generation})
         folder.chmod(0o755)  # mkdtemp's folder is for its owner only
         folder.rename(target)
     progress("writing", 1, 1)
@@ -238,17 +243,20 @@ def _leave(_signal: int, _frame: object) -> NoReturn:
 
 def main(arguments: list[str]) -> int:
     """Convert as the command line says; return the exit status."""
-    if len(arguments) != 2:  # noqa: PLR2004 source and target
-        usage = "usage: python -m backends.mlx_backend.convert SOURCE.gguf TARGET_DIR"
-        print(usage, file=sys.stderr)  # noqa: T201 for a person
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m backends.mlx_backend.convert")
+    parser.add_argument("source", type=Path, metavar="SOURCE.gguf")
+    parser.add_argument("target", type=Path, metavar="TARGET_DIR")
+    parser.add_argument(
+        "--generation", type=json.loads, default={}, help="sampling defaults, as a JSON object"
+    )
+    wanted = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _leave)
     # The GPU belongs to the backend; nothing here is worth a second context.
     mx.set_default_device(mx.cpu)
     try:
-        convert(Path(arguments[0]), Path(arguments[1]), _report)
+        convert(wanted.source, wanted.target, _report, wanted.generation)
     except (GgufError, OSError, RuntimeError) as error:  # RuntimeError is what MLX raises
-        print(f"cannot convert {arguments[0]}: {error}", file=sys.stderr)  # noqa: T201 for the parent
+        print(f"cannot convert {wanted.source}: {error}", file=sys.stderr)  # noqa: T201 for the parent
         return 1
     return 0
 

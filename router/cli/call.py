@@ -41,9 +41,13 @@ class Call:
         """Where the running router is: `--url`, else the address in the settings."""
         if self.options.url is not None:
             return str(self.options.url).rstrip("/").removesuffix("/v1")
-        server = self.settings.server
-        host = _EVERYWHERE.get(server.host, server.host)
-        return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
+        return self.url_at(self.settings.server.port)
+
+    def url_at(self, port: int) -> str:
+        """Return the address of a router that listens on this port of the configured host."""
+        host = self.settings.server.host
+        host = _EVERYWHERE.get(host, host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     @cached_property
     def api_key(self) -> str | None:

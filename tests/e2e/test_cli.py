@@ -134,8 +134,8 @@ def test_a_second_router_leaves_the_first_alone(home: Home) -> None:
     [
         (["--host", "0.0.0.0"], "", 2, "can be reached from other machines"),  # noqa: S104 refused
         ([], "server: {prt: 1}", 2, "server.prt: unknown key (did you mean port?)"),
-        ([], "providers: {o: {kind: ollama, proxy: 'http://p'}}", 1, "providers.o.proxy: not bu"),
-        ([], "server: {admin_key: {env: NONE}}", 1, "names a key that is not there"),
+        ([], "providers: {o: {kind: ollama, proxy: 'http://p'}}", 2, "providers.o.proxy: not bu"),
+        ([], "server: {admin_key: {env: NONE}}", 2, "names a key that is not there"),
     ],
 )
 def test_what_cannot_be_kept_is_not_started(

@@ -13,7 +13,7 @@ import httpx2
 from router.app import Router
 from router.data_folder import DataFolder
 from router.server import Server, bind
-from router.settings import load
+from router.settings import access_keys, load
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ async def running_router(
     config.write_text(json.dumps(tree), encoding="utf-8")
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **(environ or {})}
     settings = load(config, {"data_dir": str(folder / "data")}, environment)
+    keys = access_keys(settings, environment)
     with DataFolder(settings.data_folder) as data, bind(settings.server.host, 0) as listener:
-        async with Router(settings, environment, data) as router:
+        async with Router(settings, environment, data, keys) as router:
             server = Server(router.app, settings.timeouts.drain_s)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]

@@ -108,6 +108,7 @@ def package(content: bytes, disk_bytes: int = 1_000_000) -> Package:
         file=_FILE,
         wheel_bytes=len(content),
         disk_bytes=disk_bytes,
+        generation={"do_sample": True, "temperature": 0.2},
     )
 
 
