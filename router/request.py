@@ -58,8 +58,9 @@ def priority(
 
     Raises Refused `invalid_priority`, or `priority_not_allowed` for SYSTEM without the admin key.
     """
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("priority")
-    told = query[-1] if query else header(scope, PRIORITY)
+    query = scope.get("query_string", b"")
+    wishes = parse_qs(query.decode("latin-1")).get("priority") if query else None
+    told = wishes[-1] if wishes else header(scope, PRIORITY)
     if told is None:
         tier = fields.get("service_tier")
         return _BY_SERVICE_TIER.get(tier, default) if isinstance(tier, str) else default

@@ -7,6 +7,7 @@ the code that makes them. An index that cannot be reached fails the tests that n
 import asyncio
 import fcntl
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,11 +25,19 @@ _ROOT = Path(__file__).parents[2]
 _MAKING_S = 600
 
 
+_HAS_MLX = importlib.util.find_spec("mlx") is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests that may have to make a model first the time for it."""
+    """Give tests that may have to make a model the time for it; skip them where MLX is not."""
     for item in items:
-        if {"tiny_vision_model", "smollm2_model"} & set(getattr(item, "fixturenames", ())):
+        needs_model = {"tiny_vision_model", "smollm2_model"} & set(
+            getattr(item, "fixturenames", ())
+        )
+        if needs_model:
             item.add_marker(pytest.mark.timeout(_MAKING_S))
+        if not _HAS_MLX and (needs_model or item.get_closest_marker("mlx")):
+            item.add_marker(pytest.mark.skip(reason="MLX has no wheels for this machine"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-mx = pytest.importorskip("mlx.core", reason="MLX has no wheel for this platform")
+mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
 from backends.mlx_backend.engine import Engine  # noqa: E402  imports MLX
 from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it

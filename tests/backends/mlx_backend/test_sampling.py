@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-mx = pytest.importorskip("mlx.core", reason="MLX has no wheel for this platform")
+mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
 from backends.mlx_backend.sampling import (  # noqa: E402  imports MLX
     RowSampler,
