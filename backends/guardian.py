@@ -177,8 +177,8 @@ class Guardian:
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != guardian:  # it died before the line above
                     os._exit(1)
-            # Python ignores SIGPIPE and SIGXFSZ, and an ignored signal survives exec.
-            for number in (*_HANDLED, signal.SIGPIPE, signal.SIGXFSZ):
+            # An ignored signal survives exec: Python ignores two, a shell's `&` two others.
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
                 signal.signal(number, signal.SIG_DFL)
             for fd in order["keep"]:
                 os.set_inheritable(fd, True)  # noqa: FBT003 positional-only

@@ -38,10 +38,13 @@ def free_port() -> int:
 
 def environment(folder: Path) -> dict[str, str]:
     """Return an environment with an empty home, in which no hub can be reached."""
+    # What this machine's package installer is told is needed to fetch a model; all else is empty.
     kept = {
-        name: os.environ[name]
-        for name in ("PATH", "LANG", "COVERAGE_PROCESS_CONFIG")
-        if name in os.environ
+        name: value
+        for name, value in os.environ.items()
+        if name in {"PATH", "LANG", "COVERAGE_PROCESS_CONFIG"}
+        or name.startswith(("PIP_", "UV_", "SSL_CERT_"))
+        or name.lower().endswith("_proxy")
     }
     return {
         **kept,
