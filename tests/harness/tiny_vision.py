@@ -30,14 +30,8 @@ from mlx.utils import tree_flatten
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-COLOURS = {
-    "red": (220, 30, 30),
-    "green": (30, 190, 50),
-    "blue": (30, 60, 220),
-    "yellow": (235, 220, 40),
-    "black": (15, 15, 15),
-    "white": (240, 240, 240),
-}
+from tests.harness.colours import COLOURS
+
 NO_PICTURE = "I see no picture."
 
 _QUESTIONS = (
