@@ -160,7 +160,8 @@ class CapabilityMap:
         ]
 
     def _state(self, capability: Capability) -> tuple[str, str | None]:
-        if capability not in self.catalog.bindings:
+        binding = self.catalog.bindings.get(capability)
+        if binding is None or not binding.models:
             return "unassigned", None
         models = self.catalog.bound(capability)
         if not models:
