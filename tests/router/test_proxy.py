@@ -197,6 +197,25 @@ async def test_a_stream_that_stalls_ends_in_an_error_frame_and_pings_do_not_help
     assert _error(events[-1].removeprefix(b"data: "))["code"] == "upstream_idle_timeout"
 
 
+@pytest.mark.parametrize("burst", [1, 5000])
+async def test_a_stream_that_never_ends_is_ended(tmp_path: Path, burst: int) -> None:
+    """Events that keep coming, slowly or in floods, do not outlive the total deadline."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        while True:
+            await conversation.event(DELTA * burst)
+            await asyncio.sleep(0.005)
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, timeouts={"total_s": 0.2}, **_one(fm)) as signalbox,
+    ):
+        body = (await signalbox.chat(STREAMED)).content
+    assert _error(body[body.rindex(b"data: ") + 6 :])["code"] == "upstream_total_timeout"
+    assert b"[DONE]" not in body
+
+
 async def test_an_event_that_is_not_json_ends_the_stream(tmp_path: Path) -> None:
     """What came before the bad event is the client's; the bad event is not."""
 
