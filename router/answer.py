@@ -75,6 +75,8 @@ async def _open_stream(answer: Answer, provider: str) -> OpenStream:
                 if payload is None:
                     continue
                 state.observe(payload)
+                if state.said_done:
+                    raise _invalid(provider, "an empty stream")
                 if state.said_error:
                     raise _failed_at_once(provider, answer, payload)
                 headers = passed_headers(answer.headers)
@@ -146,13 +148,15 @@ async def _read_whole(answer: Answer, provider: str, size: int) -> bytes:
 
 
 def passed_headers(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of a provider that its client may see."""
+    """Return the headers of a provider that its client may see; no value that is not plain text."""
     passed = []
     for name, value in headers:
+        if not (value.isascii() and value.isprintable()):
+            continue
         if name in _PASSED or name.startswith(_PASSED_PREFIXES):
-            passed.append((name.encode("latin-1"), value.encode("latin-1")))
+            passed.append((name.encode(), value.encode()))
         elif name == "x-request-id":
-            passed.append((b"x-upstream-request-id", value.encode("latin-1")))
+            passed.append((b"x-upstream-request-id", value.encode()))
     return tuple(passed)
 
 

@@ -395,6 +395,35 @@ async def test_a_providers_own_error_passes_untouched(tmp_path: Path, status: in
     assert "x-signalbox-error" not in response.headers
 
 
+@pytest.mark.parametrize("value", ["\u20ac", "a\x01b", "a\x00b"])
+async def test_an_odd_header_of_a_provider_is_left_out(tmp_path: Path, value: str) -> None:
+    """A value that cannot travel in a header costs the header, not the answer."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(openai_organization=value, x_ratelimit_limit="9")
+
+    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
+        response = await signalbox.chat(HELLO)
+    assert response.content == CHAT or _error(response.content)["code"] == "upstream_protocol_error"
+    assert "openai-organization" not in response.headers
+
+
+async def test_a_stream_without_a_single_chunk_is_no_answer(tmp_path: Path) -> None:
+    """`[DONE]` alone would look like a model that had nothing to say."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        await conversation.event(DONE)
+        await conversation.end_stream()
+
+    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
+        response = await signalbox.chat(STREAMED)
+    assert (response.status_code, _error(response.content)["code"]) == (
+        502,
+        "upstream_invalid_response",
+    )
+
+
 async def test_an_answer_over_the_limit_is_not_buffered_further(tmp_path: Path) -> None:
     """An endless non-streamed answer is cut at limits.response_mb."""
 
