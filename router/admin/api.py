@@ -63,6 +63,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.add_exception_handler(DownloadError, _backend_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _defect)
     return app
 
 
@@ -253,4 +254,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
         answer = _answer(Refused("method_not_allowed", f"{request.method} is not possible here."))
         answer.headers.update(error.headers or {})
         return answer
+    if error.status_code == 400:  # noqa: PLR2004 HTTP
+        return _answer(Refused("invalid_json", "The body is not valid JSON."))
     return _answer(Refused("not_found", f"There is nothing at {request.url.path}."))
+
+
+async def _defect(request: Request, _error: Exception) -> Response:
+    """Answer for what was not foreseen; it is raised again behind this, and the guard logs it."""
+    told = f"its log tells why ({request.state.request_id})"
+    return _answer(SignalboxError("internal_error", f"The router failed on this request; {told}."))
