@@ -104,14 +104,15 @@ async def _error_answer(answer: Answer, provider: str) -> Reply:
             "Check the provider's api_key in router.yaml.",
         )
     body = await _error_body(answer)
-    headers = passed_headers(answer.headers)
+    # Whatever it was called, it is JSON by now: nothing here may pass as a page.
+    others = (pair for pair in passed_headers(answer.headers) if pair[0] != b"content-type")
+    headers = (*others, (b"content-type", b"application/json"))
     if body is None:
         problem = f"{provider} answered {answer.status} without an error that can be read."
         if answer.status >= _SERVER_ERROR:
             raise RouteFailed("upstream_invalid_response", problem)
         wrapped = Refused("invalid_request", problem).body()
-        kept = tuple(pair for pair in headers if pair[0] != b"content-type")
-        return Reply(answer.status, (*kept, (b"content-type", b"application/json")), wrapped)
+        return Reply(answer.status, headers, wrapped)
     reply = Reply(answer.status, headers, body)
     if answer.status >= _SERVER_ERROR:
         raise ProviderFailed(

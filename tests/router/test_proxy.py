@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from router.upstream import UpstreamRequest
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
@@ -382,15 +383,16 @@ async def test_a_provider_that_misbehaves_is_a_bad_gateway(
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
 async def test_a_providers_own_error_passes_untouched(tmp_path: Path, status: int) -> None:
-    """Errors in OpenAI's shape keep their status, their bytes and their Retry-After."""
+    """Errors in OpenAI's shape keep status, bytes and Retry-After, whatever type they claim."""
     body = b'{ "error" : {"message":"no","odd":1} }'
 
     async def script(conversation: Conversation) -> None:
-        await conversation.answer(body, status, retry_after="7")
+        await conversation.answer(body, status, "text/html", retry_after="7")
 
     async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
         response = await signalbox.chat(HELLO)
     assert (response.status_code, response.content) == (status, body)
+    assert response.headers["content-type"] == "application/json"
     assert response.headers["retry-after"] == "7"
     assert "x-signalbox-error" not in response.headers
 
@@ -557,3 +559,10 @@ async def test_a_model_name_cannot_break_a_header(tmp_path: Path) -> None:
     assert (response.status_code, _error(response.content)["code"]) == (400, "invalid_request")
     assert umlaut.status_code == 200
     assert umlaut.headers["x-signalbox-model"] == "mod?le"
+
+
+def test_what_is_sent_is_in_no_repr() -> None:
+    """A key and a prompt cannot end in a log by way of a traceback."""
+    request = UpstreamRequest("POST", "http://a/v1", [("authorization", "sk-1")], b"secret")
+    assert "sk-1" not in repr(request)
+    assert "secret" not in repr(request)
