@@ -138,6 +138,10 @@ def _builtin_models(owners: Owners) -> APIRouter:
     routes = APIRouter(prefix="/admin/builtin/models", tags=["builtin models"])
     downloads, the_map = owners.downloads, owners.capability_map
 
+    def _row(name: str) -> dict[str, Any]:
+        rows = (asdict(status) for status in downloads.status())
+        return next(row for row in rows if name in {row["id"], row["repo"]})
+
     @routes.get("")
     async def list_builtin_models() -> dict[str, Any]:
         """Return the builtin models and where each one stands."""
@@ -147,13 +151,15 @@ def _builtin_models(owners: Owners) -> APIRouter:
     async def download_model(model: str) -> dict[str, Any]:
         """Begin to fetch a model; its progress is told by the list."""
         owners.pulls.begin(model)
-        return {"id": model, "state": "downloading"}
+        row = _row(model)
+        # It begins with the next turn of the loop.
+        return row if row["state"] == "ready" else {**row, "state": "downloading", "message": ""}
 
     @routes.delete("/{model}/download")
     async def cancel_download(model: str) -> dict[str, Any]:
         """Stop fetching a model."""
         await downloads.cancel(model)
-        return {"id": model, "state": "absent"}
+        return _row(model)
 
     @routes.delete("/{model}")
     async def remove_model(model: str) -> dict[str, Any]:

@@ -241,3 +241,16 @@ async def test_a_defect_of_the_control_plane_is_told_in_the_envelope(tmp_path: P
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (500, "internal_error")
     assert response.headers["x-request-id"] in error["message"]
+
+
+async def test_the_answer_about_a_download_tells_where_the_model_stands(tmp_path: Path) -> None:
+    """A model that is there is neither downloading when asked for nor absent when cancelled."""
+    async with running_router(tmp_path) as signalbox:
+        folder = tmp_path / "data" / "models" / "smollm2-135m"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"")
+        path = "/admin/builtin/models/smollm2-135m/download"
+        begun = await signalbox.client.post(path)
+        cancelled = await signalbox.client.delete(path)
+    assert (begun.json()["state"], cancelled.json()["state"]) == ("ready", "ready")
