@@ -75,6 +75,8 @@ async def _open_stream(answer: Answer, provider: str) -> OpenStream:
                 if payload is None:
                     continue
                 state.observe(payload)
+                if state.said_done:
+                    raise _invalid(provider, "an empty stream")
                 if state.said_error:
                     raise _failed_at_once(provider, answer, payload)
                 headers = passed_headers(answer.headers)
@@ -102,14 +104,15 @@ async def _error_answer(answer: Answer, provider: str) -> Reply:
             "Check the provider's api_key in router.yaml.",
         )
     body = await _error_body(answer)
-    headers = passed_headers(answer.headers)
+    # Whatever it was called, it is JSON by now: nothing here may pass as a page.
+    others = (pair for pair in passed_headers(answer.headers) if pair[0] != b"content-type")
+    headers = (*others, (b"content-type", b"application/json"))
     if body is None:
         problem = f"{provider} answered {answer.status} without an error that can be read."
         if answer.status >= _SERVER_ERROR:
             raise RouteFailed("upstream_invalid_response", problem)
         wrapped = Refused("invalid_request", problem).body()
-        kept = tuple(pair for pair in headers if pair[0] != b"content-type")
-        return Reply(answer.status, (*kept, (b"content-type", b"application/json")), wrapped)
+        return Reply(answer.status, headers, wrapped)
     reply = Reply(answer.status, headers, body)
     if answer.status >= _SERVER_ERROR:
         raise ProviderFailed(
@@ -146,13 +149,15 @@ async def _read_whole(answer: Answer, provider: str, size: int) -> bytes:
 
 
 def passed_headers(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of a provider that its client may see."""
+    """Return the headers of a provider that its client may see; no value that is not plain text."""
     passed = []
     for name, value in headers:
+        if not (value.isascii() and value.isprintable()):
+            continue
         if name in _PASSED or name.startswith(_PASSED_PREFIXES):
-            passed.append((name.encode("latin-1"), value.encode("latin-1")))
+            passed.append((name.encode(), value.encode()))
         elif name == "x-request-id":
-            passed.append((b"x-upstream-request-id", value.encode("latin-1")))
+            passed.append((b"x-upstream-request-id", value.encode()))
     return tuple(passed)
 
 

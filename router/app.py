@@ -182,7 +182,8 @@ class Router:
             admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
-        return Guard(Planes(proxy, self.capability_map, ControlPlane(self._load_control)), policy)
+        control = ControlPlane(self._load_control, policy.body_bytes, settings.timeouts.body_s)
+        return Guard(Planes(proxy, self.capability_map, control), policy)
 
     def _load_control(self) -> App:
         """Import the control plane, which takes longer than all else together, and build it."""

@@ -60,15 +60,15 @@ def classify_chat(body: Mapping[str, Any], *, local_only: bool = False) -> Requi
         if message.get("role") == "tool" or message.get("tool_calls"):
             levers.add(Capability.TOOL_USE)
         for part in _dicts(message.get("content")):
-            kind = part.get("type")
+            kind = _text(part.get("type"))
             if kind in _IMAGE_PARTS:
                 levers.add(Capability.VISION)
-            elif isinstance(kind, str) and kind in _INPUT_PARTS:
+            elif kind in _INPUT_PARTS:
                 inputs.add(_INPUT_PARTS[kind])
     if (body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none":
         levers.add(Capability.TOOL_USE)
     response_format = body.get("response_format")
-    if isinstance(response_format, dict) and response_format.get("type") in _SCHEMA_FORMATS:
+    if isinstance(response_format, dict) and _text(response_format.get("type")) in _SCHEMA_FORMATS:
         levers.add(Capability.STRUCTURED_OUTPUT)
     if not levers:
         levers.add(Capability.TEXT)
@@ -86,3 +86,8 @@ def _dicts(value: object) -> Iterator[Mapping[str, Any]]:
     """Yield the objects of a list; nothing when it is no list."""
     if isinstance(value, list):
         yield from (item for item in value if isinstance(item, dict))
+
+
+def _text(value: object) -> str:
+    """Return a string as it is and anything else as "": a list cannot be looked up in a set."""
+    return value if isinstance(value, str) else ""

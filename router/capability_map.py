@@ -103,6 +103,8 @@ class CapabilityMap:
         that a model cannot do this; SignalboxError `store_unavailable`.
         """
         async with self._writing:
+            if len(set(models)) != len(models):
+                raise Refused("invalid_request", "A model stands here twice.", param="models")
             tried = {**self._overrides, capability: Override(models, since="")}
             catalog = build_catalog(self._ground, tried)
             for name in models:
@@ -160,7 +162,8 @@ class CapabilityMap:
         ]
 
     def _state(self, capability: Capability) -> tuple[str, str | None]:
-        if capability not in self.catalog.bindings:
+        binding = self.catalog.bindings.get(capability)
+        if binding is None or not binding.models:
             return "unassigned", None
         models = self.catalog.bound(capability)
         if not models:
@@ -228,7 +231,8 @@ async def _stored(write: Callable[[], Written]) -> Written:
 
 
 def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> None:
-    model = catalog.model(name)
+    # A name is told in headers and logs, where a control character would end a line.
+    model = catalog.model(name) if name.isprintable() else None
     if model is None:
         raise Refused(
             "model_not_found",

@@ -1,7 +1,7 @@
 """Frozen values that describe what can serve what, and the snapshot that holds them all."""
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -87,7 +87,10 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """An immutable snapshot of all that routing knows. Model names are `provider/id`."""
+    """An immutable snapshot of all that routing knows. Model names are `provider/id`.
+
+    A binding without models is there where it forbids something: that holds all the same.
+    """
 
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
@@ -135,6 +138,11 @@ class Catalog:
             return ()
         models = (self.model(name) for name in binding.models)
         return tuple(model for model in models if model is not None)
+
+    def stays_local(self, capabilities: Iterable[Capability]) -> bool:
+        """Tell whether what needs these capabilities must not leave the machine."""
+        bindings = map(self.bindings.get, capabilities)
+        return self.local_only or any(binding and binding.local_only for binding in bindings)
 
     def points_at(self, provider: str) -> bool:
         """Tell whether some capability is bound to a model of this provider."""

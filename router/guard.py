@@ -4,6 +4,7 @@ Pure ASGI. It decides by Host, Origin, Sec-Fetch-Site, Content-Type and keys bef
 looks at a request, gives every answer its id, and turns every error into OpenAI's envelope.
 """
 
+import asyncio
 import hmac
 import logging
 import re
@@ -25,6 +26,8 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 # Anybody on this machine, or with the network's permission, may ask whether we are alive.
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 ADMIN_PREFIXES = ("/admin", "/models", "/metrics")
+# Refusals of a body that is still on its way.
+_UNREAD = frozenset({"body_too_large", "request_timeout"})
 _PREFLIGHT_HEADERS = "authorization, content-type, x-api-key, x-priority, x-request-id"
 
 
@@ -56,15 +59,23 @@ class Guard:
         reply = _Outgoing(send, _request_id(scope))
         scope["state"] = {**scope.get("state", {}), "request_id": reply.request_id}
         try:
+            reply.may_read = scope["method"] not in _WITH_BODY
             origin = self._check_source(scope)
             reply.origin = origin
             if origin is not None and scope["method"] == "OPTIONS":
                 return await reply.preflight()
             self._check_content(scope)
             scope["state"]["is_admin"] = self._check_keys(scope)
+            reply.may_read = True
             await self._app(scope, receive, reply)
         except SignalboxError as error:
             await reply.error(error)
+        except asyncio.CancelledError:
+            # Nobody but the server cancels a request here, when its grace at the end is over.
+            await reply.error(
+                SignalboxError("shutting_down", "Signalbox is stopping: ask again when it is back.")
+            )
+            raise
         except ClientGone:
             log.info("%s %s: the client left", scope["method"], reply.request_id)
         except Exception:
@@ -119,8 +130,8 @@ class Guard:
             scope, b"transfer-encoding"
         )
         # A web page may post other types without asking first, so they are refused even when the
-        # body turns out to be JSON; a bodiless POST to the control plane carries none at all.
-        if kind != "application/json" and (has_body or scope["path"].startswith("/v1")):
+        # body turns out to be JSON or empty; a bodiless POST to the control plane names no type.
+        if kind != "application/json" and (kind or has_body or scope["path"].startswith("/v1")):
             raise Refused("unsupported_media_type", "Content-Type must be application/json.")
         if "".join(_all(scope, b"content-encoding")) not in {"", "identity"}:
             raise Refused("unsupported_media_type", "Send the body without Content-Encoding.")
@@ -153,6 +164,7 @@ class _Outgoing:
         self._send = send
         self.request_id = request_id
         self.origin: str | None = None
+        self.may_read = False
         self._begun = False
 
     async def __call__(self, message: Message) -> None:
@@ -171,7 +183,9 @@ class _Outgoing:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
         if self._begun:
             return
-        await send_reply(self, error.reply())
+        # What was not read of the request would be taken for the next one, or come in for ever.
+        unread = not self.may_read or error.code in _UNREAD
+        await send_reply(self, error.reply(), ((b"connection", b"close"),) if unread else ())
 
     async def preflight(self) -> None:
         """Tell an allowed page what it may send."""

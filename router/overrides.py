@@ -39,7 +39,9 @@ def read_overrides(database: Path) -> Mapping[Capability, Override]:
     if not database.exists():
         return {}
     try:
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        with closing(
+            sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
             check_version(connection.execute("PRAGMA user_version").fetchone()[0], database)
             # A router that was killed while making the database left it without tables.
             made = connection.execute(_HAS_TABLE, (TABLE,)).fetchone() is not None

@@ -9,7 +9,7 @@ from router.errors import Refused, Reply
 from router.guard import App
 from router.listing import list_models, one_model
 from router.proxy import Proxy
-from router.request import Receive, Scope, Send, send_reply
+from router.request import Message, Receive, Scope, Send, read_body, send_reply
 
 _MODELS = "/v1/models"
 _JSON_HEADERS = ((b"content-type", b"application/json"),)
@@ -18,20 +18,38 @@ _JSON_HEADERS = ((b"content-type", b"application/json"),)
 class ControlPlane:
     """The control plane, loaded in a thread when it is first used.
 
-    `load` imports FastAPI, SQLModel and all that stands on them, and returns the application.
+    `load` imports FastAPI, SQLModel and all that stands on them, and returns the application, which
+    gets a body whole: at most `size` bytes that arrived within `body_s`.
     """
 
-    def __init__(self, load: Callable[[], App]) -> None:
+    def __init__(self, load: Callable[[], App], size: int, body_s: float) -> None:
         self._load = load
+        self._size = size
+        self._body_s = body_s
         self._app: App | None = None
         self._loading = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, after loading where it is the first."""
+        whole = _Received(await read_body(receive, self._size, self._body_s), receive)
         async with self._loading:
             if self._app is None:
                 self._app = await asyncio.to_thread(self._load)
-        await self._app(scope, receive, send)
+        await self._app(scope, whole, send)
+
+
+class _Received:
+    """The receiving end of a request whose body was read already."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
 
 
 class Planes:

@@ -15,7 +15,7 @@ from router.catalog import Catalog, Kind, Locality
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
 from router.events import Flight, InFlight
 from router.presence import ClientPresent
-from router.pump import pump
+from router.pump import Pace, pump
 from router.reach import Reach, Ready, Timed, place, too_slow
 from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
 from router.resolver import Route, resolve
@@ -148,9 +148,8 @@ class Proxy:
                 if isinstance(opened, Reply):
                     return await send_reply(send, opened, headers)
                 flight.state = "streaming"
-                failure = await pump(
-                    opened, answer, send, (*opened.headers, *headers), reach.deadlines.idle_s
-                )
+                pace = Pace(reach.deadlines.idle_s, reach.deadlines.total_s)
+                failure = await pump(opened, answer, send, (*opened.headers, *headers), pace)
                 if failure is not None:
                     log.warning("%s: %s (%s)", route.model.name, failure.message, failure.code)
         return None

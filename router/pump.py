@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from router.answer import OpenStream
 from router.errors import RouteFailed, StreamFailed
@@ -12,12 +13,22 @@ from router.upstream import Answer
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a stream may take, in seconds: from one event with data to the next, and in all.
+
+    Comments pass but do not count.
+    """
+
+    idle_s: float
+    total_s: float
+
+
 async def pump(
-    stream: OpenStream, answer: Answer, send: Send, headers: HeaderList, idle_s: float
+    stream: OpenStream, answer: Answer, send: Send, headers: HeaderList, pace: Pace
 ) -> StreamFailed | None:
     """Send the stream to the client as its events arrive; return what broke it, or None.
 
-    `idle_s` bounds the time from one event with data to the next; comments pass but do not count.
     A stream that breaks ends in an error frame, and never in `[DONE]`.
     """
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
@@ -25,7 +36,7 @@ async def pump(
     try:
         await _send(send, stream.first)
         if not stream.state.said_done:
-            await _flow(stream, answer, send, idle_s)
+            await _flow(stream, answer, send, pace)
     except StreamFailed as error:
         failure = error
         await _send(send, [error.frame()])
@@ -33,21 +44,25 @@ async def pump(
     return failure
 
 
-async def _flow(stream: OpenStream, answer: Answer, send: Send, idle_s: float) -> None:
+async def _flow(stream: OpenStream, answer: Answer, send: Send, pace: Pace) -> None:
     """Pass events on until the stream has ended as it should.
 
-    Raises StreamFailed when it breaks off, stalls, or says what is not JSON.
+    Raises StreamFailed when it breaks off, stalls, never ends, or says what is not JSON.
     """
     state = stream.state
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + idle_s
+    idle_at = loop.time() + pace.idle_s
+    over_at = loop.time() + pace.total_s
     events: Sequence[bytes] = stream.pending
     while True:
         if await _pass_on(events, state, send):
-            deadline = loop.time() + idle_s
+            idle_at = loop.time() + pace.idle_s
         if state.said_done or state.said_error:
             return
-        data = await _read(answer, deadline, idle_s)
+        if loop.time() >= over_at:
+            # A provider that is never idle would not be noticed by waiting for it.
+            raise _too_long(pace)
+        data = await _read(answer, idle_at, over_at, pace)
         if not data:
             break
         events = stream.splitter.feed(data)
@@ -76,18 +91,26 @@ async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bo
     return had_data
 
 
-async def _read(answer: Answer, deadline: float, idle_s: float) -> bytes:
+async def _read(answer: Answer, idle_at: float, over_at: float, pace: Pace) -> bytes:
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout_at(min(idle_at, over_at)):
             return await answer.read()
     except TimeoutError:
+        if over_at <= idle_at:
+            raise _too_long(pace) from None
         raise StreamFailed(
-            "upstream_idle_timeout", f"The provider sent nothing for {idle_s:g} s."
+            "upstream_idle_timeout", f"The provider sent nothing for {pace.idle_s:g} s."
         ) from None
     except RouteFailed as error:
         raise StreamFailed(
             "upstream_truncated", "The provider's answer broke off before it was complete."
         ) from error
+
+
+def _too_long(pace: Pace) -> StreamFailed:
+    return StreamFailed(
+        "upstream_total_timeout", f"The answer was not complete within {pace.total_s:g} s."
+    )
 
 
 async def _send(send: Send, events: Iterable[bytes]) -> None:

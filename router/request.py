@@ -79,9 +79,13 @@ def priority(
 
 
 def wants_local_only(scope: Scope) -> bool:
-    """Tell whether the client itself forbids remote models; any value but "false" does."""
-    told = header(scope, LOCAL_ONLY)
-    return told is not None and told.strip().lower() not in {"false", "0", ""}
+    """Tell whether the client itself forbids remote models; any value but false, 0 or none does.
+
+    Sent twice, one that forbids is enough.
+    """
+    wanted = LOCAL_ONLY.encode()
+    told = (value for key, value in scope["headers"] if key == wanted)
+    return any(value.strip().lower() not in {b"false", b"0", b""} for value in told)
 
 
 async def send_reply(send: Send, reply: Reply, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:

@@ -186,8 +186,9 @@ def _routes(
 ) -> tuple[tuple[Route, ...], dict[str, str]]:
     """Return the routes that locality allows, in order, and why each other model is kept away."""
     binding = choice.binding
-    local_only = (
-        catalog.local_only or requirement.local_only or (binding is not None and binding.local_only)
+    # By whatever name the model came: each need brings its own binding's prohibition along.
+    local_only = requirement.local_only or catalog.stays_local(
+        (choice.capability, *requirement.levers)
     )
     remote_fallback = binding is not None and binding.allow_remote_fallback
     routes: list[Route] = []
@@ -228,7 +229,7 @@ def _not_assigned(levers: Iterable[Capability]) -> Refused:
 def _unknown_model(name: str, catalog: Catalog) -> Refused:
     known = [
         AUTO,
-        *catalog.bindings,
+        *(capability for capability in catalog.bindings if catalog.bound(capability)),
         *catalog.aliases,
         *(model.name for model in catalog.models.values()),
         *(model.id for model in catalog.models.values()),

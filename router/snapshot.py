@@ -129,7 +129,9 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
         providers=ground.providers,
         models=models,
         bindings={
-            capability: binding for capability, binding in bindings.items() if binding.models
+            capability: binding
+            for capability, binding in bindings.items()
+            if binding.models or binding.local_only
         },
         aliases={name: alias.to for name, alias in ground.settings.aliases.items()},
         local_only=ground.settings.local_only,

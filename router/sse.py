@@ -16,6 +16,7 @@ from router.errors import StreamFailed
 _BLANK_LINE = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LONGEST_MATCH = 4
+_BOM = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
 
 
@@ -62,7 +63,8 @@ def payload_of(event: bytes) -> bytes | None:
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:  # noqa: PLR2004 the common form: one line and its blank one
         return event[6:-2]
     lines = []
-    for line in _LINE_END.split(event):
+    # A byte order mark may stand before the first event.
+    for line in _LINE_END.split(event.removeprefix(_BOM)):
         if line == b"data":
             lines.append(b"")
         elif line.startswith(b"data:"):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import Engine, event
+from sqlalchemy import URL, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Field, Session, SQLModel, create_engine, select
 
@@ -110,8 +110,10 @@ def _open(database: Path) -> Engine:
         os.close(os.open(database, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise StoreError(f"{database} cannot be written: {error.strerror}.") from error
+    # Not as text: in an address `?`, `#` and `%` would mean something.
     engine = create_engine(
-        f"sqlite:///{database}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
+        URL.create("sqlite", database=str(database)),
+        connect_args={"timeout": _BUSY_S, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")

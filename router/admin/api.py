@@ -63,6 +63,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.add_exception_handler(DownloadError, _backend_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _defect)
     return app
 
 
@@ -137,6 +138,10 @@ def _builtin_models(owners: Owners) -> APIRouter:
     routes = APIRouter(prefix="/admin/builtin/models", tags=["builtin models"])
     downloads, the_map = owners.downloads, owners.capability_map
 
+    def _row(name: str) -> dict[str, Any]:
+        rows = (asdict(status) for status in downloads.status())
+        return next(row for row in rows if name in {row["id"], row["repo"]})
+
     @routes.get("")
     async def list_builtin_models() -> dict[str, Any]:
         """Return the builtin models and where each one stands."""
@@ -146,13 +151,15 @@ def _builtin_models(owners: Owners) -> APIRouter:
     async def download_model(model: str) -> dict[str, Any]:
         """Begin to fetch a model; its progress is told by the list."""
         owners.pulls.begin(model)
-        return {"id": model, "state": "downloading"}
+        row = _row(model)
+        # It begins with the next turn of the loop.
+        return row if row["state"] == "ready" else {**row, "state": "downloading", "message": ""}
 
     @routes.delete("/{model}/download")
     async def cancel_download(model: str) -> dict[str, Any]:
         """Stop fetching a model."""
         await downloads.cancel(model)
-        return {"id": model, "state": "absent"}
+        return _row(model)
 
     @routes.delete("/{model}")
     async def remove_model(model: str) -> dict[str, Any]:
@@ -253,4 +260,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
         answer = _answer(Refused("method_not_allowed", f"{request.method} is not possible here."))
         answer.headers.update(error.headers or {})
         return answer
+    if error.status_code == 400:  # noqa: PLR2004 HTTP
+        return _answer(Refused("invalid_json", "The body is not valid JSON."))
     return _answer(Refused("not_found", f"There is nothing at {request.url.path}."))
+
+
+async def _defect(request: Request, _error: Exception) -> Response:
+    """Answer for what was not foreseen; it is raised again behind this, and the guard logs it."""
+    told = f"its log tells why ({request.state.request_id})"
+    return _answer(SignalboxError("internal_error", f"The router failed on this request; {told}."))

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import httpx2
 
-from router.cli.failure import CommandFailure, NotRunning
+from router.cli.failure import CommandFailure, NotRunning, UsageFailure
 from router.errors import StreamFailed
 from router.sse import DONE, EventSplitter, payload_of
 
@@ -22,14 +22,17 @@ class RouterClient:
 
     def __init__(self, url: str, api_key: str | None) -> None:
         self._url = url
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise UsageFailure("the API key has characters in it that no key can have")
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         # A proxy variable must not catch calls to this machine.
-        self._http = httpx2.Client(
-            base_url=url,
-            headers=headers,
-            timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
-            trust_env=False,
-        )
+        with self._named_faults():
+            self._http = httpx2.Client(
+                base_url=url,
+                headers=headers,
+                timeout=httpx2.Timeout(_ANSWER_S, connect=_CONNECT_S),
+                trust_env=False,
+            )
 
     def __repr__(self) -> str:
         return f"<RouterClient {self._url}>"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,6 +37,7 @@ from router.settings.values import (
     Url,
     UserPath,
     is_loopback,
+    printable,
 )
 
 
@@ -187,7 +189,7 @@ def _short_alias(value: object) -> object:
 class AliasTarget(Section):
     """Where a name leads to, and the priority of those who cannot send one."""
 
-    to: Annotated[StrictStr, Field(min_length=1)]
+    to: Annotated[StrictStr, Field(min_length=1), AfterValidator(printable)]
     priority: DefaultPriority | None = None
 
 

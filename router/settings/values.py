@@ -66,11 +66,18 @@ def _priority(value: object) -> Priority:
     return priority
 
 
+def printable(text: str) -> str:
+    """Return a name that may stand in headers and logs; ValueError for any other."""
+    if not text.isprintable():
+        raise ValueError("a name is made of printable characters")
+    return text
+
+
 def _model_name(text: str) -> str:
     provider, _, model = text.partition("/")
     if not provider or not model or text != text.strip():
         raise ValueError("a model is named provider/model, such as builtin/smollm2-135m")
-    return text
+    return printable(text)
 
 
 def is_loopback(host: str) -> bool:

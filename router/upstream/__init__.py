@@ -6,7 +6,7 @@ provider learns that its client has gone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
@@ -15,12 +15,15 @@ Headers = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What is sent: an absolute URL, the headers as they go out, and the whole body."""
+    """What is sent: an absolute URL, the headers as they go out, and the whole body.
+
+    The headers hold a key and the body a prompt, hence they are in no repr.
+    """
 
     method: str
     url: str
-    headers: Headers
-    body: bytes
+    headers: Headers = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class Answer(Protocol):

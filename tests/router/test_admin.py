@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ async def test_nobody_can_be_assigned_on_purpose(tmp_path: Path) -> None:
     [
         ("text", {"models": ["nowhere/m"]}, 404, "model_not_found"),
         ("text", {"models": ["builtin/none"]}, 404, "model_not_found"),
+        ("text", {"models": ["a/m\r\nset-cookie: x=1"]}, 404, "model_not_found"),
+        ("text", {"models": ["a/m", "a/m"]}, 400, "invalid_request"),
         ("vision", {"models": ["a/blind"]}, 400, "capability_mismatch"),
         ("sight", {"models": []}, 404, "not_found"),
         ("text", {"model": "a/m"}, 400, "invalid_request"),
@@ -201,3 +204,53 @@ async def test_an_unknown_backend_is_named_as_such(tmp_path: Path) -> None:
         restart = await signalbox.client.post("/admin/backends/none/restart")
         logs = await signalbox.client.get("/admin/backends/none/logs")
     assert (restart.status_code, logs.status_code) == (404, 404)
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"[" * 5000, b"{", b'{"models":["\xff"]}'])
+async def test_a_body_that_is_no_json_is_named_as_such(tmp_path: Path, body: bytes) -> None:
+    """Whatever is wrong with it, the fault is the body's and not the address's."""
+    async with running_router(tmp_path) as signalbox:
+        response = await signalbox.client.put(
+            "/admin/capabilities/text", content=body, headers={"content-type": "application/json"}
+        )
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] in {"invalid_json", "invalid_request"}
+
+
+async def test_the_control_plane_takes_no_more_than_the_limit(tmp_path: Path) -> None:
+    """A body of undeclared size is cut off at limits.body_mb here too."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b" " * 600_000
+
+    async with running_router(tmp_path, limits={"body_mb": 1}) as signalbox:
+        response = await signalbox.client.post(
+            "/admin/explain", content=endless(), headers={"content-type": "application/json"}
+        )
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_a_defect_of_the_control_plane_is_told_in_the_envelope(tmp_path: Path) -> None:
+    """What was not foreseen is an internal_error with the id that the log has, as everywhere."""
+    async with running_router(tmp_path) as signalbox:
+        models = tmp_path / "data" / "models"
+        (models / "smollm2-135m").mkdir()
+        (models / ".staging").write_text("in the way")
+        response = await signalbox.client.delete("/admin/builtin/models/smollm2-135m")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (500, "internal_error")
+    assert response.headers["x-request-id"] in error["message"]
+
+
+async def test_the_answer_about_a_download_tells_where_the_model_stands(tmp_path: Path) -> None:
+    """A model that is there is neither downloading when asked for nor absent when cancelled."""
+    async with running_router(tmp_path) as signalbox:
+        folder = tmp_path / "data" / "models" / "smollm2-135m"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"")
+        path = "/admin/builtin/models/smollm2-135m/download"
+        begun = await signalbox.client.post(path)
+        cancelled = await signalbox.client.delete(path)
+    assert (begun.json()["state"], cancelled.json()["state"]) == ("ready", "ready")

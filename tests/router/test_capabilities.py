@@ -42,6 +42,8 @@ def _parts(*kinds: str) -> dict[str, Any]:
             {**_parts("image_url"), "tools": [{}], "response_format": {"type": "json_schema"}},
             ["vision", "tool_use", "structured_output"],
         ),
+        ({"messages": [USER], "response_format": {"type": ["json_schema"]}}, ["text"]),
+        ({"messages": [{"role": "user", "content": [{"type": {}}, {"type": []}]}]}, ["text"]),
         (_parts("input_audio"), ["text", "audio"]),
         (_parts("file", "video_url"), ["text", "file", "video"]),
         (_parts("image_url", "input_audio"), ["vision", "audio"]),

@@ -1,11 +1,13 @@
 """Who may knock: Host, Origin, Sec-Fetch-Site, Content-Type, keys, and what errors look like."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router.guard import Guard, Policy
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import ScriptedUpstream
@@ -153,6 +155,78 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_sent(tmp_path: Path
             await client.body(headers)
 
 
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [("content-length: 2000000", 413), ("content-length: 9\r\norigin: http://evil.com", 403)],
+)
+async def test_a_connection_whose_body_was_not_read_is_closed(
+    tmp_path: Path, more: str, status: int
+) -> None:
+    """What a refused client goes on sending is neither read nor taken for another request."""
+    async with (
+        running_router(tmp_path, limits={"body_mb": 1}) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.send(
+            f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            f"{more}\r\n\r\n".encode()
+        )
+        answered, headers = await client.head()
+        assert (answered, headers["connection"]) == (status, "close")
+        await client.body(headers)
+        assert await client.rest() == b""
+
+
+async def test_an_empty_form_changes_nothing(tmp_path: Path) -> None:
+    """A form without fields has a type and no body: it is refused like any other form."""
+    async with running_router(tmp_path) as signalbox:
+        response = await signalbox.client.post(
+            "/admin/backends/builtin/restart",
+            headers={"content-type": "application/x-www-form-urlencoded"},
+        )
+    assert response.status_code == 415
+
+
+@pytest.mark.parametrize("second", ["false", "0", ""])
+async def test_one_prohibition_is_enough(tmp_path: Path, second: str) -> None:
+    """A second x-signalbox-local-only header does not lift the first."""
+    async with ScriptedUpstream() as fm:
+        settings = _one(fm)
+        settings["providers"]["fm"]["locality"] = "remote"
+        async with running_router(tmp_path, **settings) as signalbox:
+            response = await signalbox.client.post(
+                CHAT,
+                json=HELLO,
+                headers=[("x-signalbox-local-only", "true"), ("x-signalbox-local-only", second)],
+            )
+        assert fm.seen == []
+    assert response.json()["error"]["code"] == "remote_not_allowed"
+
+
+async def test_a_request_that_outlives_a_stops_grace_is_told_so(tmp_path: Path) -> None:
+    """Whoever still waits gets the envelope and may ask again; the task ends as cancelled."""
+    sent: list[Any] = []
+
+    async def wait(_scope: Any, receive: Any, _send: Any) -> None:
+        await receive()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    policy = Policy(frozenset(), frozenset(), (), None, 100)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"127.0.0.1")]}
+    request = asyncio.create_task(Guard(wait, policy)(scope, receive, send))
+    await asyncio.sleep(0)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"]["code"] == "shutting_down"
+
+
 async def test_a_body_that_does_not_arrive_times_out(tmp_path: Path) -> None:
     """A client that stops sending is told so, and holds nothing meanwhile."""
     async with (
@@ -165,6 +239,7 @@ async def test_a_body_that_does_not_arrive_times_out(tmp_path: Path) -> None:
         )
         status, headers = await client.head()
         body = json.loads(await client.body(headers))
+        assert await client.rest() == b""
     assert (status, body["error"]["code"]) == (408, "request_timeout")
 
 

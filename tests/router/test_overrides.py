@@ -28,6 +28,18 @@ def test_what_the_store_writes_is_what_the_start_reads(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41", "a b"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """What means something in an address means nothing in a path: nothing is lost or misplaced."""
+    database = tmp_path / name / "s.db"
+    database.parent.mkdir()
+    store = Store(database)
+    saved = store.save_assignment(Capability.TEXT, ("a/x",))
+    store.close()
+    assert read_overrides(database) == {Capability.TEXT: saved}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.parametrize("content", [b"not a database", b"SQLite format 3\x00" + b"x" * 500])
 def test_a_file_that_is_no_database_is_refused_and_left_alone(
     tmp_path: Path, content: bytes

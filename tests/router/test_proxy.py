@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from router.upstream import UpstreamRequest
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
@@ -197,6 +198,25 @@ async def test_a_stream_that_stalls_ends_in_an_error_frame_and_pings_do_not_help
     assert _error(events[-1].removeprefix(b"data: "))["code"] == "upstream_idle_timeout"
 
 
+@pytest.mark.parametrize("burst", [1, 5000])
+async def test_a_stream_that_never_ends_is_ended(tmp_path: Path, burst: int) -> None:
+    """Events that keep coming, slowly or in floods, do not outlive the total deadline."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        while True:
+            await conversation.event(DELTA * burst)
+            await asyncio.sleep(0.005)
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, timeouts={"total_s": 0.2}, **_one(fm)) as signalbox,
+    ):
+        body = (await signalbox.chat(STREAMED)).content
+    assert _error(body[body.rindex(b"data: ") + 6 :])["code"] == "upstream_total_timeout"
+    assert b"[DONE]" not in body
+
+
 async def test_an_event_that_is_not_json_ends_the_stream(tmp_path: Path) -> None:
     """What came before the bad event is the client's; the bad event is not."""
 
@@ -363,17 +383,47 @@ async def test_a_provider_that_misbehaves_is_a_bad_gateway(
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
 async def test_a_providers_own_error_passes_untouched(tmp_path: Path, status: int) -> None:
-    """Errors in OpenAI's shape keep their status, their bytes and their Retry-After."""
+    """Errors in OpenAI's shape keep status, bytes and Retry-After, whatever type they claim."""
     body = b'{ "error" : {"message":"no","odd":1} }'
 
     async def script(conversation: Conversation) -> None:
-        await conversation.answer(body, status, retry_after="7")
+        await conversation.answer(body, status, "text/html", retry_after="7")
 
     async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
         response = await signalbox.chat(HELLO)
     assert (response.status_code, response.content) == (status, body)
+    assert response.headers["content-type"] == "application/json"
     assert response.headers["retry-after"] == "7"
     assert "x-signalbox-error" not in response.headers
+
+
+@pytest.mark.parametrize("value", ["\u20ac", "a\x01b", "a\x00b"])
+async def test_an_odd_header_of_a_provider_is_left_out(tmp_path: Path, value: str) -> None:
+    """A value that cannot travel in a header costs the header, not the answer."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(openai_organization=value, x_ratelimit_limit="9")
+
+    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
+        response = await signalbox.chat(HELLO)
+    assert response.content == CHAT or _error(response.content)["code"] == "upstream_protocol_error"
+    assert "openai-organization" not in response.headers
+
+
+async def test_a_stream_without_a_single_chunk_is_no_answer(tmp_path: Path) -> None:
+    """`[DONE]` alone would look like a model that had nothing to say."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        await conversation.event(DONE)
+        await conversation.end_stream()
+
+    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
+        response = await signalbox.chat(STREAMED)
+    assert (response.status_code, _error(response.content)["code"]) == (
+        502,
+        "upstream_invalid_response",
+    )
 
 
 async def test_an_answer_over_the_limit_is_not_buffered_further(tmp_path: Path) -> None:
@@ -509,3 +559,10 @@ async def test_a_model_name_cannot_break_a_header(tmp_path: Path) -> None:
     assert (response.status_code, _error(response.content)["code"]) == (400, "invalid_request")
     assert umlaut.status_code == 200
     assert umlaut.headers["x-signalbox-model"] == "mod?le"
+
+
+def test_what_is_sent_is_in_no_repr() -> None:
+    """A key and a prompt cannot end in a log by way of a traceback."""
+    request = UpstreamRequest("POST", "http://a/v1", [("authorization", "sk-1")], b"secret")
+    assert "sk-1" not in repr(request)
+    assert "secret" not in repr(request)

@@ -1,5 +1,6 @@
 """From a requirement and a catalog to routes, or to the error that says why there is none."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,6 +185,25 @@ def test_prompts_leave_the_machine_only_where_the_map_says_so(
 ) -> None:
     """Remote fallback is opt-in, and local_only removes remote routes at every level."""
     assert names(requirement, known) == expected
+
+
+@pytest.mark.parametrize("model", [None, "auto", "text", "cloud/gpt", "gpt", "cloudy"])
+@pytest.mark.parametrize("seers", [(), ("ollama/blind",), ("cloud/gpt",)])
+def test_a_capability_that_stays_local_does_so_under_every_name(
+    model: str | None, seers: tuple[str, ...]
+) -> None:
+    """A picture goes to no cloud where vision is local_only, whichever binding or name is used."""
+    known = catalog({"tool_use": ["cloud/gpt"], "text": ["cloud/gpt"]})
+    vision = Binding(Capability.VISION, seers, local_only=True)
+    known = replace(
+        known,
+        bindings={**known.bindings, Capability.VISION: vision},
+        aliases={"cloudy": "cloud/gpt"},
+    )
+    with pytest.raises(Refused) as refusal:
+        resolve(need("vision", "tool_use", model=model), known)
+    assert refusal.value.code == "remote_not_allowed"
+    assert names(need("tool_use", model=model), known) == ["cloud/gpt"]
 
 
 @pytest.mark.parametrize("model", [None, "text", "cloud/gpt"])

@@ -99,3 +99,8 @@ def test_what_is_not_a_json_object_fails_the_stream(payload: bytes) -> None:
     with pytest.raises(StreamFailed) as failure:
         ChatStream().observe(payload)
     assert failure.value.code == "upstream_invalid_frame"
+
+
+def test_a_byte_order_mark_hides_no_event() -> None:
+    """What follows it is looked at like any other event."""
+    assert payload_of(b'\xef\xbb\xbfdata: {"error":1}\n\n') == b'{"error":1}'

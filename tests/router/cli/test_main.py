@@ -139,3 +139,21 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--url", "http://[::1"], 1, "is not an address"),
+        (["--api-key", "\u00e9"], 2, "characters in it that no key can have"),
+        (["--api-key", "sk-secret\n"], 2, "characters in it that no key can have"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_in_one_line(
+    options: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An address or a key of odd characters ends in a sentence, never in a traceback."""
+    assert main(["--url", "http://127.0.0.1:9", *options, "status"]) == code
+    said = capsys.readouterr().err
+    assert text in said
+    assert "secret" not in said

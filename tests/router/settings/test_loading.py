@@ -201,6 +201,14 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         ),
         ("capabilities: {txt: []}", "capabilities.txt: unknown name, not one of 'vision'"),
         (
+            'capabilities: {text: ["ollama/a\\r\\nx: y"]}',
+            "capabilities.text.models.0: a name is made of printable characters",
+        ),
+        (
+            'aliases: {a: "ollama/a\\r\\nx: y"}',
+            "aliases.a.to: a name is made of printable characters",
+        ),
+        (
             "capabilities: {text: [ollama/a, ollama/a]}",
             "capabilities.text: a model stands here twice",
         ),
