@@ -26,7 +26,7 @@ class Priority(IntEnum):
         """Read a priority by number or name; ValueError for anything else."""
         word = text.strip()
         if word.isascii() and word.isdigit():
-            return cls(int(word[:3]))
+            return cls(int(word)) if word in {str(int(each)) for each in cls} else cls(-1)
         try:
             return cls[word.upper()]
         except KeyError:

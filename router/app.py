@@ -1,6 +1,5 @@
 """The composition root: settings in, one running router out."""
 
-import importlib.util
 import logging
 import secrets
 import sys
@@ -21,7 +20,7 @@ from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.events import InFlight
 from router.guard import App, Guard, Policy
-from router.launch import builtin_python, model_folders, process_specs
+from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits
@@ -35,7 +34,6 @@ from router.settings import (
     environment,
     refuse_unbuilt,
 )
-from router.settings.tree import BuiltinProvider
 from router.snapshot import survey
 
 if TYPE_CHECKING:
@@ -44,10 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _MB = 1_000_000
 Announce = Callable[[CapabilityMap, int], None]
-
-
-class StartError(Exception):
-    """The router cannot start; the text says why and what to do."""
 
 
 def serve(settings: Settings, announce: Announce) -> int:
@@ -66,7 +60,7 @@ def serve(settings: Settings, announce: Announce) -> int:
         log.warning("%s", notice)
     try:
         exit_code: int = uvloop.run(_serve(settings, announce))
-    except (StartError, SettingsError) as error:
+    except SettingsError as error:
         sys.stderr.write(f"signalbox: {error}\n")
         return 2
     except (DataFolderError, BindError, StoreError) as error:
@@ -78,7 +72,7 @@ def serve(settings: Settings, announce: Announce) -> int:
 async def _serve(settings: Settings, announce: Announce) -> int:
     refusals = refuse_unbuilt(settings)
     if refusals:
-        raise StartError("\n".join(refusals))
+        raise SettingsError(refusals)
     environ = environment()
     keys = access_keys(settings, environ)
     with DataFolder(settings.data_folder) as folder:
@@ -130,7 +124,7 @@ class Router:
             environ,
             model_folders(settings, environ, self._folder),
             builtin_token=token,
-            has_mlx=_has_mlx(settings),
+            has_mlx=has_mlx(settings),
         )
         overrides = read_overrides(self._folder.database)
         processes = ProcessManager(
@@ -211,15 +205,6 @@ class Router:
     ) -> None:
         """Stop everything."""
         await self.aclose()
-
-
-def _has_mlx(settings: Settings) -> bool:
-    """Tell whether the builtin backend can run: here, or in an interpreter named for it."""
-    named = any(
-        isinstance(provider, BuiltinProvider) and provider.python is not None
-        for provider in settings.providers.values()
-    )
-    return named or all(importlib.util.find_spec(name) for name in ("mlx", "mlx_vlm"))
 
 
 def _tell(event: BackendEvent) -> None:

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeVar
 
 from backends.process_manager import BackendUnavailable, ProcessManager
 from backends.process_spec import Want
+from backends.wire import ProcessState
 from router.capabilities import Capability
 from router.catalog import Catalog, Kind, Model, Source
 from router.errors import Refused, SignalboxError
@@ -111,7 +112,15 @@ class CapabilityMap:
                 _check_assignable(capability, name, catalog)
             override = await _stored(partial(store.save_assignment, capability, models))
             self._take_effect({**self._overrides, capability: override})
+            self._forgive(models)
             log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
+
+    def _forgive(self, models: tuple[str, ...]) -> None:
+        """Let a process that had failed for good try again: a new assignment is a new chance."""
+        name = self._ground.builtin
+        named = any(model.partition("/")[0] == name for model in models)
+        if name is not None and named and self._processes.status(name).state is ProcessState.FATAL:
+            self._processes.restart(name)
 
     async def reset(self, capability: Capability, store: AssignmentStore) -> None:
         """Forget the stored assignment, so that the file's counts again."""

@@ -64,6 +64,12 @@ class DataFolder:
                 f"Another Signalbox is running with the data folder {self.path}. "
                 "Stop it first, or choose another folder with --data-dir."
             ) from None
+        except OSError as error:
+            os.close(lock)
+            raise DataFolderError(
+                f"The data folder {self.path} cannot be locked: {error.strerror}. "
+                "Choose one on a local disk with --data-dir."
+            ) from error
         self._lock = lock
         return self
 

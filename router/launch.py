@@ -1,5 +1,6 @@
 """How local processes are launched: command lines, environments, and where they find models."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,15 @@ from router.data_folder import DataFolder
 from router.settings import Settings, child_environment
 from router.settings.tree import BuiltinProvider
 from router.snapshot import Ground
+
+
+def has_mlx(settings: Settings) -> bool:
+    """Tell whether the builtin backend can run: here, or in an interpreter named for it."""
+    named = any(
+        isinstance(provider, BuiltinProvider) and provider.python is not None
+        for provider in settings.providers.values()
+    )
+    return named or all(importlib.util.find_spec(name) for name in ("mlx", "mlx_vlm"))
 
 
 def model_folders(

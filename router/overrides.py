@@ -46,7 +46,12 @@ def read_overrides(database: Path) -> Mapping[Capability, Override]:
             # A router that was killed while making the database left it without tables.
             made = connection.execute(_HAS_TABLE, (TABLE,)).fetchone() is not None
             rows = connection.execute(_ALL).fetchall() if made else []
-    except sqlite3.DatabaseError as error:
+    except sqlite3.OperationalError as error:
+        raise StoreError(
+            f"{database} cannot be read now ({error}). "
+            "Close whatever else has it open, then start again."
+        ) from error
+    except (sqlite3.DatabaseError, ValueError) as error:
         raise StoreError(
             f"{database} cannot be read as Signalbox's database ({error}). "
             "Move it away to start with the assignments of the configuration file."

@@ -1,7 +1,7 @@
 """Requirement + Catalog → ordered Routes, or a typed error. Explaining a decision is making it."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from router.capabilities import Capability, Requirement
@@ -9,6 +9,7 @@ from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provid
 from router.errors import Refused
 
 AUTO = "auto"
+_KEPT_LOCAL = "is remote, and local_only is set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,13 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
         routes, away = _routes(fit, choice, requirement, catalog)
         candidates += [
             replace(candidate, kept=False, why=away[model.name])
-            if model.name in away
+            if candidate.kept and model.name in away
             else candidate
             for model, candidate in judged
         ]
         if routes:
             return Decision(requirement, tuple(candidates), routes)
-        kept_away += away
+        kept_away += [model.name for model in fit if away[model.name] is _KEPT_LOCAL]
     error = _stays_here(kept_away) if kept_away else _mismatch(requirement, candidates)
     return Decision(requirement, tuple(candidates), (), error)
 
@@ -116,14 +117,14 @@ def _by_need(requirement: Requirement, catalog: Catalog) -> list[_Choice]:
         if catalog.bound(capability)
     ]
     if not choices:
-        raise _not_assigned(requirement.levers)
+        raise _not_assigned(requirement.levers, catalog)
     return choices
 
 
 def _by_capability(capability: Capability, catalog: Catalog) -> _Choice:
     models = catalog.bound(capability)
     if not models:
-        raise _not_assigned((capability,))
+        raise _not_assigned((capability,), catalog)
     return _Choice(
         models=models,
         capability=capability,
@@ -182,7 +183,7 @@ def _is_assigned(model: Model, need: str, catalog: Catalog) -> bool:
 
 
 def _routes(
-    fit: Iterable[Model], choice: _Choice, requirement: Requirement, catalog: Catalog
+    fit: Collection[Model], choice: _Choice, requirement: Requirement, catalog: Catalog
 ) -> tuple[tuple[Route, ...], dict[str, str]]:
     """Return the routes that locality allows, in order, and why each other model is kept away."""
     binding = choice.binding
@@ -191,17 +192,21 @@ def _routes(
         (choice.capability, *requirement.levers)
     )
     remote_fallback = binding is not None and binding.allow_remote_fallback
+    # Passing over a local model, for whatever reason, is falling back from it.
+    behind_local = False
     routes: list[Route] = []
     away: dict[str, str] = {}
-    for model in fit:
+    for model in choice.models:
         provider = catalog.providers[model.provider]
-        remote = provider.locality is Locality.REMOTE
-        behind_local = bool(routes) and routes[0].provider.locality is Locality.LOCAL
-        if remote and local_only:
-            away[model.name] = "is remote, and local_only is set"
-        elif remote and behind_local and not remote_fallback:
+        if provider.locality is Locality.LOCAL:
+            behind_local = True
+        elif local_only:
+            away[model.name] = _KEPT_LOCAL
+            continue
+        elif behind_local and not remote_fallback:
             away[model.name] = "is remote, and remote fallback is not allowed here"
-        else:
+            continue
+        if model in fit:
             routes.append(Route(provider, model, choice.capability, choice.reason))
     return tuple(routes), away
 
@@ -215,13 +220,20 @@ def _stays_here(names: Iterable[str]) -> Refused:
     )
 
 
-def _not_assigned(levers: Iterable[Capability]) -> Refused:
+def _not_assigned(levers: Iterable[Capability], catalog: Catalog) -> Refused:
     names = " or ".join(levers)
     first = next(iter(levers))
+    bindings = [catalog.bindings[lever] for lever in levers if lever in catalog.bindings]
+    dangling = [model for binding in bindings for model in binding.models]
+    problem = (
+        f"{names} is assigned to {', '.join(dangling)}, but no provider here has that: it was "
+        "removed, or left out at start because its key is missing (the log says so)."
+        if dangling
+        else f"No model is assigned to {names}."
+    )
     return Refused(
         "capability_not_assigned",
-        f"No model is assigned to {names}. "
-        f"Assign one: signalbox capabilities assign {first} PROVIDER/MODEL",
+        f"{problem} Assign one: signalbox capabilities assign {first} PROVIDER/MODEL",
         param="model",
     )
 

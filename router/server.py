@@ -1,6 +1,7 @@
 """The HTTP server: uvicorn, with the socket bound before anything else starts, and our signals."""
 
 import asyncio
+import errno
 import signal
 import socket
 from collections.abc import Iterator
@@ -31,10 +32,12 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise BindError(
-            f"Cannot listen on {host}:{port}: {error.strerror}. "
+        advice = (
             "Is another Signalbox running? Choose another port with --port."
-        ) from error
+            if error.errno == errno.EADDRINUSE
+            else "Choose an address of this machine with --host."
+        )
+        raise BindError(f"Cannot listen on {host}:{port}: {error.strerror}. {advice}") from error
     listener.setblocking(False)  # noqa: FBT003 the standard library's own form
     return listener
 

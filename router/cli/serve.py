@@ -1,6 +1,5 @@
 """`serve`: run the router in this process, and say what it can do once it answers."""
 
-import importlib.util
 import platform
 import sys
 
@@ -12,9 +11,8 @@ from router.capability_map import CapabilityMap
 from router.cli.call import Call
 from router.cli.welcome import Lever, Machine, welcome
 from router.data_folder import DataFolder
-from router.launch import model_folders
+from router.launch import has_mlx, model_folders
 from router.settings import Settings
-from router.settings.tree import BuiltinProvider
 
 
 def run(call: Call) -> int:
@@ -34,15 +32,10 @@ def run(call: Call) -> int:
 
 def this_machine(settings: Settings) -> Machine:
     """Return what matters of the machine that we run on."""
-    # Another interpreter that was named for the backend is taken at its word.
-    named = any(
-        isinstance(provider, BuiltinProvider) and provider.python is not None
-        for provider in settings.providers.values()
-    )
     return Machine(
         system=platform.system(),
         processor=platform.machine(),
         macos=platform.mac_ver()[0],
         memory_mb=psutil.virtual_memory().total // 1_000_000,
-        has_mlx=named or all(importlib.util.find_spec(name) for name in ("mlx", "mlx_vlm")),
+        has_mlx=has_mlx(settings),
     )

@@ -26,6 +26,8 @@ from router.settings.values import (
     Count,
     DefaultPriority,
     FactName,
+    HeaderName,
+    HeaderValue,
     Host,
     KeyRef,
     ModelName,
@@ -87,7 +89,7 @@ class ProviderBase(Section):
     locality: Literal["local", "remote"] | None = None
     proxy: Url | None = None
     ca_file: UserPath | None = None
-    headers: Mapping[StrictStr, StrictStr] = {}
+    headers: Mapping[HeaderName, HeaderValue] = {}
     timeouts: ProviderTimeouts = Field(default_factory=ProviderTimeouts)
 
     @property

@@ -73,6 +73,20 @@ def printable(text: str) -> str:
     return text
 
 
+_OUR_HEADERS: Final = frozenset(
+    {"accept", "accept-encoding", "authorization", "connection", "content-length", "content-type"}
+    | {"host", "transfer-encoding", "x-priority", "x-request-id"}
+)
+
+
+def _header_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", text):
+        raise ValueError("a header's name is due here, such as X-Team")
+    if text.lower() in _OUR_HEADERS:
+        raise ValueError("this header is the router's own; a key goes into api_key")
+    return text
+
+
 def _model_name(text: str) -> str:
     provider, _, model = text.partition("/")
     if not provider or not model or text != text.strip():
@@ -115,6 +129,8 @@ KeyRef = Annotated[
 UserPath = Annotated[Path, BeforeValidator(_path), _TEXT]
 Url = Annotated[StrictStr, AfterValidator(_base_url)]
 Host = Annotated[StrictStr, AfterValidator(_host)]
+HeaderName = Annotated[StrictStr, AfterValidator(_header_name)]
+HeaderValue = Annotated[StrictStr, Field(pattern=r"^[\x20-\x7e]*$")]
 ModelName = Annotated[StrictStr, AfterValidator(_model_name)]
 DefaultPriority = Annotated[
     Priority, PlainValidator(_priority), WithJsonSchema({"enum": ["high", "low"]})

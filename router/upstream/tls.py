@@ -47,7 +47,9 @@ class AiohttpAnswer:
             return await self._response.content.readany()
         except (aiohttp.ClientError, OSError) as error:
             raise RouteFailed(
-                "upstream_reset", f"{self._provider} broke the connection within its answer."
+                "upstream_reset",
+                f"{self._provider} broke the connection within its answer.",
+                may_have_run=True,
             ) from error
 
 

@@ -215,6 +215,23 @@ def test_local_only_fails_closed(model: str | None) -> None:
     assert refusal.value.code == "remote_not_allowed"
 
 
+def test_an_unfit_local_model_is_no_leave_to_go_remote() -> None:
+    """Passing over a local model that cannot do it is a fallback as well, and as much opt-in."""
+    requirement = need("vision", "tool_use")
+    bindings = {"tool_use": ["ollama/blind", "cloud/gpt"]}
+    with pytest.raises(Refused, match="remote fallback is not allowed") as refusal:
+        resolve(requirement, catalog(bindings))
+    assert refusal.value.code == "capability_mismatch"
+    assert names(requirement, catalog(bindings, allow_remote_fallback=True)) == ["cloud/gpt"]
+
+
+def test_a_binding_that_dangles_is_named() -> None:
+    """When nobody here has the assigned model, the refusal says which one it is."""
+    with pytest.raises(Refused, match="gone/model") as refusal:
+        resolve(need("text"), catalog({"text": ["gone/model"]}))
+    assert "key is missing" in refusal.value.message
+
+
 def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
     """A typo is met with what may have been meant."""
     with pytest.raises(Refused, match="smollm2-135m"):
