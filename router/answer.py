@@ -13,6 +13,8 @@ from router.sse import ChatStream, EventSplitter, payload_of
 from router.upstream import Answer, Headers
 
 _ERROR_BODY = 64 << 10
+# Twice the longest event: what comes before the first one is held, so it has to be bounded.
+_HELD = 2 << 20
 _JSON = msgspec.json.Decoder()
 _OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY = 200, 400, 500, 502
 _REFUSES_US = frozenset({401, 403})
@@ -66,7 +68,11 @@ async def _open_stream(answer: Answer, provider: str) -> OpenStream:
     """Read up to the first event with data, so that an error in its place is still a fallback."""
     splitter, state = EventSplitter(), ChatStream()
     held: list[bytes] = []
+    held_bytes = 0
     while data := await answer.read():
+        held_bytes += len(data)
+        if held_bytes > _HELD:
+            raise _invalid(provider, "a stream of nothing but comments")
         try:
             events = splitter.feed(data)
             for position, event in enumerate(events, 1):

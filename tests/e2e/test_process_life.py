@@ -5,6 +5,7 @@ import json
 import random
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,26 @@ async def test_the_backend_has_its_secrets_from_nobody_but_the_router(
             answer = await router.client.get(f"http://127.0.0.1:{port}/v1/models", headers=headers)
             assert (answer.status_code, _code(answer)) == (401, "invalid_api_key")
         assert {entry.laddr.ip for entry in backend.net_connections("tcp")} == {"127.0.0.1"}
+
+
+async def test_a_backend_that_failed_for_good_gets_a_new_chance_by_a_new_assignment(
+    tmp_path: Path, tiny_vision_model: Path
+) -> None:
+    """Its own last words are the error; assigning again starts it again, and nothing else does."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho no such device >&2\nexit 3\n", encoding="utf-8")
+    program.chmod(0o700)
+    settings = tiny(tiny_vision_model, python=str(program))
+    async with served(tmp_path, **settings, **TEXT, processes={"starts_per_window": 1}) as router:
+        async with asyncio.timeout(20):
+            while await router.state("text") != "failed":
+                await asyncio.sleep(0.01)
+        answer = await _chat(router)
+        assert (answer.status_code, _code(answer)) == (503, "backend_failed")
+        assert "no such device" in answer.json()["error"]["message"]
+        assert answer.headers["x-should-retry"] == "false"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n', encoding="utf-8")
+        assert await router.state("text") == "failed"
+        again = await router.assign("text", "builtin/tiny", wait="ready")
+        assert (again.status_code, again.json()["state"]) == (200, "ready")
+        assert (await _chat(router)).status_code == 200

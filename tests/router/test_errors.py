@@ -83,7 +83,9 @@ def test_priorities_are_read_by_number_and_name(text: str, priority: Priority) -
     assert Priority.parse(text) is priority
 
 
-@pytest.mark.parametrize("text", ["", "5", "-1", "urgent", "1.0", "\u0661", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "5", "01", "0010", "-1", "urgent", "1.0", "\u0661", "9" * 5000]
+)
 def test_other_priorities_are_refused(text: str) -> None:
     """Anything else is a ValueError."""
     with pytest.raises(ValueError, match=r".*"):

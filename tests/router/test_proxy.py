@@ -233,6 +233,21 @@ async def test_an_event_that_is_not_json_ends_the_stream(tmp_path: Path) -> None
     assert len(events) == 3
 
 
+async def test_a_flood_of_comments_is_no_answer(tmp_path: Path) -> None:
+    """What is held until the first event is bounded; the flood ends as a bad gateway."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        while True:
+            await conversation.event(b": " + b"x" * 65536 + b"\n\n")
+
+    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
+        response = await signalbox.chat(STREAMED)
+    error = _error(response.content)
+    assert (response.status_code, error["code"]) == (502, "upstream_invalid_response")
+    assert "comments" in error["message"]
+
+
 async def test_the_providers_own_error_event_passes_once_and_ends_the_stream(
     tmp_path: Path,
 ) -> None:

@@ -150,6 +150,11 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        (
+            "providers: {a: {kind: ollama, headers: {Authorization: x}}}",
+            "providers.a.headers.Authorization: this header is the router's own",
+        ),
+        ('providers: {a: {kind: ollama, headers: {X-A: "b\\nc"}}}', "providers.a.headers"),
         ("server: {prt: 1}", "server.prt: unknown key (did you mean port?)"),
         ("prot: 1", "prot: unknown key"),
         ("base_url: x", "base_url: unknown key"),
