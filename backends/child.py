@@ -152,9 +152,10 @@ class Child:
             return f"was taken down with its guardian{said}"
         if self.exit_code >= 0:
             return f"exited with status {self.exit_code}{said}"
+        # Its last line was written before the signal and says nothing of it.
         name = signal.strsignal(-self.exit_code) or f"signal {-self.exit_code}"
         hint = ", perhaps for want of memory" if self.exit_code == -signal.SIGKILL else ""
-        return f"was ended by a signal ({name}{hint}){said}"
+        return f"was ended by a signal ({name}{hint})"
 
     def _sweep(self) -> bool:
         """Kill who is left of a tree whose guardian was killed; tell whether anybody was.
@@ -184,6 +185,7 @@ class Child:
         for line in self._ready_lines.feed(chunk):
             if line.get("ready") is True:
                 self.ready = True
+                self.progress = None
             if "failed" in line:
                 self.failure = str(line["failed"])[:_TEXT]
             if "progress" in line:

@@ -122,9 +122,17 @@ async def _error_answer(answer: Answer, provider: str) -> Reply:
     reply = Reply(answer.status, headers, body)
     if answer.status >= _SERVER_ERROR:
         raise ProviderFailed(
-            "upstream_invalid_response", f"{provider} answered {answer.status}.", reply=reply
+            "upstream_invalid_response", _said(provider, answer.status, body), reply=reply
         )
     return reply
+
+
+def _said(provider: str, status: int, body: bytes) -> str:
+    """Return a line for the log: the provider's own code where it has one."""
+    error = _JSON.decode(body)["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    named = f" ({code[:64]!r})" if isinstance(code, str) else ""
+    return f"{provider} answered {status}{named}."
 
 
 async def _error_body(answer: Answer) -> bytes | None:

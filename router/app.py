@@ -208,7 +208,9 @@ class Router:
 
 
 def _tell(event: BackendEvent) -> None:
-    log.info("%s: %s %s", event.name, event.state, event.message)
+    # "ready after 1.8 s" says its state by itself, "wanted by the map" does not.
+    told = event.message.startswith(event.state)
+    log.info("%s: %s", event.name, event.message if told else f"{event.state}, {event.message}")
 
 
 def _reach(provider: Provider, settings: Settings) -> Reach:

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -157,6 +158,52 @@ def test_nothing_is_tested_that_does_not_pass_the_checks(checkout: Path) -> None
     prepared(checkout, "echo must not be called")
     program(checkout / "scripts/check", "exit 3")
     assert run(checkout, "scripts/test") == (3, ["setup dev"])
+
+
+def test_an_interrupted_fetch_starts_nothing(checkout: Path) -> None:
+    """Ctrl-C while the model is fetched means stop, not go on without it."""
+    prepared(checkout, "exit 0")
+    program(
+        checkout / ".venv/bin/signalbox",
+        'echo "$*"; case "$*" in models*) exit 130;; *) exit 5;; esac',
+    )
+    ended, lines = run(checkout, "scripts/run")
+    assert (ended, lines[-1]) == (130, "models pull smollm2-135m")
+
+
+def test_an_interrupted_setup_is_no_reason_to_go_without_mlx(checkout: Path) -> None:
+    """Ctrl-C while pip installs means stop: nothing else is installed, nothing is remembered."""
+    pip = (
+        """case "$*" in *--version*) exit 0;; esac; echo "$*" >>pip.log; kill -INT $PPID; exit 1"""
+    )
+    program(checkout / ".venv/bin/python", pip)
+    ended, _ = run(checkout, "scripts/setup", PYTHON=sys.executable, SIGNALBOX_LOCK="mlx")
+    assert ended == 130
+    assert (checkout / "pip.log").read_text(encoding="utf-8").count("install") == 1
+    assert not (checkout / ".venv/signalbox-lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "ended", "installs"),
+    [
+        ("ERROR: No matching distribution found for mlx==1", 0, ["mlx", "core"]),
+        ("ERROR: connection broken", 1, ["mlx"]),
+    ],
+)
+def test_only_missing_wheels_are_a_reason_to_go_without_mlx(
+    said: str, ended: int, installs: list[str], checkout: Path
+) -> None:
+    """An index without MLX means core; what passes by itself ends the setup and is tried again."""
+    pip = f"""case "$*" in
+      *requirements/*) echo "$*" >>pip.log; case "$*" in *mlx.txt*) echo "{said}" >&2; exit 1;; esac
+    esac"""
+    program(checkout / ".venv/bin/python", pip)
+    code, lines = run(checkout, "scripts/setup", PYTHON=sys.executable, SIGNALBOX_LOCK="mlx")
+    assert code == ended
+    assert said in lines
+    log = (checkout / "pip.log").read_text(encoding="utf-8")
+    assert re.findall(r"requirements/(\w+)\.txt", log) == installs
+    assert (checkout / ".venv/signalbox-lock").exists() is (ended == 0)
 
 
 @pytest.mark.parametrize(

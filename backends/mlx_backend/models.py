@@ -43,7 +43,12 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _broken(name: str, text: str) -> ChatError:
-    return ChatError("model_load_failed", f"{name} cannot be loaded: {text}", "model")
+    return ChatError(
+        "model_load_failed",
+        f"{name} cannot be loaded: {text}. Put a whole copy in its place, or delete its folder and "
+        f"fetch it again: signalbox models pull {name}",
+        "model",
+    )
 
 
 def _read_object(name: str, path: Path) -> dict[str, Any]:
@@ -52,7 +57,7 @@ def _read_object(name: str, path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise _broken(name, f"{path.name} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise _broken(name, f"{path.name} cannot be read: {type(error).__name__}") from error
+        raise _broken(name, f"{path.name} is no valid JSON file") from error
     if not isinstance(value, dict):
         raise _broken(name, f"{path.name} holds no JSON object")
     return value

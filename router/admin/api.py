@@ -168,7 +168,8 @@ def _builtin_models(owners: Owners) -> APIRouter:
         if bound:
             raise Refused(
                 "conflict",
-                f"{model} is assigned to {', '.join(bound)}. Assign something else there first.",
+                f"{model} is assigned to {', '.join(bound)}. "
+                f"Take it from there first: signalbox capabilities unassign {bound[0]}",
             )
         removed = downloads.remove(model)
         await the_map.models_changed()

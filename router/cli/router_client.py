@@ -135,9 +135,9 @@ class RouterClient:
 
     def _checked(self, answer: httpx2.Response) -> dict[str, Any]:
         content = _decoded(answer.content)
-        if answer.is_error:
+        if answer.is_error and isinstance(content, dict) and "error" in content:
             raise CommandFailure(_text_of(content, f"{self._url} answered {answer.status_code}"))
-        if not isinstance(content, dict):
+        if answer.is_error or not isinstance(content, dict):
             raise CommandFailure(f"What answers at {self._url} is not Signalbox.")
         return content
 

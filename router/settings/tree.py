@@ -196,6 +196,8 @@ class AliasTarget(Section):
 
 
 def _short_binding(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError(f"write a list of models: [{value}]")  # noqa: TRY004 pydantic wants it
     return {"models": value} if isinstance(value, list | tuple) else value
 
 

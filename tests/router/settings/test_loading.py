@@ -155,6 +155,10 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
             "providers.a.headers.Authorization: this header is the router's own",
         ),
         ('providers: {a: {kind: ollama, headers: {X-A: "b\\nc"}}}', "providers.a.headers"),
+        (
+            "capabilities: {text: builtin/x}",
+            "capabilities.text: write a list of models: [builtin/x]",
+        ),
         ("server: {prt: 1}", "server.prt: unknown key (did you mean port?)"),
         ("prot: 1", "prot: unknown key"),
         ("base_url: x", "base_url: unknown key"),
