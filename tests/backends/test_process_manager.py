@@ -255,8 +255,11 @@ async def test_the_child_has_every_signal_as_the_system_made_it(yard: Yard) -> N
             logs = manager.logs("fake")
     finally:
         signal.signal(signal.SIGQUIT, before)
+    masks = dict(line.split(":\t") for line in logs if line.startswith(("SigBlk", "SigIgn")))
     for name in ("SigBlk", "SigIgn"):
-        assert f"{name}:\t{0:016}" in logs
+        # glibc keeps 32 and 33 for itself, and what `make` starts has them ignored for ever.
+        held = {number for number in range(1, 65) if int(masks[name], 16) >> (number - 1) & 1}
+        assert held <= {32, 33}
 
 
 async def test_a_guardian_that_is_killed(yard: Yard) -> None:
