@@ -190,7 +190,14 @@ class Router:
         pulls = Pulls(self.downloads, self.capability_map)
         self._resources.push_async_callback(pulls.aclose)
         return control_plane(
-            Owners(self.capability_map, store, self.processes, self.downloads, pulls)
+            Owners(
+                self.capability_map,
+                store,
+                self.processes,
+                self.downloads,
+                pulls,
+                self.in_flight,
+            )
         )
 
     async def aclose(self) -> None:

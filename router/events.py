@@ -3,8 +3,9 @@
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -17,7 +18,19 @@ class Flight:
     state: str = "queued"
     provider: str | None = None
     model: str | None = None
-    needs: tuple[str, ...] = field(default=())
+    needs: tuple[str, ...] = ()
+
+    def row(self, now_s: float) -> dict[str, Any]:
+        """Return what may be shown of it; nothing of what it says."""
+        return {
+            "id": self.id,
+            "request_id": self.request_id,
+            "provider": self.provider,
+            "model": self.model,
+            "needs": list(self.needs),
+            "state": self.state,
+            "age_s": round(now_s - self.since_s, 3),
+        }
 
 
 class InFlight:

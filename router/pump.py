@@ -35,8 +35,7 @@ async def pump(
     failure: StreamFailed | None = None
     try:
         await _send(send, stream.first)
-        if not stream.state.said_done:
-            await _flow(stream, answer, send, pace)
+        await _flow(stream, answer, send, pace)
     except StreamFailed as error:
         failure = error
         await _send(send, [error.frame()])

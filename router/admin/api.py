@@ -1,5 +1,6 @@
 """The routes under /admin. Each one calls the owner of what it shows or changes, and no more."""
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
 from router.errors import Refused, SignalboxError
+from router.events import InFlight
 from router.resolver import Decision, decide
 
 _CHAT = "/v1/chat/completions"
@@ -29,6 +31,7 @@ class Owners:
     processes: ProcessManager
     downloads: Downloads
     pulls: Pulls
+    in_flight: InFlight
 
 
 class Assignment(BaseModel):
@@ -58,6 +61,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_backends(owners))
     app.include_router(_builtin_models(owners))
     app.include_router(_explain(owners))
+    app.include_router(_requests(owners.in_flight))
     app.add_exception_handler(SignalboxError, _signalbox_error)
     app.add_exception_handler(BackendUnavailable, _backend_error)
     app.add_exception_handler(DownloadError, _backend_error)
@@ -188,6 +192,18 @@ def _explain(owners: Owners) -> APIRouter:
             raise Refused("invalid_request", f"path must be {_CHAT}.", param="path")
         requirement = classify_chat(question.body)
         return _told(decide(requirement, owners.capability_map.catalog))
+
+    return routes
+
+
+def _requests(in_flight: InFlight) -> APIRouter:
+    routes = APIRouter(tags=["requests"])
+
+    @routes.get("/admin/requests")
+    async def list_requests() -> dict[str, Any]:
+        """Return the requests in flight: for whom each one waits, and for how long already."""
+        now = time.monotonic()
+        return {"data": [flight.row(now) for flight in in_flight]}
 
     return routes
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
-from tests.harness.scripted_upstream import ScriptedUpstream
+from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -182,6 +182,39 @@ async def test_explaining_is_resolving_without_a_call(tmp_path: Path) -> None:
     assert bad.json()["error"]["code"] == "capability_not_assigned"
     assert odd.status_code == 400
     assert fm.seen == []
+
+
+async def test_requests_in_flight_are_listed_without_their_words(tmp_path: Path) -> None:
+    """A request shows for whom it waits while it waits, and is gone with its answer."""
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        arrived.set()
+        await go.wait()
+        await conversation.answer()
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, **_two(fm, fm)) as signalbox,
+    ):
+        assert (await signalbox.client.get("/admin/requests")).json() == {"data": []}
+        asked = asyncio.create_task(signalbox.chat(HELLO, **{"x-request-id": "mine"}))
+        await arrived.wait()
+        listed = await signalbox.client.get("/admin/requests")
+        go.set()
+        assert (await asked).status_code == 200
+        assert (await signalbox.client.get("/admin/requests")).json() == {"data": []}
+    (row,) = listed.json()["data"]
+    assert row.pop("age_s") >= 0
+    assert row == {
+        "id": 1,
+        "request_id": "mine",
+        "provider": "a",
+        "model": "m",
+        "needs": ["text"],
+        "state": "starting",
+    }
+    assert "hello" not in listed.text
 
 
 async def test_the_models_list_has_every_name_that_a_request_may_use(tmp_path: Path) -> None:
