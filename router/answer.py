@@ -19,8 +19,8 @@ _JSON = msgspec.json.Decoder()
 _OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY = 200, 400, 500, 502
 _REFUSES_US = frozenset({401, 403})
 # What a client may learn of a provider's headers; the provider's request id gets a name of its own.
-_PASSED = frozenset({"content-type", "retry-after", "x-should-retry"})
-_PASSED_PREFIXES = ("x-ratelimit-", "openai-")
+_PASSED = frozenset({b"content-type", b"retry-after", b"x-should-retry"})
+_PASSED_PREFIXES = (b"x-ratelimit-", b"openai-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ async def open_answer(
         return await _error_answer(answer, provider)
     if answer.status != _OK:
         raise _invalid(provider, f"status {answer.status}")
-    if (answer.header("content-encoding") or "identity") != "identity":
+    if answer.header(b"content-encoding") not in {b"", b"identity"}:
         raise _invalid(provider, "an encoding that was not asked for")
-    kind = (answer.header("content-type") or "").partition(";")[0].strip().lower()
-    if kind != ("text/event-stream" if stream else "application/json"):
-        raise _invalid(provider, f"content type {kind or 'none'!r}")
+    kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
+    if kind != (b"text/event-stream" if stream else b"application/json"):
+        raise _invalid(provider, f"content type {kind.decode('latin-1') or 'none'!r}")
     if stream:
         return await _open_stream(answer, provider)
     body = await _read_whole(answer, provider, size)
@@ -166,12 +166,14 @@ def passed_headers(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers of a provider that its client may see; no value that is not plain text."""
     passed = []
     for name, value in headers:
-        if not (value.isascii() and value.isprintable()):
-            continue
         if name in _PASSED or name.startswith(_PASSED_PREFIXES):
-            passed.append((name.encode(), value.encode()))
-        elif name == "x-request-id":
-            passed.append((b"x-upstream-request-id", value.encode()))
+            told = name
+        elif name == b"x-request-id":
+            told = b"x-upstream-request-id"
+        else:
+            continue
+        if value.isascii() and value.decode().isprintable():
+            passed.append((told, value))
     return tuple(passed)
 
 

@@ -186,18 +186,18 @@ def _upstream_request(route: Route, work: Work) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     provider = route.provider
     headers = [
-        ("content-type", "application/json"),
-        ("accept", "text/event-stream" if work.requirement.stream else "application/json"),
-        ("accept-encoding", "identity"),
-        *provider.headers,
+        (b"content-type", b"application/json"),
+        (b"accept", b"text/event-stream" if work.requirement.stream else b"application/json"),
+        (b"accept-encoding", b"identity"),
+        *((name.encode(), value.encode()) for name, value in provider.headers),
     ]
     if provider.api_key is not None:
-        headers.append(("authorization", f"Bearer {provider.api_key}"))
+        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
     if provider.locality is Locality.LOCAL:
         # Nothing by which requests could be linked goes to anybody else.
-        headers.append((REQUEST_ID, work.request_id))
+        headers.append((REQUEST_ID.encode(), work.request_id.encode()))
     if provider.kind is Kind.BUILTIN:
-        headers.append((PRIORITY, str(int(work.priority))))
+        headers.append((PRIORITY.encode(), b"%d" % work.priority))
     return UpstreamRequest(
         method="POST",
         url=provider.base_url + work.path,

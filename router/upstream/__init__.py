@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
-Headers = Sequence[tuple[str, str]]
+# Names in lower case.
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,13 @@ class Answer(Protocol):
         """The HTTP status."""
         ...
 
-    def header(self, name: str) -> str | None:
-        """Return the first header of that lower-case name."""
+    def header(self, name: bytes) -> bytes:
+        """Return the first header of that lower-case name; empty where there is none."""
         ...
 
     @property
     def headers(self) -> Headers:
-        """All headers, names in lower case."""
+        """All headers."""
         ...
 
     async def read(self) -> bytes:

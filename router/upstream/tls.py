@@ -34,12 +34,15 @@ class AiohttpAnswer:
 
     @property
     def headers(self) -> Headers:
-        """All headers, names in lower case."""
-        return [(name.lower(), value) for name, value in self._response.headers.items()]
+        """All headers."""
+        return [(name.lower(), value) for name, value in self._response.raw_headers]
 
-    def header(self, name: str) -> str | None:
+    def header(self, name: bytes) -> bytes:
         """Return the first header of that name."""
-        return self._response.headers.get(name)
+        for key, value in self._response.raw_headers:
+            if key.lower() == name:
+                return value
+        return b""
 
     async def read(self) -> bytes:
         """Return the next piece of the body as soon as there is one; empty at its end."""
@@ -97,7 +100,7 @@ class AiohttpExchange:
             request.method,
             request.url,
             data=request.body,
-            headers=request.headers,
+            headers=[(name.decode(), value.decode()) for name, value in request.headers],
             allow_redirects=False,
         )
 
