@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import uvloop
 
@@ -35,9 +35,8 @@ from router.settings import (
     refuse_unbuilt,
 )
 from router.snapshot import survey
-
-if TYPE_CHECKING:
-    from router.upstream import Upstream
+from router.upstream import Upstream
+from router.upstream.plain import PlainUpstream
 
 log = logging.getLogger(__name__)
 _MB = 1_000_000
@@ -222,10 +221,8 @@ def _tell(event: BackendEvent) -> None:
 
 def _reach(provider: Provider, settings: Settings) -> Reach:
     """Return how a provider is reached, by its own deadlines where it has some."""
-    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 loaded with the first provider
-
     own, common = settings.providers[provider.name].timeouts, settings.timeouts
-    upstream: Upstream = AiohttpUpstream(provider.name, own.connect_s or common.connect_s)
+    upstream = _upstream(provider, own.connect_s or common.connect_s)
     deadlines = Deadlines(
         first_byte_s=own.first_byte_s or common.first_byte_s,
         idle_s=own.idle_s or common.idle_s,
@@ -236,3 +233,15 @@ def _reach(provider: Provider, settings: Settings) -> Reach:
     lane = settings.lane(provider.name)
     admission = Admission(provider.name, lane.concurrency, lane.queue, common.queue_s)
     return Reach(upstream, deadlines, admission)
+
+
+def _upstream(provider: Provider, connect_s: float) -> Upstream:
+    """Return the client for a provider: our own for plain HTTP, aiohttp's where TLS is spoken."""
+    if provider.base_url.startswith("http://"):
+        # A child may be killed at any moment: no connection to it outlives a request.
+        ours = provider.kind is Kind.BUILTIN
+        return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
+    # aiohttp is a quarter of the start: only those who need it wait for it.
+    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
+
+    return AiohttpUpstream(provider.name, connect_s)
