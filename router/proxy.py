@@ -163,7 +163,11 @@ class Proxy:
         try:
             async with asyncio.timeout(within_s):
                 return await open_answer(
-                    answer, route.provider.name, stream=stream, size=self._limits.response_bytes
+                    answer,
+                    route.provider.name,
+                    stream=stream,
+                    size=self._limits.response_bytes,
+                    is_local=route.provider.locality is Locality.LOCAL,
                 )
         except TimeoutError:
             raise too_slow(route.provider.name, within_s) from None
