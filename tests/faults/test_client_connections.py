@@ -351,7 +351,7 @@ async def test_row_32_a_client_that_never_reads_holds_the_provider_back(tmp_path
         for streams in range(1, 10):
             client = await stack.enter_async_context(RawClient(router.port, receive_buffer=2048))
             await client.post(CHAT, STREAMED)
-            await client.head()
+            assert (await client.head())[0] == 200
             client.stop_reading()
             assert await _settled(lambda: sent) < streams * in_kernels
             rss.append(process.memory_info().rss)

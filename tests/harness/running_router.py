@@ -12,7 +12,7 @@ import httpx2
 
 from router.app import Router
 from router.data_folder import DataFolder
-from router.server import bind
+from router.server import Server, bind
 from router.settings import access_keys, load
 
 
