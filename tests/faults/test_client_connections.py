@@ -15,7 +15,7 @@ from router.app import Router
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
-from tests.harness.served import served, tiny
+from tests.harness.served import tiny
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "text", "messages": [{"role": "user", "content": "hello"}]}
@@ -325,40 +325,6 @@ async def test_row_31_a_client_that_leaves_as_the_router_stops_leaves_nothing_he
             await asyncio.sleep(0)
         await _until(lambda: signalbox.router.reaches["fm"].upstream.active == 0)
         await _until(lambda: not tasks and not len(signalbox.router.in_flight))
-
-
-async def test_row_32_a_client_that_never_reads_holds_the_provider_back(tmp_path: Path) -> None:
-    """A stream of 100 MiB that nobody reads costs the router less than 1 MiB of memory."""
-    piece = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % (b"x" * 16384)
-    sent = 0
-
-    async def script(conversation: Conversation) -> None:
-        nonlocal sent
-        await conversation.begin_stream()
-        for _ in range(6400):
-            await conversation.event(piece)
-            sent += len(piece)
-
-    async with (
-        AsyncExitStack() as stack,
-        ScriptedUpstream(script) as fm,
-        served(tmp_path, **_one(fm)) as router,
-    ):
-        # What is on its way fills the kernel's buffers, which are no memory of ours.
-        in_kernels = 16 << 20
-        process = psutil.Process(router.process.pid)
-        rss: list[int] = []
-        for streams in range(1, 10):
-            client = await stack.enter_async_context(RawClient(router.port, receive_buffer=2048))
-            await client.post(CHAT, STREAMED)
-            assert (await client.head())[0] == 200
-            client.stop_reading()
-            assert await _settled(lambda: sent) < streams * in_kernels
-            rss.append(process.memory_info().rss)
-        assert len(fm.seen) == 9
-        # The first one loads what the others find.
-        assert rss[-1] - rss[0] < 8 << 20
-        await stack.aclose()
 
 
 async def test_row_32_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
