@@ -12,7 +12,7 @@ import httpx2
 
 from router.app import Router
 from router.data_folder import DataFolder
-from router.server import bind
+from router.server import Server, bind
 from router.settings import access_keys, load
 
 
@@ -21,6 +21,7 @@ class RunningRouter:
     """A router that serves on `port`."""
 
     router: Router
+    server: Server
     port: int
     client: httpx2.AsyncClient
 
@@ -68,7 +69,7 @@ async def running_router(
             )
             try:
                 async with client:
-                    yield RunningRouter(router, port, client)
+                    yield RunningRouter(router, server, port, client)
                     await idle(router)
             finally:
                 server.stop()

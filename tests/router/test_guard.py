@@ -227,22 +227,6 @@ async def test_a_request_that_outlives_a_stops_grace_is_told_so(tmp_path: Path) 
     assert json.loads(sent[1]["body"])["error"]["code"] == "shutting_down"
 
 
-async def test_a_body_that_does_not_arrive_times_out(tmp_path: Path) -> None:
-    """A client that stops sending is told so, and holds nothing meanwhile."""
-    async with (
-        running_router(tmp_path, timeouts={"body_s": 0.1}) as signalbox,
-        RawClient(signalbox.port) as client,
-    ):
-        await client.send(
-            f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-            "content-length: 100\r\n\r\n{".encode()
-        )
-        status, headers = await client.head()
-        body = json.loads(await client.body(headers))
-        assert await client.rest() == b""
-    assert (status, body["error"]["code"]) == (408, "request_timeout")
-
-
 @pytest.mark.parametrize(
     ("headers", "v1", "admin"),
     [

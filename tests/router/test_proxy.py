@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from router.upstream import UpstreamRequest
-from tests.harness.raw_client import RawClient
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
 
@@ -58,72 +57,6 @@ async def test_unknown_fields_pass_both_ways_byte_for_byte(tmp_path: Path) -> No
     assert told["x-ratelimit-limit"] == "9"
     assert told["x-upstream-request-id"] == "u1"
     assert "server" not in told
-
-
-@pytest.mark.parametrize("phase", ["before the first byte", "mid-stream", "non-streaming"])
-@pytest.mark.parametrize("how", ["reset", "half-close"])
-async def test_a_client_that_leaves_takes_its_upstream_request_along(
-    tmp_path: Path, phase: str, how: str
-) -> None:
-    """However and whenever the client goes, the provider sees its connection close."""
-    arrived, gone = asyncio.Event(), asyncio.Event()
-
-    async def script(conversation: Conversation) -> None:
-        if phase == "mid-stream":
-            await conversation.begin_stream()
-            await conversation.event(DELTA)
-        arrived.set()
-        await conversation.left()
-        gone.set()
-
-    async with (
-        ScriptedUpstream(script) as fm,
-        running_router(tmp_path, **_one(fm)) as signalbox,
-        RawClient(signalbox.port) as client,
-    ):
-        await client.post("/v1/chat/completions", HELLO if phase == "non-streaming" else STREAMED)
-        await arrived.wait()
-        if phase == "mid-stream":
-            await client.head()
-            await client.chunk()
-        if how == "reset":
-            client.reset()
-        else:
-            client.half_close()
-        async with asyncio.timeout(1):
-            await gone.wait()
-
-
-async def test_a_client_that_leaves_the_queue_is_never_sent_upstream(tmp_path: Path) -> None:
-    """A waiting request whose client has gone gives its place up and costs the provider nothing."""
-    busy, free = asyncio.Event(), asyncio.Event()
-
-    async def script(conversation: Conversation) -> None:
-        busy.set()
-        await free.wait()
-        await conversation.answer()
-
-    lanes = {"fm": {"concurrency": 1, "queue": 5, "reserve_high": 0}}
-    async with (
-        ScriptedUpstream(script) as fm,
-        running_router(tmp_path, lanes=lanes, **_one(fm)) as signalbox,
-        RawClient(signalbox.port) as leaver,
-    ):
-        lane = signalbox.router.reaches["fm"].admission.lane  # type: ignore[union-attr]
-        first = asyncio.create_task(signalbox.chat(HELLO))
-        await busy.wait()
-        await leaver.post("/v1/chat/completions", {**HELLO, "user": "leaver"})
-        async with asyncio.timeout(1):
-            while lane.waiting != 1:
-                await asyncio.sleep(0.001)
-        leaver.reset()
-        async with asyncio.timeout(1):
-            while lane.waiting:
-                await asyncio.sleep(0.001)
-        free.set()
-        assert (await first).status_code == 200
-        assert (await signalbox.chat(HELLO)).status_code == 200
-    assert len(fm.seen) == 2
 
 
 async def test_a_full_queue_and_a_long_wait_are_refused_with_retry_after(tmp_path: Path) -> None:
