@@ -1,6 +1,7 @@
 """The composition root: settings in, one running router out."""
 
 import logging
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from router.body import BodyLimits
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
+from router.descriptors import places_for_clients, raise_limit
 from router.events import InFlight
 from router.guard import App, Guard, Policy
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
@@ -57,18 +59,21 @@ def serve(settings: Settings, announce: Announce) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     for notice in settings.notices:
         log.warning("%s", notice)
+    places = places_for_clients(raise_limit())
     try:
-        exit_code: int = uvloop.run(_serve(settings, announce))
+        exit_code: int = uvloop.run(_serve(settings, announce, places))
     except SettingsError as error:
         sys.stderr.write(f"signalbox: {error}\n")
         return 2
     except (DataFolderError, BindError, StoreError) as error:
         sys.stderr.write(f"signalbox: {error}\n")
         return 1
+    finally:
+        _let_go_of_terminal()
     return exit_code
 
 
-async def _serve(settings: Settings, announce: Announce) -> int:
+async def _serve(settings: Settings, announce: Announce, places: int) -> int:
     refusals = refuse_unbuilt(settings)
     if refusals:
         raise SettingsError(refusals)
@@ -78,12 +83,12 @@ async def _serve(settings: Settings, announce: Announce) -> int:
         listener = bind(settings.server.host, settings.server.port)
         with listener:
             async with Router(settings, environ, folder, keys) as router:
-                server = Server(router.app, settings.timeouts.drain_s)
+                server = Server(router.app, settings.timeouts.drain_s, places)
                 with stopped_by_signals(server):
                     announce(router.capability_map, listener.getsockname()[1])
                     await server.serve(sockets=[listener])
-                    log.info("stopping")
-                    await router.aclose()
+                    await server.unless_hurried(router.aclose())
+                    log.info("stopped")
     return 0
 
 
@@ -93,7 +98,7 @@ class Router:
     Entering starts what the map wants; leaving stops it again, the processes last.
     """
 
-    app: App
+    app: Guard
     capability_map: CapabilityMap
 
     def __init__(
@@ -150,7 +155,7 @@ class Router:
         self.app = self._application()
         self.capability_map.reconcile()
 
-    def _application(self) -> App:
+    def _application(self) -> Guard:
         settings = self._settings
         proxy = Proxy(
             catalog=lambda: self.capability_map.catalog,
@@ -211,6 +216,17 @@ class Router:
     ) -> None:
         """Stop everything."""
         await self.aclose()
+
+
+def _let_go_of_terminal() -> None:
+    """Drop what a closed terminal was not told: flushing it at exit would spoil the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _tell(event: BackendEvent) -> None:
