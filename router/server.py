@@ -15,13 +15,13 @@ from typing import Any
 
 import uvicorn
 
+from router.deadline import Sweeper
 from router.guard import Guard
+from router.http1 import Http1, Rules
 from router.intake import BACKLOG, Intake
 
 log = logging.getLogger(__name__)
 
-# Longer than our clients keep an idle connection, so that it is they who close it.
-_KEEP_ALIVE_S = 75
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long requests that were broken off may take to let go, and last bytes to go out.
 _LET_GO_S = 0.5
@@ -61,23 +61,26 @@ class Server(uvicorn.Server):
     `drain_s` is the grace of requests in flight, `places` how many may be connected at a time.
     """
 
-    def __init__(self, guard: Guard, drain_s: float, places: int) -> None:
+    def __init__(
+        self, guard: Guard, drain_s: float, places: int, rules: Rules, sweeper: Sweeper
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 guard,
-                http="httptools",
+                http=Http1,
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,
                 server_header=False,
                 access_log=False,
                 log_config=None,
-                timeout_keep_alive=_KEEP_ALIVE_S,
             )
         )
         self._guard = guard
         self._drain_s = drain_s
         self._places = places
+        self._rules = rules
+        self._sweeper = sweeper
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
 
@@ -115,10 +118,9 @@ class Server(uvicorn.Server):
             raise ValueError("the socket is bound before the server starts")
         config, state = self.config, self.server_state
 
-        def protocol() -> asyncio.Protocol:
-            # As uvicorn itself does: the class is known when the configuration is loaded.
-            return config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=state, app_state={}
+        def protocol() -> Http1:
+            return Http1(
+                self._rules, self._sweeper, config=config, server_state=state, app_state={}
             )
 
         (listener,) = sockets
@@ -156,9 +158,12 @@ class Server(uvicorn.Server):
         if in_flight:
             log.warning("stopping: breaking off %d that have not ended", len(in_flight))
         await self._break_off()
+        # Whoever was just answered may still be sending, and closing now could cost it the answer.
+        await self._until_gone(loop.time() + _FLUSH_S)
         self._close_idle()
-        flushed_at = loop.time() + _FLUSH_S
-        await self._until_gone(flushed_at if self.force_exit else max(flushed_at, over_at))
+        if not self.force_exit:
+            # The end of an answer may still be on its way to a slow reader.
+            await self._until_gone(over_at)
         for connection in list(state.connections):
             connection.transport.abort()
 
@@ -175,10 +180,10 @@ class Server(uvicorn.Server):
             await asyncio.wait(left, timeout=_LET_GO_S)
 
     async def _until_gone(self, over_at: float) -> None:
-        """Return when no connection is open, or it is late: last bytes go to slow readers."""
-        loop, hurried = asyncio.get_running_loop(), self.force_exit
+        """Return when no connection is open, or it is late, or somebody has become impatient."""
+        loop, patient = asyncio.get_running_loop(), not self.force_exit
         while self.server_state.connections and loop.time() < over_at:
-            if self.force_exit and not hurried:
+            if patient and self.force_exit:
                 break
             await asyncio.sleep(_LOOK_S)
 

@@ -377,7 +377,7 @@ async def test_row_101_a_terminal_that_is_gone_does_not_spoil_the_stop(tmp_path:
     ours, theirs = pty.openpty()
     command = (*PROGRAM, "serve", "--config", str(config), "--data-dir", str(tmp_path / "data"))
     # Its session is led by the router itself, whose controlling terminal this becomes.
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 asyncio's own would watch the closed terminal
         (sys.executable, "-c", _IN_A_TERMINAL, *command),
         stdin=theirs,
         stdout=theirs,
