@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
@@ -95,12 +95,11 @@ class Http1(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport; a client that says nothing is not kept."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a stream transport is needed")
-        self.transport = transport
+        # uvloop's transports are of no class of asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
         self.server_state.connections.add(self)  # type: ignore[arg-type]  # one of uvicorn's own
-        self._client = transport.get_extra_info("peername")
-        self._server = transport.get_extra_info("sockname")
+        self._client = self.transport.get_extra_info("peername")
+        self._server = self.transport.get_extra_info("sockname")
         self._receiving.set(self._rules.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 asyncio's signature
