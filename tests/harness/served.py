@@ -75,8 +75,10 @@ class Served:
     async def start(cls, folder: Path, **sections: Any) -> Self:
         """Start a router whose configuration holds `sections`; return when it answers.
 
-        Its output is in `output` by then; RuntimeError with all of it when it exits instead.
+        Its output is in `output` by then; RuntimeError with all of it when it exits instead. A
+        section `limits_of_shell` holds commands that set the process's limits first.
         """
+        limits = sections.pop("limits_of_shell", "")
         tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
         port = free_port()
         tree["server"] = {"port": port, **tree.get("server", {})}
@@ -85,8 +87,7 @@ class Served:
         arguments = ("serve", "--config", str(config), "--data-dir", str(folder / "data"))
         with (folder / "serve.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
-                *arguments,
+                *("/bin/sh", "-c", f'{limits}\nexec "$0" "$@"', *PROGRAM, *arguments),
                 cwd=_ROOT,
                 env=environment(folder),
                 stdin=asyncio.subprocess.DEVNULL,
