@@ -5,6 +5,7 @@ looks at a request, gives every answer its id, and turns every error into OpenAI
 """
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import re
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from backends.wire import REQUEST_ID
-from router.errors import ClientGone, Refused, SignalboxError
+from router.errors import ClientGone, Refused, SignalboxError, shutting_down
 from router.request import Message, Receive, Scope, Send, send_reply
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 ADMIN_PREFIXES = ("/admin", "/models", "/metrics")
 # Refusals of a body that is still on its way.
 _UNREAD = frozenset({"body_too_large", "request_timeout"})
+_EVENT_STREAM = (b"content-type", b"text/event-stream")
 _PREFLIGHT_HEADERS = "authorization, content-type, x-api-key, x-priority, x-request-id"
 
 
@@ -46,9 +48,10 @@ class Policy:
 
 
 class Guard:
-    """Wraps the whole application."""
+    """Wraps the whole application. While `draining`, it serves nothing but GET /health."""
 
     def __init__(self, app: App, policy: Policy) -> None:
+        self.draining = False
         self._app = app
         self._policy = policy
 
@@ -62,6 +65,7 @@ class Guard:
             reply.may_read = scope["method"] not in _WITH_BODY
             origin = self._check_source(scope)
             reply.origin = origin
+            self._check_draining(scope, reply)
             if origin is not None and scope["method"] == "OPTIONS":
                 return await reply.preflight()
             self._check_content(scope)
@@ -72,9 +76,7 @@ class Guard:
             await reply.error(error)
         except asyncio.CancelledError:
             # Nobody but the server cancels a request here, when its grace at the end is over.
-            await reply.error(
-                SignalboxError("shutting_down", "Signalbox is stopping: ask again when it is back.")
-            )
+            await reply.break_off(shutting_down())
             raise
         except ClientGone:
             log.info("%s %s: the client left", scope["method"], reply.request_id)
@@ -87,6 +89,11 @@ class Guard:
                     f"The router failed on this request; its log tells why ({reply.request_id}).",
                 )
             )
+
+    def _check_draining(self, scope: Scope, reply: "_Outgoing") -> None:
+        if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
+            reply.may_read = False
+            raise shutting_down()
 
     def _check_source(self, scope: Scope) -> str | None:
         """Check Host, Origin and Sec-Fetch-Site; return a foreign origin that is allowed."""
@@ -165,27 +172,37 @@ class _Outgoing:
         self.request_id = request_id
         self.origin: str | None = None
         self.may_read = False
-        self._begun = False
+        self._headers: list[tuple[bytes, bytes]] | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._begun = True
             extra = [(REQUEST_ID.encode(), self.request_id.encode())]
             if self.origin is not None:
                 extra += [
                     (b"access-control-allow-origin", self.origin.encode()),
                     (b"vary", b"Origin"),
                 ]
-            message = {**message, "headers": [*message["headers"], *extra]}
+            self._headers = [*message["headers"], *extra]
+            message = {**message, "headers": self._headers}
         await self._send(message)
 
     async def error(self, error: SignalboxError) -> None:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
-        if self._begun:
+        if self._headers is not None:
             return
         # What was not read of the request would be taken for the next one, or come in for ever.
         unread = not self.may_read or error.code in _UNREAD
         await send_reply(self, error.reply(), ((b"connection", b"close"),) if unread else ())
+
+    async def break_off(self, error: SignalboxError) -> None:
+        """Tell a client that waits, or reads a stream, why it ends here; wait for nobody."""
+        with contextlib.suppress(TimeoutError):
+            # What is sent is on its way before the first wait, which is for a client to read.
+            async with asyncio.timeout(0):
+                if self._headers is None:
+                    await self.error(error)
+                elif _EVENT_STREAM in self._headers:
+                    await self._send({"type": "http.response.body", "body": error.frame()})
 
     async def preflight(self) -> None:
         """Tell an allowed page what it may send."""

@@ -91,6 +91,16 @@ class RawClient:
         transport: asyncio.ReadTransport = self._writer.transport  # type: ignore[assignment]
         transport.pause_reading()
 
+    async def rest_or_reset(self) -> bytes:
+        """Return everything until the server closes the connection, in whichever way."""
+        received = b""
+        try:
+            while piece := await self._reader.read(1 << 16):
+                received += piece
+        except ConnectionError:
+            pass
+        return received
+
     def reset(self) -> None:
         """Leave with a RST."""
         raw: socket.socket = self._writer.get_extra_info("socket")

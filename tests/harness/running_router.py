@@ -44,12 +44,16 @@ def openai_provider(url: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running_router(
-    folder: Path, *, environ: Mapping[str, str] | None = None, **sections: Any
+    folder: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    places: int = 10_000,
+    **sections: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Run a router whose configuration file holds `sections`; on leaving nothing may be left.
 
     Sections that are not given are the packaged default's, but nothing is bound and no provider is
-    there.
+    there. `places` is how many clients may be connected at a time.
     """
     tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
     tree["server"] = {"port": 0, **tree.get("server", {})}
@@ -61,7 +65,7 @@ async def running_router(
     keys = access_keys(settings, environment)
     with DataFolder(settings.data_folder) as data, bind(settings.server.host, 0) as listener:
         async with Router(settings, environment, data, keys) as router:
-            server = router.server()
+            server = router.server(places)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]
             client = httpx2.AsyncClient(
