@@ -242,7 +242,6 @@ async def test_row_26_a_client_that_leaves_a_cold_start_does_not_end_or_orphan_i
         (child,) = _waiting_at(program)
         stayer.reset()
         await _until(lambda: len(flights) == 0)
-        assert _waiting_at(program) == [child]
         assert signalbox.router.processes.status("builtin").generation == 1
     assert not child.is_running()
 
