@@ -14,7 +14,7 @@ from backends.downloads import Downloads
 from backends.process_manager import ProcessManager
 from backends.wire import BackendEvent
 from router.admission import Admission
-from router.body import BodyLimits
+from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
@@ -34,6 +34,7 @@ from router.settings import (
     environment,
     refuse_unbuilt,
 )
+from router.settings.values import authority
 from router.snapshot import survey
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Router:
     Entering starts what the map wants; leaving stops it again, the processes last.
     """
 
-    app: App
+    app: Guard
     capability_map: CapabilityMap
 
     def __init__(
@@ -151,13 +152,15 @@ class Router:
         self.app = self._application()
         self.capability_map.reconcile()
 
-    def _application(self) -> App:
+    def _application(self) -> Guard:
         settings = self._settings
+        self.buffered = buffered = Buffered(settings.limits.buffered_mb * _MB)
         proxy = Proxy(
             catalog=lambda: self.capability_map.catalog,
             reaches=self.reaches,
             processes=self.processes,
             in_flight=self.in_flight,
+            buffered=buffered,
             limits=ProxyLimits(
                 body=BodyLimits(
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
@@ -168,7 +171,7 @@ class Router:
                 default_priority=settings.default_priority,
             ),
         )
-        hosts = {host.lower() for host in (*settings.server.allowed_hosts, settings.server.host)}
+        hosts = {*settings.server.allowed_hosts, authority(settings.server.host)}
         policy = Policy(
             allowed_hosts=frozenset(hosts),
             allowed_origins=frozenset(settings.server.allowed_origins),
@@ -176,8 +179,11 @@ class Router:
             admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
-        control = ControlPlane(self._load_control, policy.body_bytes, settings.timeouts.body_s)
-        return Guard(Planes(proxy, self.capability_map, control), policy)
+        control = ControlPlane(
+            self._load_control, policy.body_bytes, settings.timeouts.body_s, buffered
+        )
+        planes = Planes(proxy, self.capability_map, control)
+        return Guard(planes, policy, planes.methods)
 
     def _load_control(self) -> App:
         """Import the control plane, which takes longer than all else together, and build it."""

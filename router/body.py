@@ -7,7 +7,8 @@ same to us and to the provider, and nested bytes stay as the client wrote them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
@@ -15,6 +16,8 @@ from router.errors import Refused
 
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY = msgspec.json.Decoder()
+# Nothing is known of how long the others will take; and what is still on its way is not read.
+_NO_ROOM = ((b"retry-after", b"1"), (b"connection", b"close"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,57 @@ class BodyLimits:
     size: int
     depth: int
     values: int
+
+
+class Buffered:
+    """The bytes of all requests that are held together: never more than `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def __repr__(self) -> str:
+        return f"<Buffered {self.held} of {self.limit} bytes>"
+
+    def share(self) -> "Share":
+        """Return one request's share, to be entered before its first byte is read."""
+        return Share(self)
+
+
+class Share:
+    """What one request holds of it; leaving its `with` gives all of that back."""
+
+    __slots__ = ("_buffered", "_held")
+
+    def __init__(self, buffered: Buffered) -> None:
+        self._buffered = buffered
+        self._held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, size: int) -> None:
+        """Hold so many bytes more; Refused `queue_full` where there is no room for them."""
+        buffered = self._buffered
+        if buffered.held + size > buffered.limit:
+            raise Refused(
+                "queue_full",
+                f"Requests hold {buffered.held} bytes of {buffered.limit} already "
+                "(limits.buffered_mb): ask again when some are done.",
+                headers=_NO_ROOM,
+            )
+        buffered.held += size
+        self._held += size
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give everything back."""
+        self._buffered.held -= self._held
+        self._held = 0
 
 
 @dataclass(frozen=True, slots=True)

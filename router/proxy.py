@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from backends.process_manager import ProcessManager
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.answer import OpenStream, open_answer
-from router.body import BodyLimits, JsonBody, decode
+from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
 from router.catalog import Catalog, Kind, Locality
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
@@ -69,20 +69,26 @@ class Proxy:
         reaches: Mapping[str, Reach],
         processes: ProcessManager,
         in_flight: InFlight,
+        buffered: Buffered,
         limits: ProxyLimits,
     ) -> None:
         self._catalog = catalog
         self._reaches = reaches
         self._processes = processes
         self._in_flight = in_flight
+        self._buffered = buffered
         self._limits = limits
 
     async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
         since = time.perf_counter()
         limits = self._limits
-        with self._in_flight.track(scope["state"]["request_id"]) as flight:
-            body = decode(await read_body(receive, limits.body.size, limits.body_s), limits.body)
+        with (
+            self._in_flight.track(scope["state"]["request_id"]) as flight,
+            self._buffered.share() as share,
+        ):
+            data = await read_body(receive, limits.body.size, limits.body_s, share)
+            body = decode(data, limits.body)
             requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
             work = Work(
                 path="/chat/completions",
