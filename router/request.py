@@ -1,7 +1,16 @@
 """The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+import types
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -40,36 +49,51 @@ async def read_body(receive: Receive, size: int, body_s: float, share: Share) ->
     Raises Refused `body_too_large`, `queue_full` or `request_timeout`, ClientGone when the client
     leaves.
     """
-    message = await receive()
-    if not message.get("more_body", False):
-        # One message, as nearly all come: no timer is worth its cost.
-        return _piece(message, size, share)
-    pieces = [_piece(message, size, share)]
-    left = size - len(pieces[0])
+    reading = _read(receive, size, share)
+    try:
+        # Nearly every body came with its head: then nothing is waited for, and no clock is set.
+        awaited = reading.send(None)
+    except StopIteration as read:
+        whole: bytes = read.value
+        return whole
     try:
         async with asyncio.timeout(body_s):
-            while message.get("more_body", False):
-                message = await receive()
-                pieces.append(_piece(message, left, share))
-                left -= len(pieces[-1])
+            return await _go_on(reading, awaited)
     except TimeoutError:
         raise Refused(
             "request_timeout", f"The body did not arrive within {body_s:g} s.", headers=(CLOSE,)
         ) from None
-    return b"".join(pieces)
 
 
-def _piece(message: Message, left: int, share: Share) -> bytes:
-    """Return the bytes of one message, once they are known to be welcome."""
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    data: bytes = message.get("body", b"")
-    if len(data) > left:
-        raise Refused(
-            "body_too_large", "The body is larger than limits.body_mb allows.", headers=(CLOSE,)
-        )
-    share.add(len(data))
-    return data
+async def _read(receive: Receive, size: int, share: Share) -> bytes:
+    pieces: list[bytes] = []
+    left, more = size, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        data: bytes = message.get("body", b"")
+        left -= len(data)
+        if left < 0:
+            raise Refused(
+                "body_too_large", f"The body is larger than {size} bytes.", headers=(CLOSE,)
+            )
+        share.add(len(data))
+        pieces.append(data)
+        more = message.get("more_body", False)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+@types.coroutine
+def _go_on(reading: Coroutine[Any, Any, bytes], awaited: Any) -> Generator[Any, Any, bytes]:
+    """Go on with a coroutine that was begun by hand and waits for `awaited`."""
+    try:
+        yield awaited
+        body: bytes = yield from reading
+        return body
+    finally:
+        # Where we are cancelled while it waits, it ends here; else it has ended.
+        reading.close()
 
 
 def priority(

@@ -100,9 +100,7 @@ async def test_a_preflight_is_answered_for_listed_origins_only(tmp_path: Path) -
     asks = ("origin: tauri://localhost", "access-control-request-method: POST")
     async with running_router(tmp_path, server=server) as signalbox:
         port = signalbox.port
-        good, headers, _ = await _ask(
-            port, host, *asks, method="OPTIONS", path=CHAT
-        )
+        good, headers, _ = await _ask(port, host, *asks, method="OPTIONS", path=CHAT)
         bad, _, _ = await _ask(port, host, "origin: http://evil", method="OPTIONS", path=CHAT)
         none, _, _ = await _ask(port, host, method="OPTIONS", path=CHAT)
     assert (good, bad, none) == (204, 403, 405)
