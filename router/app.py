@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import uvloop
 
@@ -18,8 +18,10 @@ from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
+from router.deadline import Sweeper
 from router.events import InFlight
 from router.guard import App, Guard, Policy
+from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
@@ -36,9 +38,8 @@ from router.settings import (
 )
 from router.settings.values import authority
 from router.snapshot import survey
-
-if TYPE_CHECKING:
-    from router.upstream import Upstream
+from router.upstream import Upstream
+from router.upstream.plain import PlainUpstream
 
 log = logging.getLogger(__name__)
 _MB = 1_000_000
@@ -80,7 +81,7 @@ async def _serve(settings: Settings, announce: Announce) -> int:
         listener = bind(settings.server.host, settings.server.port)
         with listener:
             async with Router(settings, environ, folder, keys) as router:
-                server = Server(router.app, settings.timeouts.drain_s)
+                server = router.server()
                 with stopped_by_signals(server):
                     announce(router.capability_map, listener.getsockname()[1])
                     await server.serve(sockets=[listener])
@@ -117,7 +118,19 @@ class Router:
             raise
         return self
 
+    def server(self) -> Server:
+        """Return the HTTP server for this router; it is not running yet."""
+        timeouts = self._settings.timeouts
+        rules = Rules(
+            header_s=timeouts.header_s,
+            body_s=timeouts.body_s,
+            send_stall_s=timeouts.send_stall_s,
+            header_bytes=self._settings.limits.header_kb << 10,
+        )
+        return Server(self.app, timeouts.drain_s, rules, self.sweeper)
+
     async def _build(self) -> None:
+        self.sweeper = Sweeper()
         settings, environ, enter = self._settings, self._environ, self._resources
         token = secrets.token_urlsafe(32)
         ground = survey(
@@ -170,6 +183,7 @@ class Router:
                 further_attempts=settings.retry.attempts,
                 default_priority=settings.default_priority,
             ),
+            sweeper=self.sweeper,
         )
         hosts = {*settings.server.allowed_hosts, authority(settings.server.host)}
         policy = Policy(
@@ -228,10 +242,8 @@ def _tell(event: BackendEvent) -> None:
 
 def _reach(provider: Provider, settings: Settings) -> Reach:
     """Return how a provider is reached, by its own deadlines where it has some."""
-    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 loaded with the first provider
-
     own, common = settings.providers[provider.name].timeouts, settings.timeouts
-    upstream: Upstream = AiohttpUpstream(provider.name, own.connect_s or common.connect_s)
+    upstream = _upstream(provider, own.connect_s or common.connect_s)
     deadlines = Deadlines(
         first_byte_s=own.first_byte_s or common.first_byte_s,
         idle_s=own.idle_s or common.idle_s,
@@ -242,3 +254,15 @@ def _reach(provider: Provider, settings: Settings) -> Reach:
     lane = settings.lane(provider.name)
     admission = Admission(provider.name, lane.concurrency, lane.queue, common.queue_s)
     return Reach(upstream, deadlines, admission)
+
+
+def _upstream(provider: Provider, connect_s: float) -> Upstream:
+    """Return the client for a provider: our own for plain HTTP, aiohttp's where TLS is spoken."""
+    if provider.base_url.startswith("http://"):
+        # A child may be killed at any moment: no connection to it outlives a request.
+        ours = provider.kind is Kind.BUILTIN
+        return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
+    # aiohttp is a quarter of the start: only those who need it wait for it.
+    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
+
+    return AiohttpUpstream(provider.name, connect_s)

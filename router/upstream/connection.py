@@ -1,0 +1,290 @@
+"""One connection to a provider: HTTP/1.1 as llhttp reads it, one exchange after another.
+
+Everything that a provider may do wrong ends the connection; what its client is told is decided by
+how far the answer had come.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import cast
+
+import httptools
+
+from router.errors import RouteFailed
+from router.upstream import UpstreamRequest
+
+# A provider's answer head may take this much, interim answers included.
+_MAX_HEAD = 64 << 10
+_MAX_INTERIM = 16
+# What is held of a body that nobody reads; then the provider has to wait.
+_HIGH_WATER = 256 << 10
+_INTERIM = range(100, 200)
+_SWITCHING = 101
+
+
+class PlainAnswer:
+    """The head of an answer and its body in pieces, as they come in over a connection."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self.begun = False
+        self.complete = False
+        self._failure: RouteFailed | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<PlainAnswer {self.status} complete={self.complete} held={self._held}>"
+
+    def header(self, name: bytes) -> bytes:
+        """Return the first header of that lower-case name; empty where there is none."""
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
+    async def head(self) -> None:
+        """Return when status and headers are there; raises RouteFailed."""
+        while not self.begun:
+            if self._failure is not None:
+                raise self._failure
+            await self._more()
+
+    async def read(self) -> bytes:
+        """Return all of the body that has come since, waiting for some; empty at its end."""
+        while not self._pieces:
+            if self.complete:
+                return b""
+            if self._failure is not None:
+                raise self._failure
+            await self._more()
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        self._connection.resume()
+        return data
+
+    async def _more(self) -> None:
+        self._waiter = waiter = self._connection.loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Tell the reader that there is something new."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def add(self, data: bytes) -> int:
+        """Append to the body; return how much of it is held."""
+        self._pieces.append(data)
+        self._held += len(data)
+        return self._held
+
+    def fail(self, failure: RouteFailed) -> None:
+        """Let the reader have what came, and then this."""
+        self._failure = failure
+        self.wake()
+
+
+class Connection(asyncio.Protocol):
+    """A connection to a provider; `reusable` once an answer is over and nothing is amiss."""
+
+    def __init__(self, provider: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._provider = provider
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: PlainAnswer | None = None
+        self._transport: asyncio.Transport | None = None
+        self._head_bytes = 0
+        self._interim = 0
+        self._keep_alive = False
+        self._to_eof = False
+        self._paused = False
+        self.idle_since_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Connection {self._provider} {'idle' if self._answer is None else 'busy'}>"
+
+    def ask(self, head: bytes, request: UpstreamRequest) -> PlainAnswer:
+        """Send a request and return its answer, which has still to come."""
+        transport = self._open_transport()
+        self._answer = answer = PlainAnswer(self)
+        self._head_bytes = self._interim = 0
+        self._keep_alive = self._to_eof = False
+        if len(request.body) <= _HIGH_WATER:
+            transport.write(head + request.body)
+        else:
+            transport.writelines((head, request.body))
+        return answer
+
+    def _open_transport(self) -> asyncio.Transport:
+        if self._transport is None:
+            raise RuntimeError("the connection is closed")
+        return self._transport
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands as far as we know."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def meets_itself(self) -> bool:
+        """Tell a connection that a closed port of ours made with itself."""
+        transport = self._open_transport()
+        ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        return bool(ends[0] == ends[1])
+
+    def fileno(self) -> int:
+        """Return the descriptor, to ask whether something came that nobody has read yet."""
+        number: int = self._open_transport().get_extra_info("socket").fileno()
+        return number
+
+    def release(self) -> bool:
+        """End the exchange; return whether the connection can take another one."""
+        answer, self._answer = self._answer, None
+        transport = self._transport
+        if (
+            transport is not None
+            and answer is not None
+            and answer.complete
+            and self._keep_alive
+            and not transport.is_closing()
+            # A provider that answers before it has read everything would take the rest for more.
+            and transport.get_write_buffer_size() == 0
+        ):
+            self.resume()
+            self.idle_since_s = time.monotonic()
+            return True
+        self.abort()
+        return False
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is dropped."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def resume(self) -> None:
+        """Read on, where reading had stopped for want of a reader."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        # uvloop's transports are of no class of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came and wake the reader once."""
+        answer = self._answer
+        if answer is None or answer.complete:
+            # Nobody asked: whatever this is, it must not become the next answer.
+            self._keep_alive = False
+            self.abort()
+            return
+        if not answer.begun:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._break("sent something that is not HTTP")
+            return
+        if not answer.begun and self._head_bytes > _MAX_HEAD:
+            self._break(f"sent a head of more than {_MAX_HEAD >> 10} KiB")
+            return
+        answer.wake()
+
+    def _break(self, what: str) -> None:
+        answer = self._answer
+        self._keep_alive = False
+        if answer is not None and not answer.complete:
+            answer.fail(
+                RouteFailed(
+                    "upstream_protocol_error", f"{self._provider} {what}.", may_have_run=True
+                )
+            )
+        self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what was going on: an answer that ends with the connection ends well."""
+        self._transport = None
+        answer = self._answer
+        if answer is None or answer.complete:
+            return
+        if self._to_eof and exc is None:
+            answer.complete = True
+            answer.wake()
+            return
+        when = "within its answer" if answer.begun else "before it answered"
+        answer.fail(
+            RouteFailed(
+                "upstream_reset",
+                f"{self._provider} closed the connection {when}.",
+                may_have_run=True,
+            )
+        )
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header of the answer, none of an interim one's or a trailer."""
+        answer = self._answer
+        if answer is not None and not answer.begun:
+            answer.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Begin the answer, unless it is an interim one."""
+        answer = self._answer
+        if answer is None or answer.complete:
+            raise _Unasked
+        status: int = self._parser.get_status_code()
+        if status in _INTERIM:
+            self._interim += 1
+            if self._interim > _MAX_INTERIM or status == _SWITCHING:
+                raise _Unasked
+            answer.headers = []
+            return
+        answer.status = status
+        answer.begun = True
+        names = {name for name, _ in answer.headers}
+        self._to_eof = not names & {b"content-length", b"transfer-encoding"}
+
+    def on_body(self, data: bytes) -> None:
+        """Hold a piece of the body; too much of it, and the provider has to wait."""
+        answer = self._answer
+        if answer is not None and answer.add(data) > _HIGH_WATER and not self._paused:
+            self._paused = True
+            self._open_transport().pause_reading()
+
+    def on_message_complete(self) -> None:
+        """End the answer."""
+        answer = self._answer
+        if answer is not None and answer.begun and not answer.complete:
+            answer.complete = True
+            self._keep_alive = self._parser.should_keep_alive()
+
+
+class _Unasked(Exception):
+    """An answer that nobody asked for, or interim ones without end."""
+
+
+def head_of(request: UpstreamRequest, start: bytes) -> bytes:
+    """Return the head of a request as bytes; `start` is its request line and Host.
+
+    Raises ValueError when a header would break out of its line.
+    """
+    lines = [start]
+    lines += [b"%b: %b\r\n" % pair for pair in request.headers]
+    lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
+    head = b"".join(lines)
+    # One line each and one more for the request line, Host, the length and the end.
+    if head.count(b"\n") != len(request.headers) + 4 or head.count(b"\r") != head.count(b"\n"):
+        raise ValueError("a header holds a line break")
+    return head
