@@ -1,6 +1,5 @@
 """The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
@@ -14,8 +13,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# Of an answer to a request whose body was not read to its end.
-CLOSE = (b"connection", b"close")
 _PRIORITY = PRIORITY.encode()
 _LOCAL_ONLY = LOCAL_ONLY.encode()
 _BY_SERVICE_TIER = {"priority": Priority.HIGH, "flex": Priority.LOW}
@@ -34,28 +31,22 @@ def told(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return found
 
 
-async def read_body(receive: Receive, size: int, body_s: float, share: Share) -> bytes:
-    """Return the whole body: at most `size` bytes that arrive within `body_s`, held in `share`.
+async def read_body(receive: Receive, size: int, share: Share) -> bytes:
+    """Return the whole body, at most `size` bytes of it, held in `share`.
 
-    Raises Refused `body_too_large`, `queue_full` or `request_timeout`, ClientGone when the client
-    leaves.
+    How long it may take is for `receive` to say. Raises Refused `body_too_large` or `queue_full`,
+    ClientGone when the client leaves.
     """
     message = await receive()
+    body = _piece(message, size, share)
     if not message.get("more_body", False):
-        # One message, as nearly all come: no timer is worth its cost.
-        return _piece(message, size, share)
-    pieces = [_piece(message, size, share)]
-    left = size - len(pieces[0])
-    try:
-        async with asyncio.timeout(body_s):
-            while message.get("more_body", False):
-                message = await receive()
-                pieces.append(_piece(message, left, share))
-                left -= len(pieces[-1])
-    except TimeoutError:
-        raise Refused(
-            "request_timeout", f"The body did not arrive within {body_s:g} s.", headers=(CLOSE,)
-        ) from None
+        return body
+    pieces = [body]
+    left = size - len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        pieces.append(_piece(message, left, share))
+        left -= len(pieces[-1])
     return b"".join(pieces)
 
 
@@ -65,9 +56,7 @@ def _piece(message: Message, left: int, share: Share) -> bytes:
         raise ClientGone
     data: bytes = message.get("body", b"")
     if len(data) > left:
-        raise Refused(
-            "body_too_large", "The body is larger than limits.body_mb allows.", headers=(CLOSE,)
-        )
+        raise Refused("body_too_large", "The body is larger than limits.body_mb allows.")
     share.add(len(data))
     return data
 

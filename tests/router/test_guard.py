@@ -100,9 +100,7 @@ async def test_a_preflight_is_answered_for_listed_origins_only(tmp_path: Path) -
     asks = ("origin: tauri://localhost", "access-control-request-method: POST")
     async with running_router(tmp_path, server=server) as signalbox:
         port = signalbox.port
-        good, headers, _ = await _ask(
-            port, host, *asks, method="OPTIONS", path=CHAT
-        )
+        good, headers, _ = await _ask(port, host, *asks, method="OPTIONS", path=CHAT)
         bad, _, _ = await _ask(port, host, "origin: http://evil", method="OPTIONS", path=CHAT)
         none, _, _ = await _ask(port, host, method="OPTIONS", path=CHAT)
     assert (good, bad, none) == (204, 403, 405)
@@ -217,7 +215,13 @@ async def test_a_request_that_outlives_a_stops_grace_is_told_so(tmp_path: Path) 
         sent.append(message)
 
     policy = Policy(frozenset(), frozenset(), (), None, 100)
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"127.0.0.1")]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"host", b"127.0.0.1")],
+        "state": {},
+    }
     request = asyncio.create_task(Guard(wait, policy, lambda _path: ())(scope, receive, send))
     await asyncio.sleep(0)
     request.cancel()
