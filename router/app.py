@@ -179,7 +179,6 @@ class Router:
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
                 ),
                 response_bytes=settings.limits.response_mb * _MB,
-                body_s=settings.timeouts.body_s,
                 further_attempts=settings.retry.attempts,
                 default_priority=settings.default_priority,
             ),
@@ -193,9 +192,7 @@ class Router:
             admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
-        control = ControlPlane(
-            self._load_control, policy.body_bytes, settings.timeouts.body_s, buffered
-        )
+        control = ControlPlane(self._load_control, policy.body_bytes, buffered)
         planes = Planes(proxy, self.capability_map, control)
         return Guard(planes, policy, planes.methods)
 

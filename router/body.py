@@ -22,8 +22,8 @@ _MARKS = (b"[", b"{", b"{", b",")
 # No endpoint has a tenth as many fields; each of them is held twice, decoded and raw.
 _TOP_LEVEL = 1024
 _FEW = 256
-# Nothing is known of how long the others will take; and what is still on its way is not read.
-_NO_ROOM = ((b"retry-after", b"1"), (b"connection", b"close"))
+# Nothing is known of how long the others will take.
+_RETRY_AFTER_S = b"1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Share:
                 "queue_full",
                 f"Requests hold {buffered.held} bytes of {buffered.limit} already "
                 "(limits.buffered_mb): ask again when some are done.",
-                headers=_NO_ROOM,
+                headers=((b"retry-after", _RETRY_AFTER_S),),
             )
         buffered.held += size
         self._held += size

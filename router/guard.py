@@ -16,7 +16,7 @@ from typing import Any
 
 from backends.wire import REQUEST_ID
 from router.errors import ClientGone, Refused, SignalboxError
-from router.request import CLOSE, Message, Receive, Scope, Send, send_reply, told
+from router.request import Message, Receive, Scope, Send, send_reply, told
 
 log = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -40,8 +40,6 @@ _LENGTH_DIGITS = 15
 _KNOWN_HOSTS = 64
 _REQUEST_ID = REQUEST_ID.encode()
 _REQUEST_ID_MAX = 128
-# Refusals of the planes, which read no body for them.
-_NOT_READ = frozenset({"method_not_allowed", "not_found"})
 _PREFLIGHT_HEADERS = b"authorization, content-type, x-api-key, x-priority, x-request-id"
 _FOREIGN_PAGE = (
     "Requests from this web page are not allowed. "
@@ -95,8 +93,9 @@ class Guard:
             return None
         headers = told(scope["headers"])
         request_id = _request_id(headers)
-        state: dict[str, Any] = {"request_id": request_id, "headers": headers}
-        scope["state"] = state
+        state: dict[str, Any] = scope["state"]
+        state["request_id"] = request_id
+        state["headers"] = headers
         reply = _Outgoing(send, request_id.encode())
         try:
             reply.origin = origin = self._check_source(scope, headers)
@@ -104,9 +103,8 @@ class Guard:
                 return await reply.error(_shutting_down())
             if origin is not None and _is_preflight(scope, headers):
                 return await reply.preflight(self._methods(scope["path"]))
-            reply.has_body = self._check_content(scope, headers)
+            self._check_content(scope, headers)
             state["is_admin"] = self._has_keys and self._check_keys(scope["path"], headers)
-            reply.refused = False
             await self._app(scope, receive, reply)
         except SignalboxError as error:
             await reply.error(error)
@@ -162,8 +160,8 @@ class Guard:
         if len(self._known) < _KNOWN_HOSTS:
             self._known.add(host)
 
-    def _check_content(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-        """Check what the headers say of the body before anything reads it; tell if there is one."""
+    def _check_content(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        """Check what the headers say of the body, before anything reads it."""
         length = headers.get(b"content-length")
         has_body = (length is not None and length != b"0") or b"transfer-encoding" in headers
         kind = headers.get(b"content-type", b"")
@@ -173,14 +171,13 @@ class Guard:
             scope["method"] in _WITH_BODY and (kind or scope["path"].startswith(DATA_PREFIX))
         )
         if not is_due:
-            return False
+            return
         if kind != _JSON:
             _check_type(kind, scope["path"])
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refused("unsupported_media_type", "Send the body without Content-Encoding.")
         if length is not None:
             self._check_length(length)
-        return has_body
 
     def _check_length(self, length: bytes) -> None:
         if not length.isdigit():
@@ -226,16 +223,13 @@ class Guard:
 class _Outgoing:
     """The way back to one client; knows whether the answer has begun."""
 
-    __slots__ = ("_begun", "_id", "_send", "has_body", "origin", "refused")
+    __slots__ = ("_begun", "_id", "_send", "origin")
 
     def __init__(self, send: Send, request_id: bytes) -> None:
         self._send = send
         self._id = request_id
         self._begun = False
         self.origin: bytes | None = None
-        # Until the request is let in: what it sends further will not be read.
-        self.refused = True
-        self.has_body = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
         if not self._begun:
@@ -251,13 +245,9 @@ class _Outgoing:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
         if self._begun:
             return
-        # What was not read of the request would be taken for the next one, or come in for ever.
-        is_last = (
-            self.refused
-            or error.code == "shutting_down"
-            or (self.has_body and error.code in _NOT_READ)
-        )
-        await send_reply(self, error.reply(), (CLOSE,) if is_last else ())
+        # A server that stops keeps no connection.
+        more = ((b"connection", b"close"),) if error.code == "shutting_down" else ()
+        await send_reply(self, error.reply(), more)
 
     async def preflight(self, methods: tuple[str, ...]) -> None:
         """Tell an allowed page what it may send."""

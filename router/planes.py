@@ -40,15 +40,12 @@ class ControlPlane:
     """The control plane, loaded in a thread when it is first used.
 
     `load` imports FastAPI, SQLModel and all that stands on them, and returns the application, which
-    gets a body whole: at most `size` bytes that arrived within `body_s`, held in `buffered`.
+    gets a body whole: at most `size` bytes, held in `buffered`.
     """
 
-    def __init__(
-        self, load: Callable[[], App], size: int, body_s: float, buffered: Buffered
-    ) -> None:
+    def __init__(self, load: Callable[[], App], size: int, buffered: Buffered) -> None:
         self._load = load
         self._size = size
-        self._body_s = body_s
         self._buffered = buffered
         self._app: App | None = None
         self._loading = asyncio.Lock()
@@ -56,7 +53,7 @@ class ControlPlane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, after loading where it is the first."""
         with self._buffered.share() as share:
-            body = await read_body(receive, self._size, self._body_s, share)
+            body = await read_body(receive, self._size, share)
             async with self._loading:
                 if self._app is None:
                     self._app = await asyncio.to_thread(self._load)

@@ -26,11 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one request may cost: bytes in and out, seconds to arrive, further routes to try."""
+    """What one request may cost: bytes in and out, further routes to try."""
 
     body: BodyLimits
     response_bytes: int
-    body_s: float
     further_attempts: int
     default_priority: Priority
 
@@ -89,7 +88,7 @@ class Proxy:
             self._in_flight.track(scope["state"]["request_id"]) as flight,
             self._buffered.share() as share,
         ):
-            data = await read_body(receive, limits.body.size, limits.body_s, share)
+            data = await read_body(receive, limits.body.size, share)
             body = decode(data, limits.body)
             requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
             work = Work(

@@ -1,16 +1,6 @@
 """The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
-import asyncio
-import types
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,8 +13,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# Of an answer to a request whose body was not read to its end.
-CLOSE = (b"connection", b"close")
 _PRIORITY = PRIORITY.encode()
 _LOCAL_ONLY = LOCAL_ONLY.encode()
 _BY_SERVICE_TIER = {"priority": Priority.HIGH, "flex": Priority.LOW}
@@ -43,57 +31,34 @@ def told(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return found
 
 
-async def read_body(receive: Receive, size: int, body_s: float, share: Share) -> bytes:
-    """Return the whole body: at most `size` bytes that arrive within `body_s`, held in `share`.
+async def read_body(receive: Receive, size: int, share: Share) -> bytes:
+    """Return the whole body, at most `size` bytes of it, held in `share`.
 
-    Raises Refused `body_too_large`, `queue_full` or `request_timeout`, ClientGone when the client
-    leaves.
+    How long it may take is for `receive` to say. Raises Refused `body_too_large` or `queue_full`,
+    ClientGone when the client leaves.
     """
-    reading = _read(receive, size, share)
-    try:
-        # Nearly every body came with its head: then nothing is waited for, and no clock is set.
-        awaited = reading.send(None)
-    except StopIteration as read:
-        whole: bytes = read.value
-        return whole
-    try:
-        async with asyncio.timeout(body_s):
-            return await _go_on(reading, awaited)
-    except TimeoutError:
-        raise Refused(
-            "request_timeout", f"The body did not arrive within {body_s:g} s.", headers=(CLOSE,)
-        ) from None
-
-
-async def _read(receive: Receive, size: int, share: Share) -> bytes:
-    pieces: list[bytes] = []
-    left, more = size, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        data: bytes = message.get("body", b"")
-        left -= len(data)
-        if left < 0:
-            raise Refused(
-                "body_too_large", f"The body is larger than {size} bytes.", headers=(CLOSE,)
-            )
-        share.add(len(data))
-        pieces.append(data)
-        more = message.get("more_body", False)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-@types.coroutine
-def _go_on(reading: Coroutine[Any, Any, bytes], awaited: Any) -> Generator[Any, Any, bytes]:
-    """Go on with a coroutine that was begun by hand and waits for `awaited`."""
-    try:
-        yield awaited
-        body: bytes = yield from reading
+    message = await receive()
+    body = _piece(message, size, share)
+    if not message.get("more_body", False):
         return body
-    finally:
-        # Where we are cancelled while it waits, it ends here; else it has ended.
-        reading.close()
+    pieces = [body]
+    left = size - len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        pieces.append(_piece(message, left, share))
+        left -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+def _piece(message: Message, left: int, share: Share) -> bytes:
+    """Return the bytes of one message, once they are known to be welcome."""
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    data: bytes = message.get("body", b"")
+    if len(data) > left:
+        raise Refused("body_too_large", "The body is larger than limits.body_mb allows.")
+    share.add(len(data))
+    return data
 
 
 def priority(

@@ -215,7 +215,13 @@ async def test_a_request_that_outlives_a_stops_grace_is_told_so(tmp_path: Path) 
         sent.append(message)
 
     policy = Policy(frozenset(), frozenset(), (), None, 100)
-    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"127.0.0.1")]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"host", b"127.0.0.1")],
+        "state": {},
+    }
     request = asyncio.create_task(Guard(wait, policy, lambda _path: ())(scope, receive, send))
     await asyncio.sleep(0)
     request.cancel()
