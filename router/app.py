@@ -15,7 +15,7 @@ from backends.downloads import Downloads
 from backends.process_manager import ProcessManager
 from backends.wire import BackendEvent
 from router.admission import Admission
-from router.body import BodyLimits
+from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
@@ -38,6 +38,7 @@ from router.settings import (
     environment,
     refuse_unbuilt,
 )
+from router.settings.values import authority
 from router.snapshot import survey
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
@@ -171,23 +172,24 @@ class Router:
 
     def _application(self) -> Guard:
         settings = self._settings
+        self.buffered = buffered = Buffered(settings.limits.buffered_mb * _MB)
         proxy = Proxy(
             catalog=lambda: self.capability_map.catalog,
             reaches=self.reaches,
             processes=self.processes,
             in_flight=self.in_flight,
+            buffered=buffered,
             limits=ProxyLimits(
                 body=BodyLimits(
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
                 ),
                 response_bytes=settings.limits.response_mb * _MB,
-                body_s=settings.timeouts.body_s,
                 further_attempts=settings.retry.attempts,
                 default_priority=settings.default_priority,
             ),
             sweeper=self.sweeper,
         )
-        hosts = {host.lower() for host in (*settings.server.allowed_hosts, settings.server.host)}
+        hosts = {*settings.server.allowed_hosts, authority(settings.server.host)}
         policy = Policy(
             allowed_hosts=frozenset(hosts),
             allowed_origins=frozenset(settings.server.allowed_origins),
@@ -195,8 +197,9 @@ class Router:
             admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
-        control = ControlPlane(self._load_control, policy.body_bytes, settings.timeouts.body_s)
-        return Guard(Planes(proxy, self.capability_map, control), policy)
+        control = ControlPlane(self._load_control, policy.body_bytes, buffered)
+        planes = Planes(proxy, self.capability_map, control)
+        return Guard(planes, policy, planes.methods)
 
     def _load_control(self) -> App:
         """Import the control plane, which takes longer than all else together, and build it."""

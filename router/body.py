@@ -7,7 +7,8 @@ same to us and to the provider, and nested bytes stay as the client wrote them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import msgspec
 
@@ -15,19 +16,77 @@ from router.errors import Refused
 
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANY = msgspec.json.Decoder()
+_ENCODER = msgspec.json.Encoder()
+# Each value but the first of a container, and each container, has one of these before it.
+_MARKS = (b"[", b"{", b"{", b",")
+# No endpoint has a tenth as many fields; each of them is held twice, decoded and raw.
+_TOP_LEVEL = 1024
+_FEW = 256
+# Nothing is known of how long the others will take.
+_RETRY_AFTER_S = b"1"
 
 
 @dataclass(frozen=True, slots=True)
 class BodyLimits:
-    """`size` in bytes, `depth` in nested containers, `values` in `[` `{` `,` counted together."""
+    """`size` in bytes, `depth` in containers, `values` as `[` and `,` and twice `{` together."""
 
     size: int
     depth: int
     values: int
 
 
-@dataclass(frozen=True, slots=True)
-class JsonBody:
+class Buffered:
+    """The bytes of all requests that are held together: never more than `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def __repr__(self) -> str:
+        return f"<Buffered {self.held} of {self.limit} bytes>"
+
+    def share(self) -> "Share":
+        """Return one request's share, to be entered before its first byte is read."""
+        return Share(self)
+
+
+class Share:
+    """What one request holds of it; leaving its `with` gives all of that back."""
+
+    __slots__ = ("_buffered", "_held")
+
+    def __init__(self, buffered: Buffered) -> None:
+        self._buffered = buffered
+        self._held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, size: int) -> None:
+        """Hold so many bytes more; Refused `queue_full` where there is no room for them."""
+        buffered = self._buffered
+        if buffered.held + size > buffered.limit:
+            raise Refused(
+                "queue_full",
+                f"Requests hold {buffered.held} bytes of {buffered.limit} already "
+                "(limits.buffered_mb): ask again when some are done.",
+                headers=((b"retry-after", _RETRY_AFTER_S),),
+            )
+        buffered.held += size
+        self._held += size
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Give everything back."""
+        self._buffered.held -= self._held
+        self._held = 0
+
+
+class JsonBody(msgspec.Struct, frozen=True):
     """A decoded JSON object and the raw bytes of each of its top-level values."""
 
     fields: Mapping[str, Any]
@@ -35,18 +94,7 @@ class JsonBody:
 
     def encode(self, changes: Mapping[str, Any]) -> bytes:
         """Return the object as bytes: `changes` encoded anew, every other value as it came."""
-        parts = [
-            msgspec.json.encode(key)
-            + b":"
-            + (msgspec.json.encode(changes[key]) if key in changes else bytes(value))
-            for key, value in self.raw.items()
-        ]
-        parts += [
-            msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
-            for key, value in changes.items()
-            if key not in self.raw
-        ]
-        return b"{" + b",".join(parts) + b"}"
+        return _ENCODER.encode({**self.raw, **changes})
 
 
 def decode(data: bytes, limits: BodyLimits) -> JsonBody:
@@ -56,13 +104,19 @@ def decode(data: bytes, limits: BodyLimits) -> JsonBody:
     is JSON but no object).
     """
     # The decoded form of many small values is far larger than their bytes, so they are counted
-    # before there is one.
-    if data.count(b"[") + data.count(b"{") + data.count(b",") > limits.values:
+    # before there is one; a body of fewer bytes has no need of it.
+    # An object weighs twice what a list does.
+    if (
+        len(data) > limits.values // 2
+        and sum(_count(data, mark) for mark in _MARKS) > limits.values
+    ):
         raise Refused("too_many_values", f"The body holds more than {limits.values} values.")
     try:
         fields = _ANY.decode(data)
         if not isinstance(fields, dict):
             raise Refused("invalid_request", "The body must be a JSON object.")
+        if len(fields) > _TOP_LEVEL:
+            raise Refused("too_many_values", f"The body has more than {_TOP_LEVEL} fields.")
         _check_depth(fields, limits.depth)
         return JsonBody(fields, _RAW_OBJECT.decode(data))
     except RecursionError:
@@ -71,18 +125,34 @@ def decode(data: bytes, limits: BodyLimits) -> JsonBody:
         raise Refused("invalid_json", f"The body is not valid JSON: {error}") from None
 
 
-def _check_depth(value: object, depth: int) -> None:
+def _count(data: bytes, mark: bytes) -> int:
+    """Return how often a byte occurs.
+
+    Most of a large body is pictures in base64, where the next mark is far: looking for it is
+    many times faster than counting. Where there are many, counting is.
+    """
+    at = -1
+    for found in range(_FEW):
+        at = data.find(mark, at + 1)
+        if at < 0:
+            return found
+    return _FEW + data.count(mark, at + 1)
+
+
+def _check_depth(fields: dict[str, Any], depth: int) -> None:
     """Walk the containers level by level, so that no input decides how deep we recurse."""
-    level: list[Any] = [value]
+    level: list[Any] = [fields]
     for _ in range(depth):
-        level = [
-            child
-            for container in level
-            for child in (container.values() if isinstance(container, dict) else container)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
+        # Written out, as a comprehension would cost a small request twice as much.
+        below = []
+        for container in level:
+            for child in container.values() if type(container) is dict else container:
+                kind = type(child)
+                if kind is dict or kind is list:
+                    below.append(child)
+        if not below:
             return
+        level = below
     raise _too_deep(depth)
 
 

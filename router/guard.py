@@ -1,41 +1,62 @@
 """The outermost layer: who may knock, at which door, and what they hear when something breaks.
 
 Pure ASGI. It decides by Host, Origin, Sec-Fetch-Site, Content-Type and keys before anything else
-looks at a request, gives every answer its id, and turns every error into OpenAI's envelope.
+looks at a request, gives every answer its id, and turns every error into OpenAI's envelope. What
+is not known to be allowed is refused. Decisions see `scope["path"]`, the very text that the planes
+look up, and no other spelling of it.
 """
 
 import asyncio
 import contextlib
 import hmac
 import logging
-import re
-import secrets
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from backends.wire import REQUEST_ID
 from router.errors import ClientGone, Refused, SignalboxError, shutting_down
-from router.request import Message, Receive, Scope, Send, send_reply
+from router.request import Message, Receive, Scope, Send, send_reply, told
 
 log = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]/@\\]+)(?::\d{1,5})?")
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+LOOPBACK_NAMES = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
 # Anybody on this machine, or with the network's permission, may ask whether we are alive.
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
+DATA_PREFIX = "/v1/"
 ADMIN_PREFIXES = ("/admin", "/models", "/metrics")
-# Refusals of a body that is still on its way.
-_UNREAD = frozenset({"body_too_large", "request_timeout"})
+# Where a link on another site may lead a person. No page is built yet: this one answers 404.
+_PAGES = frozenset({"/"})
+_JSON = b"application/json"
+# The only endpoint whose protocol has forms. A browser sends one without asking first, but never
+# without its Origin.
+_FORM_PATHS = frozenset({"/v1/audio/transcriptions"})
+_FORM = b"multipart/form-data"
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+# No body has a length of more digits; and a number of thousands of them costs time to read.
+_LENGTH_DIGITS = 15
+# Clients name few hosts; who names many is checked each time.
+_KNOWN_HOSTS = 64
+_REQUEST_ID = REQUEST_ID.encode()
+_REQUEST_ID_MAX = 128
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
-_PREFLIGHT_HEADERS = "authorization, content-type, x-api-key, x-priority, x-request-id"
+_PREFLIGHT_HEADERS = b"authorization, content-type, x-api-key, x-priority, x-request-id"
+_FOREIGN_PAGE = (
+    "Requests from this web page are not allowed. "
+    "Its origin would have to be listed in server.allowed_origins."
+)
+# An id is to be unlike all others, not to be hard to guess; seeded by the system at import.
+_random_bits = random.Random().getrandbits  # noqa: S311 see above
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who may come in: further host names, foreign origins, and keys (never shown)."""
+    """Who may come in: further host names, foreign origins, and keys (never shown).
+
+    `allowed_hosts` holds names as they stand in a Host header, in lower case and without a port.
+    """
 
     allowed_hosts: frozenset[str]
     allowed_origins: frozenset[str]
@@ -48,29 +69,44 @@ class Policy:
 
 
 class Guard:
-    """Wraps the whole application. While `draining`, it serves nothing but GET /health."""
+    """Wraps the whole application; `methods` returns those of a path, or raises `not_found`.
 
-    def __init__(self, app: App, policy: Policy) -> None:
+    While `draining` is set nothing but GET /health is served any more.
+    """
+
+    def __init__(self, app: App, policy: Policy, methods: Callable[[str], tuple[str, ...]]) -> None:
         self.draining = False
         self._app = app
-        self._policy = policy
+        self._methods = methods
+        self._hosts = LOOPBACK_NAMES | {name.encode() for name in policy.allowed_hosts}
+        self._origins = frozenset(origin.encode() for origin in policy.allowed_origins)
+        self._api_keys = tuple(key.encode() for key in policy.api_keys)
+        self._admin_key = policy.admin_key.encode() if policy.admin_key is not None else None
+        self._known: set[bytes] = set()
+        self._has_keys = bool(self._api_keys) or self._admin_key is not None
+        self._body_bytes = policy.body_bytes
+
+    def __repr__(self) -> str:
+        return f"<Guard {'draining' if self.draining else 'open'}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the request, pass it on, and answer whatever it raises."""
         if scope["type"] != "http":
             return None
-        reply = _Outgoing(send, _request_id(scope))
-        scope["state"] = {**scope.get("state", {}), "request_id": reply.request_id}
+        headers = told(scope["headers"])
+        request_id = _request_id(headers)
+        state: dict[str, Any] = scope["state"]
+        state["request_id"] = request_id
+        state["headers"] = headers
+        reply = _Outgoing(send, request_id.encode())
         try:
-            reply.may_read = scope["method"] not in _WITH_BODY
-            origin = self._check_source(scope)
-            reply.origin = origin
-            self._check_draining(scope, reply)
-            if origin is not None and scope["method"] == "OPTIONS":
-                return await reply.preflight()
-            self._check_content(scope)
-            scope["state"]["is_admin"] = self._check_keys(scope)
-            reply.may_read = True
+            reply.origin = origin = self._check_source(scope, headers)
+            if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
+                return await reply.error(shutting_down())
+            if origin is not None and _is_preflight(scope, headers):
+                return await reply.preflight(self._methods(scope["path"]))
+            self._check_content(scope, headers)
+            state["is_admin"] = self._has_keys and self._check_keys(scope["path"], headers)
             await self._app(scope, receive, reply)
         except SignalboxError as error:
             await reply.error(error)
@@ -79,161 +115,213 @@ class Guard:
             await reply.break_off(shutting_down())
             raise
         except ClientGone:
-            log.info("%s %s: the client left", scope["method"], reply.request_id)
+            log.info("%s %s: the client left", scope["method"], request_id)
         except Exception:
             # The outermost place: whatever was not foreseen is logged whole and told as an id.
-            log.exception("%s %s failed", scope["method"], reply.request_id)
+            log.exception("%s %s failed", scope["method"], request_id)
             await reply.error(
                 SignalboxError(
                     "internal_error",
-                    f"The router failed on this request; its log tells why ({reply.request_id}).",
+                    f"The router failed on this request; its log tells why ({request_id}).",
                 )
             )
+        return None
 
-    def _check_draining(self, scope: Scope, reply: "_Outgoing") -> None:
-        if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
-            reply.may_read = False
-            raise shutting_down()
-
-    def _check_source(self, scope: Scope) -> str | None:
+    def _check_source(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bytes | None:
         """Check Host, Origin and Sec-Fetch-Site; return a foreign origin that is allowed."""
-        host = self._checked_host(_all(scope, b"host"))
-        origins = _all(scope, b"origin")
-        origin = origins[0] if origins else None
-        if len(origins) > 1 or (
-            origin is not None
-            and origin != f"http://{host}"
-            and origin not in self._policy.allowed_origins
-        ):
-            raise Refused(
-                "origin_not_allowed",
-                "Requests from this web page are not allowed. "
-                "Its origin would have to be listed in server.allowed_origins.",
-            )
-        if origin is None and "cross-site" in _all(scope, b"sec-fetch-site"):
-            navigation = scope["method"] == "GET" and "navigate" in _all(scope, b"sec-fetch-mode")
-            if not navigation:
-                raise Refused("origin_not_allowed", "Requests from other sites are not allowed.")
-        return origin if origin != f"http://{host}" else None
+        host = headers.get(b"host", b"")
+        if host not in self._known:
+            self._check_host(host)
+        origin = headers.get(b"origin")
+        if origin is None:
+            site = headers.get(b"sec-fetch-site")
+            if site is not None and site not in {b"same-origin", b"none"}:
+                _check_navigation(scope, headers)
+            return None
+        if origin == b"http://" + host.lower():
+            return None
+        if origin not in self._origins:
+            raise Refused("origin_not_allowed", _FOREIGN_PAGE)
+        return origin
 
-    def _checked_host(self, hosts: list[str]) -> str:
-        match = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
-        if len(hosts) != 1 or not hosts[0]:
-            raise Refused("invalid_request", "A request needs exactly one Host header.")
-        name = match.group(1) if match else None
-        if name not in _LOOPBACK_NAMES and name not in self._policy.allowed_hosts:
+    def _check_host(self, host: bytes) -> None:
+        """Check a Host header that has not been seen yet, and remember it where it is allowed."""
+        # Two of them were joined by a comma, which no name has.
+        if not host or b"," in host:
+            # Whoever sends this may mean something else by its end than we do.
+            raise Refused(
+                "invalid_request",
+                "A request needs exactly one Host header.",
+                headers=((b"connection", b"close"),),
+            )
+        # Any port will do: a forwarded connection comes with the one that it was made to.
+        name, _, port = host.rpartition(b":")
+        if not name or host.endswith(b"]"):
+            name, port = host, b"0"
+        if name.lower() not in self._hosts or not port.isdigit():
             raise Refused(
                 "host_not_allowed",
                 "This host name is not allowed. Use 127.0.0.1 or localhost, "
                 "or list the name in server.allowed_hosts.",
             )
-        return hosts[0].lower()
+        if len(self._known) < _KNOWN_HOSTS:
+            self._known.add(host)
 
-    def _check_content(self, scope: Scope) -> None:
-        if scope["method"] not in _WITH_BODY:
-            return
-        kind = ",".join(_all(scope, b"content-type")).partition(";")[0].strip().lower()
-        has_body = _all(scope, b"content-length") not in ([], ["0"]) or _all(
-            scope, b"transfer-encoding"
-        )
+    def _check_content(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+        """Check what the headers say of the body, before anything reads it."""
+        length = headers.get(b"content-length")
+        has_body = (length is not None and length != b"0") or b"transfer-encoding" in headers
+        kind = headers.get(b"content-type", b"")
         # A web page may post other types without asking first, so they are refused even when the
         # body turns out to be JSON or empty; a bodiless POST to the control plane names no type.
-        if kind != "application/json" and (kind or has_body or scope["path"].startswith("/v1")):
-            raise Refused("unsupported_media_type", "Content-Type must be application/json.")
-        if "".join(_all(scope, b"content-encoding")) not in {"", "identity"}:
+        is_due = has_body or (
+            scope["method"] in _WITH_BODY and (kind or scope["path"].startswith(DATA_PREFIX))
+        )
+        if not is_due:
+            return
+        if kind != _JSON:
+            _check_type(kind, scope["path"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refused("unsupported_media_type", "Send the body without Content-Encoding.")
-        declared = "".join(_all(scope, b"content-length"))
-        if declared.isdigit() and int(declared[:20]) > self._policy.body_bytes:
-            raise Refused(
-                "body_too_large", f"The body is larger than {self._policy.body_bytes} bytes."
-            )
+        if length is not None:
+            self._check_length(length)
 
-    def _check_keys(self, scope: Scope) -> bool:
+    def _check_length(self, length: bytes) -> None:
+        if not length.isdigit():
+            raise Refused("invalid_request", "Content-Length must be one decimal number.")
+        if len(length) > _LENGTH_DIGITS or int(length) > self._body_bytes:
+            raise Refused("body_too_large", f"The body is larger than {self._body_bytes} bytes.")
+
+    def _check_keys(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Check the key that this path needs; return whether the caller is an administrator."""
-        policy = self._policy
-        offered = _credential(scope)
-        is_admin = policy.admin_key is not None and _same(offered, policy.admin_key)
-        path = scope["path"]
-        if is_admin or path in PUBLIC_PATHS:
-            return is_admin
-        if path.startswith(ADMIN_PREFIXES):
-            if policy.admin_key is not None:
-                raise Refused("invalid_api_key", "This needs the admin key as a bearer token.")
-        elif policy.api_keys and not any(_same(offered, key) for key in policy.api_keys):
-            raise Refused("invalid_api_key", "This needs one of the API keys as a bearer token.")
+        if path in PUBLIC_PATHS:
+            return False
+        offered = _credential(headers)
+        admin = self._admin_key
+        if admin is not None and hmac.compare_digest(offered, admin):
+            return True
+        if path.startswith(DATA_PREFIX):
+            self._check_api_key(offered)
+        else:
+            self._check_elsewhere(path, offered)
         return False
+
+    def _check_api_key(self, offered: bytes) -> None:
+        # All of them are compared, so that the time taken does not tell which one was near.
+        is_known = not self._api_keys
+        for key in self._api_keys:
+            is_known |= hmac.compare_digest(offered, key)
+        if not is_known:
+            raise Refused("invalid_api_key", "This needs one of the API keys as a bearer token.")
+
+    def _check_elsewhere(self, path: str, offered: bytes) -> None:
+        """Check the key for the control plane, and for where nothing is meant to be."""
+        is_admin_path = path.startswith(ADMIN_PREFIXES)
+        if not is_admin_path and self._api_keys:
+            self._check_api_key(offered)
+            return
+        if self._admin_key is None:
+            return
+        # So that a new route is never open by being forgotten here.
+        hint = "" if path.startswith("/admin") else " If it was meant for /v1: base_url ends in it."
+        raise Refused("invalid_api_key", f"This needs the admin key as a bearer token.{hint}")
 
 
 class _Outgoing:
     """The way back to one client; knows whether the answer has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self.request_id = request_id
-        self.origin: str | None = None
-        self.may_read = False
-        self._headers: list[tuple[bytes, bytes]] | None = None
+    __slots__ = ("_begun", "_id", "_is_stream", "_send", "origin")
 
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            extra = [(REQUEST_ID.encode(), self.request_id.encode())]
+    def __init__(self, send: Send, request_id: bytes) -> None:
+        self._send = send
+        self._id = request_id
+        self._begun = False
+        self._is_stream = False
+        self.origin: bytes | None = None
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if not self._begun:
+            self._begun = True
+            headers = [*message["headers"], (_REQUEST_ID, self._id)]
             if self.origin is not None:
-                extra += [
-                    (b"access-control-allow-origin", self.origin.encode()),
-                    (b"vary", b"Origin"),
-                ]
-            self._headers = [*message["headers"], *extra]
-            message = {**message, "headers": self._headers}
-        await self._send(message)
+                headers.append((b"access-control-allow-origin", self.origin))
+                headers.append((b"vary", b"Origin"))
+            message["headers"] = headers
+            self._is_stream = _EVENT_STREAM in headers
+        return self._send(message)
 
     async def error(self, error: SignalboxError) -> None:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
-        if self._headers is not None:
+        if self._begun:
             return
-        # What was not read of the request would be taken for the next one, or come in for ever.
-        unread = not self.may_read or error.code in _UNREAD
-        await send_reply(self, error.reply(), ((b"connection", b"close"),) if unread else ())
+        # A server that stops keeps no connection.
+        more = ((b"connection", b"close"),) if error.code == "shutting_down" else ()
+        await send_reply(self, error.reply(), more)
 
     async def break_off(self, error: SignalboxError) -> None:
         """Tell a client that waits, or reads a stream, why it ends here; wait for nobody."""
         with contextlib.suppress(TimeoutError):
             # What is sent is on its way before the first wait, which is for a client to read.
             async with asyncio.timeout(0):
-                if self._headers is None:
+                if not self._begun:
                     await self.error(error)
-                elif _EVENT_STREAM in self._headers:
+                elif self._is_stream:
                     await self._send({"type": "http.response.body", "body": error.frame()})
 
-    async def preflight(self) -> None:
+    async def preflight(self, methods: tuple[str, ...]) -> None:
         """Tell an allowed page what it may send."""
         headers = [
-            (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
-            (b"access-control-allow-headers", _PREFLIGHT_HEADERS.encode()),
+            (b"access-control-allow-methods", ", ".join(methods).encode()),
+            (b"access-control-allow-headers", _PREFLIGHT_HEADERS),
         ]
         await self({"type": "http.response.start", "status": 204, "headers": headers})
         await self({"type": "http.response.body", "body": b""})
 
 
-def _all(scope: Scope, name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    """Return the client's own id where headers and logs can hold it, else a new one."""
+    told_id = headers.get(_REQUEST_ID, b"")
+    if told_id and len(told_id) <= _REQUEST_ID_MAX and told_id.isascii():
+        text = told_id.decode()
+        if text.isprintable() and " " not in text:
+            return text
+    return "req-" + _random_bits(96).to_bytes(12, "big").hex()
 
 
-def _request_id(scope: Scope) -> str:
-    """Return the client's request id where headers and logs can hold it, else a new one."""
-    told = _all(scope, REQUEST_ID.encode())
-    if len(told) == 1 and _REQUEST_ID.fullmatch(told[0]):
-        return told[0]
-    return f"req-{secrets.token_hex(12)}"
+def _is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    return scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
 
 
-def _credential(scope: Scope) -> str:
-    """Return the key that the caller offers, as a bearer token or as `x-api-key`; "" for none."""
-    for value in _all(scope, b"authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer":
-            return token.strip()
-    return "".join(_all(scope, b"x-api-key"))
+def _check_navigation(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    """Let a person follow a link to a page, in a window of its own; refuse all else."""
+    is_navigation = (
+        headers.get(b"sec-fetch-mode") == b"navigate"
+        and headers.get(b"sec-fetch-dest") == b"document"
+    )
+    if not (is_navigation and scope["method"] == "GET" and scope["path"] in _PAGES):
+        raise Refused("origin_not_allowed", "Requests from other sites are not allowed.")
 
 
-def _same(offered: str, key: str) -> bool:
-    return hmac.compare_digest(offered.encode(), key.encode())
+def _check_type(kind: bytes, path: str) -> None:
+    bare = kind.partition(b";")[0].strip().lower()
+    if bare != _JSON and not (bare == _FORM and path in _FORM_PATHS):
+        raise Refused("unsupported_media_type", "Content-Type must be application/json.")
+
+
+def _credential(headers: Mapping[bytes, bytes]) -> bytes:
+    """Return the key that the caller offers, as a bearer token or as `x-api-key`; b"" for none.
+
+    The one place that looks for it: not in the query, where logs and histories would keep it.
+    Raises Refused for another scheme, and for two keys that differ: which one counts is not ours
+    to guess.
+    """
+    authorization = headers.get(b"authorization")
+    key = headers.get(b"x-api-key")
+    if authorization is None:
+        return key or b""
+    if authorization[:7].lower() != b"bearer ":
+        raise Refused("invalid_api_key", "Send the key as a bearer token: Authorization: Bearer …")
+    token = authorization[7:].strip()
+    if key is not None and not hmac.compare_digest(key, token):
+        raise Refused("invalid_api_key", "Authorization and x-api-key hold two different keys.")
+    return token

@@ -303,6 +303,8 @@ class Http1(asyncio.Protocol):
 
     def _refuse(self, refused: SignalboxError) -> None:
         """Answer what cannot be read, once what came before it is answered, and close."""
+        if self._deaf:
+            return
         self._deaf = True
         self._receiving.silence()
         turn = self._incoming

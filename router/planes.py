@@ -3,7 +3,9 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
+from router.body import Buffered
 from router.capability_map import CapabilityMap
 from router.errors import Refused, Reply
 from router.guard import App
@@ -12,30 +14,50 @@ from router.proxy import Proxy
 from router.request import Message, Receive, Scope, Send, read_body, send_reply
 
 _MODELS = "/v1/models"
+_MODEL = "/v1/models/{id}"
+_ADMIN = "/admin"
+_ADMIN_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_READ = ("GET", "HEAD")
 _JSON_HEADERS = ((b"content-type", b"application/json"),)
+# What the protocols have and this version does not: it is told apart from a mistyped path.
+UNBUILT = frozenset(
+    {
+        "/v1/audio/speech",
+        "/v1/audio/transcriptions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/images/generations",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/v1/rerank",
+        "/v1/responses",
+        "/metrics",
+    }
+)
 
 
 class ControlPlane:
     """The control plane, loaded in a thread when it is first used.
 
     `load` imports FastAPI, SQLModel and all that stands on them, and returns the application, which
-    gets a body whole: at most `size` bytes that arrived within `body_s`.
+    gets a body whole: at most `size` bytes, held in `buffered`.
     """
 
-    def __init__(self, load: Callable[[], App], size: int, body_s: float) -> None:
+    def __init__(self, load: Callable[[], App], size: int, buffered: Buffered) -> None:
         self._load = load
         self._size = size
-        self._body_s = body_s
+        self._buffered = buffered
         self._app: App | None = None
         self._loading = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, after loading where it is the first."""
-        whole = _Received(await read_body(receive, self._size, self._body_s), receive)
-        async with self._loading:
-            if self._app is None:
-                self._app = await asyncio.to_thread(self._load)
-        await self._app(scope, whole, send)
+        with self._buffered.share() as share:
+            body = await read_body(receive, self._size, share)
+            async with self._loading:
+                if self._app is None:
+                    self._app = await asyncio.to_thread(self._load)
+            await self._app(scope, _Received(body, receive), send)
 
 
 class _Received:
@@ -52,51 +74,83 @@ class _Received:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What answers at one path, and by which methods."""
+
+    methods: tuple[str, ...]
+    serve: Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 class Planes:
-    """The application behind the guard: one look at the path, then one plane."""
+    """The application behind the guard: one look at the path, then one plane.
+
+    `endpoints` holds the data plane whole, by path; `{id}` stands for the rest of one.
+    """
 
     def __init__(self, proxy: Proxy, capability_map: CapabilityMap, control: App) -> None:
         self._map = capability_map
-        self._control = control
-        self._posts: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
-            "/v1/chat/completions": proxy.chat_completions,
+        self.endpoints = {
+            "/v1/chat/completions": Endpoint(("POST",), proxy.chat_completions),
+            _MODELS: Endpoint(_READ, _page(lambda _: list_models(capability_map.catalog))),
+            _MODEL: Endpoint(_READ, _page(self._model)),
+            "/health": Endpoint(_READ, _page(_ok)),
+            "/ready": Endpoint(_READ, _page(_ok)),
         }
+        self._control = Endpoint(_ADMIN_METHODS, control)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; raises Refused for a path or a method that is not there."""
-        path: str = scope["path"]
-        if path in self._posts:
-            _allow(scope, "POST")
-            await self._posts[path](scope, receive, send)
-        elif path == "/admin" or path.startswith("/admin/"):
-            await self._control(scope, receive, send)
-        else:
-            await send_reply(send, self._page(scope, path))
+        endpoint = self._at(scope["path"])
+        # The control plane answers for itself: its own table knows its methods.
+        if scope["method"] not in endpoint.methods and endpoint is not self._control:
+            raise Refused(
+                "method_not_allowed",
+                f"{scope['method']} is not possible here; use {' or '.join(endpoint.methods)}.",
+                headers=((b"allow", ", ".join(endpoint.methods).encode()),),
+            )
+        await endpoint.serve(scope, receive, send)
 
-    def _page(self, scope: Scope, path: str) -> Reply:
-        """Return the answer of a path that only reads."""
-        if path == _MODELS:
-            page = list_models(self._map.catalog)
-        elif path.startswith(_MODELS + "/"):
-            page = one_model(self._map.catalog, path.removeprefix(_MODELS + "/"))
-        elif path in {"/health", "/ready"}:
-            page = Reply(200, _JSON_HEADERS, json.dumps({"status": "ok"}).encode())
-        else:
-            raise _nothing_at(path, set(self._posts) | {_MODELS})
-        _allow(scope, "GET")
-        return page
+    def methods(self, path: str) -> tuple[str, ...]:
+        """Return the methods of a path; Refused `not_found` where nothing is."""
+        return self._at(path).methods
 
+    def _at(self, path: str) -> Endpoint:
+        endpoint = self.endpoints.get(path)
+        if endpoint is not None:
+            return endpoint
+        if path == _ADMIN or path.startswith(_ADMIN + "/"):
+            return self._control
+        if path.startswith(_MODELS + "/"):
+            return self.endpoints[_MODEL]
+        raise _nothing_at(path, UNBUILT.union(self.endpoints))
 
-def _allow(scope: Scope, method: str) -> None:
-    if scope["method"] != method:
-        raise Refused(
-            "method_not_allowed",
-            f"{scope['method']} is not possible here; use {method}.",
-            headers=((b"allow", method.encode()),),
-        )
+    def _model(self, scope: Scope) -> Reply:
+        return one_model(self._map.catalog, scope["path"].removeprefix(_MODELS + "/"))
 
 
-def _nothing_at(path: str, known: set[str]) -> Refused:
-    if f"/v1{path}" in known:
-        return Refused("not_found", f"There is nothing at {path}: base_url must end in /v1.")
-    return Refused("not_found", f"There is nothing at {path[:200]}.")
+def _page(render: Callable[[Scope], Reply]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """Return an endpoint that only reads."""
+
+    async def serve(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_reply(send, render(scope))
+
+    return serve
+
+
+def _ok(_scope: Scope) -> Reply:
+    return Reply(200, _JSON_HEADERS, json.dumps({"status": "ok"}).encode())
+
+
+def _nothing_at(path: str, known: frozenset[str]) -> Refused:
+    """Return the refusal of a path, which tells a near miss apart from nonsense."""
+    if path in UNBUILT:
+        return Refused("not_found", f"{path} is not built yet.")
+    nothing = f"There is nothing at {path[:200]}"
+    if f"/v1{path}" in known or path.startswith("/models/"):
+        return Refused("not_found", f"{nothing}: base_url must end in /v1.")
+    if path.removeprefix("/v1") in known:
+        return Refused("not_found", f"{nothing}: base_url must end in one /v1.")
+    if path.rstrip("/") in known:
+        return Refused("not_found", f"{nothing}: take the / off its end.")
+    return Refused("not_found", f"{nothing}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from backends.process_manager import ProcessManager
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.answer import OpenStream, open_answer
-from router.body import BodyLimits, JsonBody, decode
+from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
 from router.catalog import Catalog, Kind, Locality
 from router.deadline import Deadline, Sweeper
@@ -26,11 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one request may cost: bytes in and out, seconds to arrive, further routes to try."""
+    """What one request may cost: bytes in and out, further routes to try."""
 
     body: BodyLimits
     response_bytes: int
-    body_s: float
     further_attempts: int
     default_priority: Priority
 
@@ -69,6 +68,7 @@ class Proxy:
         reaches: Mapping[str, Reach],
         processes: ProcessManager,
         in_flight: InFlight,
+        buffered: Buffered,
         limits: ProxyLimits,
         sweeper: Sweeper,
     ) -> None:
@@ -76,6 +76,7 @@ class Proxy:
         self._reaches = reaches
         self._processes = processes
         self._in_flight = in_flight
+        self._buffered = buffered
         self._limits = limits
         self._sweeper = sweeper
 
@@ -83,8 +84,12 @@ class Proxy:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
         since = time.perf_counter()
         limits = self._limits
-        with self._in_flight.track(scope["state"]["request_id"]) as flight:
-            body = decode(await read_body(receive, limits.body.size, limits.body_s), limits.body)
+        with (
+            self._in_flight.track(scope["state"]["request_id"]) as flight,
+            self._buffered.share() as share,
+        ):
+            data = await read_body(receive, limits.body.size, share)
+            body = decode(data, limits.body)
             requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
             work = Work(
                 path="/chat/completions",

@@ -1,11 +1,11 @@
 """The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
 from backends.wire import LOCAL_ONLY, PRIORITY, Priority
+from router.body import Share
 from router.errors import ClientGone, Refused, Reply
 
 Scope = MutableMapping[str, Any]
@@ -13,42 +13,52 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_PRIORITY = PRIORITY.encode()
+_LOCAL_ONLY = LOCAL_ONLY.encode()
 _BY_SERVICE_TIER = {"priority": Priority.HIGH, "flex": Priority.LOW}
 
 
-def header(scope: Scope, name: str) -> str | None:
-    """Return a request header by its lower-case name, the last one when it came twice."""
-    wanted = name.encode()
-    values: Iterable[tuple[bytes, bytes]] = scope["headers"]
-    found = None
-    for key, value in values:
-        if key == wanted:
-            found = value.decode("latin-1")
+def told(headers: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return a request's headers by lower-case name; one that came twice is joined by a comma.
+
+    Nothing that must be alone is then taken for one of its two values, whichever that were.
+    """
+    found = dict(headers)
+    if len(found) != len(headers):
+        found = {}
+        for name, value in headers:
+            found[name] = b"%b, %b" % (found[name], value) if name in found else value
     return found
 
 
-async def read_body(receive: Receive, size: int, body_s: float) -> bytes:
-    """Return the whole body, at most `size` bytes, that arrives within `body_s` seconds.
+async def read_body(receive: Receive, size: int, share: Share) -> bytes:
+    """Return the whole body, at most `size` bytes of it, held in `share`.
 
-    Raises Refused `body_too_large` or `request_timeout`, ClientGone when the client leaves.
+    How long it may take is for `receive` to say. Raises Refused `body_too_large` or `queue_full`,
+    ClientGone when the client leaves.
     """
-    pieces: list[bytes] = []
-    total, more = 0, True
-    try:
-        async with asyncio.timeout(body_s):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                data = message.get("body", b"")
-                total += len(data)
-                if total > size:
-                    raise Refused("body_too_large", f"The body is larger than {size} bytes.")
-                pieces.append(data)
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise Refused("request_timeout", f"The body did not arrive within {body_s:g} s.") from None
+    message = await receive()
+    body = _piece(message, size, share)
+    if not message.get("more_body", False):
+        return body
+    pieces = [body]
+    left = size - len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        pieces.append(_piece(message, left, share))
+        left -= len(pieces[-1])
     return b"".join(pieces)
+
+
+def _piece(message: Message, left: int, share: Share) -> bytes:
+    """Return the bytes of one message, once they are known to be welcome."""
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    data: bytes = message.get("body", b"")
+    if len(data) > left:
+        raise Refused("body_too_large", "The body is larger than limits.body_mb allows.")
+    share.add(len(data))
+    return data
 
 
 def priority(
@@ -60,17 +70,18 @@ def priority(
     """
     query = scope.get("query_string", b"")
     wishes = parse_qs(query.decode("latin-1")).get("priority") if query else None
-    told = wishes[-1] if wishes else header(scope, PRIORITY)
-    if told is None:
+    header = scope["state"]["headers"].get(_PRIORITY)
+    told_priority = wishes[-1] if wishes else header and header.decode("latin-1")
+    if told_priority is None:
         tier = fields.get("service_tier")
         return _BY_SERVICE_TIER.get(tier, default) if isinstance(tier, str) else default
     try:
-        wanted = Priority.parse(told)
+        wanted = Priority.parse(told_priority)
     except ValueError:
         names = ", ".join(f"{each.name.lower()} ({each.value})" for each in Priority)
         raise Refused(
             "invalid_priority",
-            f"{told[:50]!r} is no priority; there are {names}.",
+            f"{told_priority[:50]!r} is no priority; there are {names}.",
             param="priority",
         ) from None
     if wanted is Priority.SYSTEM and not is_admin:
@@ -83,9 +94,10 @@ def wants_local_only(scope: Scope) -> bool:
 
     Sent twice, one that forbids is enough.
     """
-    wanted = LOCAL_ONLY.encode()
-    told = (value for key, value in scope["headers"] if key == wanted)
-    return any(value.strip().lower() not in {b"false", b"0", b""} for value in told)
+    header = scope["state"]["headers"].get(_LOCAL_ONLY)
+    if header is None:
+        return False
+    return any(value.strip().lower() not in {b"false", b"0", b""} for value in header.split(b","))
 
 
 async def send_reply(send: Send, reply: Reply, more: tuple[tuple[bytes, bytes], ...] = ()) -> None:

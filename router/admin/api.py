@@ -55,6 +55,7 @@ def control_plane(owners: Owners) -> FastAPI:
         title="Signalbox",
         docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
+        redirect_slashes=False,  # another spelling of a path is another path
         openapi_url="/admin/openapi.json",
     )
     app.include_router(_capabilities(owners))
@@ -279,7 +280,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return answer
     if error.status_code == 400:  # noqa: PLR2004 HTTP
         return _answer(Refused("invalid_json", "The body is not valid JSON."))
-    return _answer(Refused("not_found", f"There is nothing at {request.url.path}."))
+    return _answer(Refused("not_found", f"There is nothing at {request.scope['path'][:200]}."))
 
 
 async def _defect(request: Request, _error: Exception) -> Response:

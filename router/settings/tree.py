@@ -23,6 +23,8 @@ from pydantic import (
 from backends.wire import Priority
 from router.capabilities import Capability
 from router.settings.values import (
+    AllowedHost,
+    AllowedOrigin,
     Count,
     DefaultPriority,
     FactName,
@@ -58,8 +60,8 @@ class Server(Section):
     port: Port = 60315
     api_keys: tuple[KeyRef, ...] = ()
     admin_key: KeyRef | None = None
-    allowed_hosts: tuple[StrictStr, ...] = ()
-    allowed_origins: tuple[StrictStr, ...] = ()
+    allowed_hosts: tuple[AllowedHost, ...] = ()
+    allowed_origins: tuple[AllowedOrigin, ...] = ()
 
     @model_validator(mode="after")
     def _keys_where_others_can_knock(self) -> "Server":

@@ -56,6 +56,36 @@ def _host(text: str) -> str:
     return host
 
 
+def authority(host: str) -> str:
+    """Return a name or an address as a Host header spells it: IPv6 in brackets, no zone."""
+    bare = host.removeprefix("[").removesuffix("]").partition("%")[0]
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        return host.lower()
+    return f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004 IPv6
+
+
+def _allowed_host(text: str) -> str:
+    name = authority(text)
+    if not re.fullmatch(r"\[[0-9a-f:.]+\]|[0-9a-z._-]+", name):
+        raise ValueError(
+            "a host name or address is due here, alone: no scheme, no port (any will do), no *"
+        )
+    return name
+
+
+def _allowed_origin(text: str) -> str:
+    if not re.fullmatch(r"null|[a-z][a-z0-9+.-]*://[!-~]+", text) or re.search(
+        r"[A-Z*/?#@]", text.partition("://")[2]
+    ):
+        raise ValueError(
+            "an origin is due here, exactly as browsers spell it: scheme://host:port in small "
+            "letters, without a path or a / at its end, such as https://chat.example"
+        )
+    return text
+
+
 def _priority(value: object) -> Priority:
     try:
         priority = Priority.parse(str(value))
@@ -129,6 +159,8 @@ KeyRef = Annotated[
 UserPath = Annotated[Path, BeforeValidator(_path), _TEXT]
 Url = Annotated[StrictStr, AfterValidator(_base_url)]
 Host = Annotated[StrictStr, AfterValidator(_host)]
+AllowedHost = Annotated[StrictStr, AfterValidator(_allowed_host)]
+AllowedOrigin = Annotated[StrictStr, AfterValidator(_allowed_origin)]
 HeaderName = Annotated[StrictStr, AfterValidator(_header_name)]
 HeaderValue = Annotated[StrictStr, Field(pattern=r"^[\x20-\x7e]*$")]
 ModelName = Annotated[StrictStr, AfterValidator(_model_name)]

@@ -93,6 +93,7 @@ async def idle(router: Router, within_s: float = 2.0) -> None:
 def assert_idle(router: Router) -> None:
     """Check that no request, place or connection is held."""
     assert len(router.in_flight) == 0
+    assert router.buffered.held == 0
     for name, reach in router.reaches.items():
         assert reach.upstream.active == 0, name
         if reach.admission is not None:

@@ -1,13 +1,15 @@
 """The strict decoding of a request's body, and its way out."""
 
+import contextlib
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.body import BodyLimits, decode
+from router.body import BodyLimits, Buffered, decode
 from router.errors import Refused
 
 LIMITS = BodyLimits(size=1 << 20, depth=64, values=10_000)
@@ -42,6 +44,77 @@ def test_what_two_parsers_could_read_differently_is_refused(data: bytes, code: s
     with pytest.raises(Refused) as refusal:
         decode(data, LIMITS)
     assert (refusal.value.code, refusal.value.status) == (code, 400)
+
+
+_MARKS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":["' + b"A" * 4_000_000 + b'"]}',
+        b'{"a":[' + b"{}," * 330_000 + b"1]}",
+        b'{"a":[' + b"[]," * 490_000 + b"1]}",
+        b'{"a":[' + b",".join(b'{"k%x":1.5}' % n for n in range(330_000)) + b"]}",
+        b'{"a":{' + b",".join(b'"k%x":1.5' % n for n in range(990_000)) + b"}}",
+        b"{" + b",".join(b'"%x":1' % n for n in range(990_000)) + b"}",
+        b'{"a":[' + b",".join(b'"%x"' % n for n in range(990_000)) + b"]}",
+        b'{"a":["' + "\U0001f600".encode() + b"A" * 4_000_000 + b'"]}',
+    ],
+    ids=["base64", "objects", "lists", "fields", "keys", "top", "strings", "emoji"],
+)
+def test_no_shape_of_a_body_takes_much_more_than_the_body(data: bytes) -> None:
+    """With what comes in and goes out, decoding takes at most four times the body and 100 MB."""
+    limits = BodyLimits(size=len(data), depth=64, values=_MARKS)
+    tracemalloc.start()
+    with contextlib.suppress(Refused):
+        decode(data, limits).encode({"model": "m"})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data) + peak <= 4 * len(data) + 100_000_000
+
+
+def test_a_picture_takes_at_most_four_times_its_bytes() -> None:
+    """Body, decoded body and the body that goes out, of nothing but base64."""
+    data = b'{"messages":[{"content":[{"image_url":"' + b"A" * 8_000_000 + b'"}]}]}'
+    tracemalloc.start()
+    decode(data, BodyLimits(len(data), 64, _MARKS)).encode({"model": "m"})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data) + peak <= 4 * len(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "fits"),
+    [
+        (b'{"a":[' + b"1," * 996 + b"1]}", True),
+        (b'{"a":[' + b"1," * 998 + b"1]}", False),
+        (b'{"a":[' + b"{}," * 332 + b"1]}", True),
+        (b'{"a":[' + b"{}," * 333 + b"1]}", False),
+    ],
+)
+def test_values_are_counted_exactly(data: bytes, fits: bool) -> None:
+    """A body with as many values as the limit says passes, one with more does not."""
+    limits = BodyLimits(size=10_000, depth=64, values=1000)
+    if fits:
+        decode(data, limits)
+    else:
+        with pytest.raises(Refused):
+            decode(data, limits)
+
+
+def test_requests_share_what_may_be_held_together() -> None:
+    """What does not fit is refused, and what was held is given back on leaving."""
+    buffered = Buffered(10)
+    with buffered.share() as first, buffered.share() as second:
+        first.add(6)
+        with pytest.raises(Refused) as refusal:
+            second.add(5)
+        assert (refusal.value.code, refusal.value.status) == ("queue_full", 429)
+        assert (b"retry-after", b"1") in refusal.value.headers()
+        second.add(4)
+        assert repr(buffered) == "<Buffered 10 of 10 bytes>"
+    assert buffered.held == 0
 
 
 def test_the_deepest_allowed_nesting_passes() -> None:

@@ -1,0 +1,778 @@
+"""What is malformed, excessive or hostile in a request is refused by name, before anything acts."""
+
+import asyncio
+import gzip
+import json
+import logging
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.harness.asking import (
+    CHAT,
+    HELLO,
+    JSON_TYPE,
+    Told,
+    answer,
+    ask,
+    assert_error,
+    one_provider,
+    post,
+)
+from tests.harness.raw_client import RawClient
+from tests.harness.running_router import RunningRouter, running_router
+from tests.harness.scripted_upstream import ScriptedUpstream
+
+MB = 1_000_000
+
+
+async def _refused(folder: Path, body: bytes, code: str) -> None:
+    """Post a body and check that it is refused and that nobody was called for it."""
+    async with ScriptedUpstream() as fm, running_router(folder, **one_provider(fm)) as signalbox:
+        assert_error(await post(signalbox.port, body), 400, code)
+        assert fm.connections == 0
+
+
+# JSON
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"nonsense", b'{"a":1} x', json.dumps(HELLO).encode()[:-1]]
+)
+async def test_row_1_what_is_no_json_is_refused(
+    tmp_path: Path, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Malformed, cut and empty bodies are a 400, and nothing that anybody has to look at."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        told = await ask(
+            signalbox.port,
+            JSON_TYPE,
+            *([] if body else ["content-length: 0"]),
+            method="POST",
+            path=CHAT,
+            body=body,
+        )
+        assert_error(told, 400, "invalid_json")
+        assert fm.connections == 0
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":' * 5000 + b"1" + b"}" * 5000,
+        b"[" * 100_000,
+        b'{"messages":' + b"[" * 65 + b"]" * 65 + b"}",
+    ],
+)
+async def test_row_2_deep_nesting_is_refused(tmp_path: Path, body: bytes) -> None:
+    """Nesting beyond the limit is a 400, however deep it goes."""
+    await _refused(tmp_path, body, "json_too_deep")
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
+async def test_row_3_numbers_that_are_none_are_refused(tmp_path: Path, number: bytes) -> None:
+    """What JSON cannot say is refused, wherever it stands."""
+    await _refused(tmp_path, b'{"messages":[{"temperature":' + number + b"}]}", "invalid_json")
+
+
+@pytest.mark.parametrize("text", [b"\\ud800", b"\\udc00", b"\\ud800\\ud800", b"\\uDFFF x"])
+async def test_row_4_half_a_surrogate_pair_is_refused(tmp_path: Path, text: bytes) -> None:
+    """A string that is no text is refused, as a value, as a key, and deep inside."""
+    for body in (b'{"model":"%b"}', b'{"%b":1}', b'{"messages":[{"content":"%b"}]}'):
+        await _refused(tmp_path, body.replace(b"%b", text), "invalid_json")
+
+
+async def test_row_5_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    """Python's own limit for integers surfaces as a 400."""
+    await _refused(tmp_path, b'{"seed":' + b"9" * 5000 + b"}", "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"\xff"}',
+        b'{"messages":[{"content":"\xc3"}]}',
+        b'{"model":"\xed\xa0\x80"}',
+        b"\xef\xbb\xbf{}",
+        "{}".encode("utf-16"),
+        "{}".encode("utf-16-le"),
+        "{}".encode("utf-32"),
+    ],
+)
+async def test_row_6_what_is_not_utf8_is_refused(tmp_path: Path, body: bytes) -> None:
+    """Bad UTF-8, other encodings and a byte order mark are refused."""
+    await _refused(tmp_path, body, "invalid_json")
+
+
+async def test_row_7_of_two_equal_keys_the_last_counts_on_both_sides(tmp_path: Path) -> None:
+    """What was authorised is what the provider gets: a key that came twice goes out once."""
+    body = (
+        b'{"model":"nobody/none","stream":true,"model":"fm/model-1","stream":false,"x":1,"x":[2]}'
+    )
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        told = await post(signalbox.port, body)
+        assert told.status == 200
+        assert fm.seen[0].body == b'{"model":"model-1","stream":false,"x":[2]}'
+
+
+@pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"1", b"true", b"[{}]"])
+async def test_row_8_json_that_is_no_object_is_refused(tmp_path: Path, body: bytes) -> None:
+    """A request is an object."""
+    await _refused(tmp_path, body, "invalid_request")
+
+
+# Types and sizes
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        None,
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "text/plain; application/json",
+        "application/json, text/plain",
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", CHAT), ("POST", "/admin/explain"), ("PUT", "/admin/capabilities/text")],
+)
+async def test_row_9_a_body_that_is_not_called_json_is_refused(
+    tmp_path: Path, kind: str | None, method: str, path: str
+) -> None:
+    """What a web page may send without asking is refused before anything reads it."""
+    lines = [] if kind is None else [f"content-type: {kind}"]
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        before = (await ask(signalbox.port, path="/admin/capabilities")).content
+        told = await ask(signalbox.port, *lines, method=method, path=path, body=b'{"models":[]}')
+        assert_error(told, 415, "unsupported_media_type")
+        assert (await ask(signalbox.port, path="/admin/capabilities")).content == before
+        assert fm.connections == 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json", "Application/JSON; charset=utf-8", "application/json;x=y"]
+)
+async def test_row_9_json_may_be_spelled_as_http_allows(tmp_path: Path, kind: str) -> None:
+    """Letters of either size and parameters change nothing."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        told = await ask(
+            signalbox.port,
+            f"content-type: {kind}",
+            method="POST",
+            path=CHAT,
+            body=json.dumps(HELLO).encode(),
+        )
+        assert told.status == 200
+
+
+async def test_row_9_a_form_is_told_what_is_missing_where_the_protocol_has_forms(
+    tmp_path: Path,
+) -> None:
+    """An audio upload hears that transcription is not built yet, and not that it must be JSON."""
+    async with running_router(tmp_path) as signalbox:
+        told = await ask(
+            signalbox.port,
+            "content-type: multipart/form-data; boundary=x",
+            method="POST",
+            path="/v1/audio/transcriptions",
+            body=b"--x--",
+        )
+        assert_error(told, 404, "not_found")
+        assert "not built yet" in told.content["error"]["message"]
+
+
+async def _then_closed(client: RawClient, status: int, code: str) -> None:
+    told = await answer(client)
+    assert_error(told, status, code)
+    assert told.headers["connection"] == "close"
+    assert await client.rest() == b""
+
+
+@pytest.mark.parametrize("length", ["1000001", "9" * 30, "9" * 5000])
+@pytest.mark.parametrize("path", [CHAT, "/admin/explain"])
+async def test_row_10_a_declared_size_over_the_limit_is_refused_before_it_is_sent(
+    tmp_path: Path, length: str, path: str
+) -> None:
+    """Nothing of it is waited for; the connection is closed."""
+    limits = {"body_mb": 1}
+    async with (
+        running_router(tmp_path, limits=limits) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.send(
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{JSON_TYPE}\r\n"
+            f"content-length: {length}\r\n\r\n".encode()
+        )
+        if len(length) > 18:
+            # Where the parser itself refuses a number that no machine counts to, that will do.
+            told = await answer(client)
+            assert (told.status, told.headers["connection"]) in {(413, "close"), (400, "close")}
+            assert told.content["error"]["code"]
+        else:
+            await _then_closed(client, 413, "body_too_large")
+
+
+async def test_row_11_a_body_that_grows_over_the_limit_is_refused_when_it_does(
+    tmp_path: Path,
+) -> None:
+    """No more is held than twice what is allowed, however much is sent."""
+    piece = b"%x\r\n%b\r\n" % (65536, b"x" * 65536)
+    async with (
+        running_router(tmp_path, limits={"body_mb": 8}) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\n{JSON_TYPE}\r\n"
+        tracemalloc.start()
+        await client.send(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+        told = asyncio.create_task(answer(client))
+        sent = 0
+        while not told.done() and sent < 64 * MB:
+            try:
+                await client.send(piece)
+            except ConnectionError:
+                break
+            sent += 65536
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert_error(await told, 413, "body_too_large")
+        assert sent < 32 * MB
+        assert peak <= 2 * 8 * MB
+
+
+async def test_row_11_bodies_together_are_bounded_too(tmp_path: Path) -> None:
+    """What all requests hold together has a limit; over it a client is told when to come back."""
+    limits = {"body_mb": 1, "buffered_mb": 1}
+    part = b'{"model":"text","x":"' + b"x" * 700_000
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(tmp_path, limits=limits, **one_provider(fm)) as signalbox,
+        RawClient(signalbox.port) as first,
+        RawClient(signalbox.port) as second,
+    ):
+        lines = (
+            f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\n{JSON_TYPE}\r\n"
+            f"content-length: {len(part) + 2}\r\n\r\n"
+        ).encode()
+        await first.send(lines + part)
+        async with asyncio.timeout(5):
+            while signalbox.router.buffered.held < len(part):
+                await asyncio.sleep(0.005)
+        await second.send(lines + part + b'"}')
+        told = await answer(second)
+        assert_error(told, 429, "queue_full")
+        assert told.headers["retry-after"] == "1"
+        assert await second.rest() == b""
+        await first.send(b'"}')
+        assert (await answer(first)).status == 200
+        assert (await post(signalbox.port, part + b'"}')).status == 200
+    assert signalbox.router.buffered.held == 0
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "GZIP"])
+async def test_row_12_a_compressed_body_is_refused_and_never_inflated(
+    tmp_path: Path, encoding: str
+) -> None:
+    """A bomb of 64 KiB stays 64 KiB."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        bomb = gzip.compress(b" " * 64 * MB)[:65536]
+        told = await ask(
+            signalbox.port,
+            JSON_TYPE,
+            f"content-encoding: {encoding}",
+            method="POST",
+            path=CHAT,
+            body=bomb,
+        )
+        assert_error(told, 415, "unsupported_media_type")
+        assert fm.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "target", "status", "code"),
+    [
+        (["x-big: " + "x" * 80 * 1024], "/health", 431, "headers_too_large"),
+        ([f"x-{n}: {n:060}" for n in range(1000)], "/health", 431, "headers_too_large"),
+        (["cookie: " + "c" * 33_000], "/health", 431, "headers_too_large"),
+        ([], "/health?" + "x" * 65536, 400, "invalid_request"),
+    ],
+    ids=["one-header", "many-headers", "just-over", "url"],
+)
+async def test_row_13_headers_have_a_limit(
+    tmp_path: Path, lines: list[str], target: str, status: int, code: str
+) -> None:
+    """An excessive head is refused as soon as it is one, and the connection closed."""
+    async with (
+        running_router(tmp_path) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        head = "\r\n".join([f"GET {target} HTTP/1.1", "host: 127.0.0.1", *lines])
+        await client.send(f"{head}\r\n\r\n".encode())
+        await _then_closed(client, status, code)
+        assert (await ask(signalbox.port, path="/health")).status == 200
+
+
+async def test_row_13_a_head_that_never_ends_is_not_gathered(tmp_path: Path) -> None:
+    """A client that sends headers for ever is cut off at the limit."""
+    async with (
+        running_router(tmp_path) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        told = asyncio.create_task(answer(client))
+        await client.send(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+        line = b"x-more: " + b"x" * 1014 + b"\r\n"
+        tracemalloc.start()
+        for _ in range(4000):
+            if told.done():
+                break
+            try:
+                await client.send(line)
+            except ConnectionError:
+                break
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        async with asyncio.timeout(5):
+            assert_error(await told, 431, "headers_too_large")
+        assert peak < MB
+
+
+async def test_row_13_headers_below_the_limit_pass(tmp_path: Path) -> None:
+    """The limit is the configured one: 30 kB of headers are fine."""
+    async with running_router(tmp_path) as signalbox:
+        assert (await ask(signalbox.port, "cookie: " + "c" * 30_000, path="/health")).status == 200
+
+
+# Injection
+
+
+@pytest.mark.parametrize(
+    "odd", ["\r\nx-evil: 1", "\nevil", "\x00", "\r", "\x1b[31m", "\u2028", "\x85"]
+)
+async def test_row_18_a_name_cannot_break_a_header_or_a_line_of_the_log(
+    tmp_path: Path, odd: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model's name with a control character is a 400; a tool's stays inside its JSON."""
+    caplog.set_level(logging.DEBUG)
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        told = await post(signalbox.port, json.dumps({**HELLO, "model": f"m{odd}"}).encode())
+        assert_error(told, 400, "invalid_request")
+        tools = [{"type": "function", "function": {"name": f"t{odd}", "parameters": {}}}]
+        told = await post(
+            signalbox.port, json.dumps({**HELLO, "model": "fm/model-1", "tools": tools}).encode()
+        )
+        assert "x-evil" not in told.headers
+        told = await ask(signalbox.port, path="/v1/models/" + quote(f"m{odd}"))
+        assert_error(told, 404, "model_not_found")
+        assert "x-evil" not in told.headers
+        assert [each.json["tools"] for each in fm.seen] == [tools]
+    for record in caplog.records:
+        assert record.getMessage().isprintable(), record
+
+
+@pytest.mark.parametrize("value", ["a\x00b", "a\rb", "a\nb", "\x00", "a\x7fb"])
+@pytest.mark.parametrize("name", ["x-request-id", "x-priority", "x-other"])
+async def test_row_18_a_header_with_a_control_character_is_refused(
+    tmp_path: Path, name: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No header of an answer and no line of the log is made by a request."""
+    async with running_router(tmp_path) as signalbox:
+        told = await ask(signalbox.port, f"{name}: {value}")
+        assert_error(told, 400, "invalid_request")
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+# Doors
+
+
+_SPELLINGS = [
+    ("GET", CHAT, 405, "method_not_allowed"),
+    ("DELETE", "/v1/models", 405, "method_not_allowed"),
+    ("POST", "/v1/models", 405, "method_not_allowed"),
+    ("POST", "/health", 405, "method_not_allowed"),
+    ("OPTIONS", CHAT, 405, "method_not_allowed"),
+    ("PATCH", "/admin/capabilities", 405, "method_not_allowed"),
+    ("POST", f"{CHAT}/", 404, "not_found"),
+    ("GET", "/v1/models/", 404, "model_not_found"),
+    ("GET", "//v1/models", 404, "not_found"),
+    ("GET", "/v1//models", 404, "not_found"),
+    ("GET", "/V1/models", 404, "not_found"),
+    ("GET", "/v1/%2e%2e/admin/capabilities", 404, "not_found"),
+    ("GET", "/v1/../admin/capabilities", 404, "not_found"),
+    ("GET", "//admin/capabilities", 404, "not_found"),
+    ("GET", "/health/..%2fadmin/capabilities", 404, "not_found"),
+    ("GET", "/admin/nothing", 404, "not_found"),
+    ("GET", "/admin/capabilities/", 404, "not_found"),
+    ("GET", "/admin", 404, "not_found"),
+    ("GET", "/", 404, "not_found"),
+    ("GET", "/health/", 404, "not_found"),
+    ("GET", "/health;x", 404, "not_found"),
+    ("GET", "/health%00", 404, "not_found"),
+    ("GET", "/metrics", 404, "not_found"),
+    ("GET", "/%ff%fe", 404, "not_found"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "code"), _SPELLINGS)
+async def test_row_19_a_door_that_is_not_there_says_so(
+    tmp_path: Path, method: str, path: str, status: int, code: str
+) -> None:
+    """Wrong methods and other spellings are JSON errors; a 405 tells what is possible."""
+    async with running_router(tmp_path) as signalbox:
+        told = await ask(signalbox.port, JSON_TYPE, method=method, path=path)
+    assert_error(told, status, code)
+    if status == 405:
+        assert told.headers["allow"]
+        assert method not in told.headers["allow"]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "code"), _SPELLINGS)
+async def test_row_19_no_spelling_of_a_path_opens_a_door(
+    tmp_path: Path, method: str, path: str, status: int, code: str
+) -> None:
+    """With keys set, whatever is not public is shut, and an API key opens no more than /v1."""
+    server = {"api_keys": [{"env": "USER"}], "admin_key": {"env": "BOSS"}}
+    environ = {"USER": "user", "BOSS": "boss"}
+    async with running_router(tmp_path, server=server, environ=environ) as signalbox:
+        shut = await ask(signalbox.port, JSON_TYPE, method=method, path=path)
+        user = await ask(
+            signalbox.port, JSON_TYPE, "authorization: Bearer user", method=method, path=path
+        )
+        boss = await ask(
+            signalbox.port, JSON_TYPE, "authorization: Bearer boss", method=method, path=path
+        )
+    if path == "/health":
+        assert shut.status == 405
+    else:
+        assert_error(shut, 401, "invalid_api_key")
+    assert user.status in {status, 401}
+    assert_error(boss, status, code)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/%6dodels", "http://127.0.0.1/v1/models"])
+async def test_row_19_every_spelling_of_one_path_is_one_decision(tmp_path: Path, path: str) -> None:
+    """An encoded letter and an absolute target are the path that they stand for."""
+    server = {"api_keys": [{"env": "USER"}]}
+    async with running_router(tmp_path, server=server, environ={"USER": "user"}) as signalbox:
+        assert_error(await ask(signalbox.port, path=path), 401, "invalid_api_key")
+        told = await ask(signalbox.port, "authorization: Bearer user", path=path)
+        assert told.status == 200
+
+
+async def test_row_19_a_path_that_only_reads_answers_head(tmp_path: Path) -> None:
+    """Where GET is possible HEAD is, and has no body."""
+    async with running_router(tmp_path) as signalbox, RawClient(signalbox.port) as client:
+        for path in ("/health", "/v1/models"):
+            await client.send(f"HEAD {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+            status, headers = await client.head()
+            assert (status, headers["content-type"]) == (200, "application/json")
+        await client.send(b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert (await answer(client)).content == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", "must end in /v1"),
+        ("/models", "must end in /v1"),
+        ("/embeddings", "must end in /v1"),
+        ("/responses", "must end in /v1"),
+        ("/messages/count_tokens", "must end in /v1"),
+        ("/v1/v1/chat/completions", "one /v1"),
+        ("/v1/chat/completions/", "take the / off"),
+        ("/v1/embeddings", "not built yet"),
+        ("/v1/responses", "not built yet"),
+        ("/v1/messages", "not built yet"),
+        ("/v1/messages/count_tokens", "not built yet"),
+        ("/v1/completions", "not built yet"),
+        ("/v1/audio/speech", "not built yet"),
+        ("/v1/audio/transcriptions", "not built yet"),
+        ("/v1/images/generations", "not built yet"),
+        ("/v1/rerank", "not built yet"),
+        ("/metrics", "not built yet"),
+    ],
+)
+async def test_row_19_a_near_miss_is_told_what_to_change(
+    tmp_path: Path, path: str, hint: str
+) -> None:
+    """A forgotten /v1 and an endpoint of the protocol that is not there yet are named as such."""
+    async with running_router(tmp_path) as signalbox:
+        told = await post(signalbox.port, b"{}", path)
+    assert_error(told, 404, "not_found")
+    assert hint in told.content["error"]["message"]
+
+
+# Framing
+
+_BODY = json.dumps({**HELLO, "model": "fm/model-1"}).encode()
+_CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(_BODY), _BODY)
+_NEXT = b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n" % CHAT.encode()
+_NEXT += b"content-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+
+
+def _request(*lines: bytes, body: bytes = _BODY, first: bytes = b"") -> bytes:
+    start = first or b"POST %b HTTP/1.1" % CHAT.encode()
+    told = (start, b"host: 127.0.0.1", b"content-type: application/json", *lines)
+    return b"\r\n".join(told) + b"\r\n\r\n" + body
+
+
+_LENGTH = b"content-length: %d" % len(_BODY)
+_TE = b"transfer-encoding: chunked"
+_MALFORMED = {
+    "length and chunked": _request(_LENGTH, _TE, body=_CHUNKED),
+    "chunked and length": _request(_TE, _LENGTH, body=_CHUNKED),
+    "chunked and length 0": _request(_TE, b"content-length: 0", body=_CHUNKED),
+    "two lengths": _request(_LENGTH, b"content-length: 5"),
+    "two equal lengths": _request(_LENGTH, _LENGTH),
+    "a list of lengths": _request(b"content-length: %d, %d" % (len(_BODY), len(_BODY))),
+    "xchunked": _request(b"transfer-encoding: xchunked", body=_CHUNKED),
+    "chunked, identity": _request(b"transfer-encoding: chunked, identity", body=_CHUNKED),
+    "identity": _request(b"transfer-encoding: identity"),
+    "chunked twice": _request(_TE, _TE, body=_CHUNKED),
+    "gzip, chunked": _request(b"transfer-encoding: gzip, chunked", body=_CHUNKED),
+    "chunked by a tab": _request(b"transfer-encoding:\x0bchunked", body=_CHUNKED),
+    "chunked in HTTP/1.0": _request(_TE, body=_CHUNKED, first=b"POST %b HTTP/1.0" % CHAT.encode()),
+    "no CRLF after a chunk": _request(_TE, body=b"%x\r\n%bXX0\r\n\r\n" % (len(_BODY), _BODY)),
+    "bare LF after a chunk": _request(_TE, body=b"%x\r\n%b\n0\r\n\r\n" % (len(_BODY), _BODY)),
+    "bare LF after a chunk's size": _request(
+        _TE, body=b"%x\n%b\r\n0\r\n\r\n" % (len(_BODY), _BODY)
+    ),
+    "chunk size 0x": _request(_TE, body=b"0x%x\r\n%b\r\n0\r\n\r\n" % (len(_BODY), _BODY)),
+    "chunk size +": _request(_TE, body=b"+%x\r\n%b\r\n0\r\n\r\n" % (len(_BODY), _BODY)),
+    "chunk size -": _request(_TE, body=b"-%x\r\n%b\r\n0\r\n\r\n" % (len(_BODY), _BODY)),
+    "chunk size of nothing": _request(_TE, body=b"\r\n%b\r\n0\r\n\r\n" % _BODY),
+    "chunk size too large": _request(_TE, body=b"f" * 17 + b"\r\n"),
+    "a long chunk extension": _request(
+        _TE, body=b"%x;%b\r\n%b\r\n0\r\n\r\n" % (len(_BODY), b"e" * 100_000, _BODY)
+    ),
+    "long trailers": _request(
+        _TE, body=_CHUNKED[:-2] + b"".join(b"x-%d: %b\r\n" % (n, b"t" * 1000) for n in range(100))
+    ),
+    "bare LF in the head": _request(_LENGTH).replace(b"\r\n", b"\n"),
+    "bare CR in the head": _request(b"x-a: 1\rx-b: 2", _LENGTH),
+    "length +": _request(b"content-length: +%d" % len(_BODY)),
+    "length -": _request(b"content-length: -1"),
+    "length 0x": _request(b"content-length: 0x%x" % len(_BODY)),
+    "length of nothing": _request(b"content-length:"),
+    "length with a blank": _request(b"content-length: %d %d" % (len(_BODY), len(_BODY))),
+    "length in Arabic digits": _request("content-length: \u0665".encode()),
+    "length without end": _request(b"content-length: " + b"9" * 30),
+    "folded header": _request(b"x-a: 1\r\n folded", _LENGTH),
+    "folded length": _request(b"content-length:\r\n %d" % len(_BODY)),
+    "blank before the first header": _request(_LENGTH).replace(b"\r\nhost", b"\r\n host"),
+    "blank before the colon": _request(b"content-length : %d" % len(_BODY)),
+    "header without a colon": _request(b"nonsense", _LENGTH),
+    "header without a name": _request(b": x", _LENGTH),
+    "odd name of a header": _request(b"x(a): 1", _LENGTH),
+    "NUL in a header": _request(b"x-a: a\x00b", _LENGTH),
+    "NUL in a name": _request(b"x\x00a: b", _LENGTH),
+    "odd method": _request(_LENGTH, first=b"PO{T %b HTTP/1.1" % CHAT.encode()),
+    "method in small letters": _request(_LENGTH, first=b"post %b HTTP/1.1" % CHAT.encode()),
+    "http/1.1 in small letters": _request(_LENGTH, first=b"POST %b http/1.1" % CHAT.encode()),
+    "HTTP/1.10": _request(_LENGTH, first=b"POST %b HTTP/1.10" % CHAT.encode()),
+    "HTTP/3.0": _request(_LENGTH, first=b"POST %b HTTP/3.0" % CHAT.encode()),
+    "two blanks": _request(_LENGTH, first=b"POST  %b HTTP/1.1" % CHAT.encode()),
+    "NUL in the target": _request(_LENGTH, first=b"POST %b\x00 HTTP/1.1" % CHAT.encode()),
+    "no target": _request(_LENGTH, first=b"POST HTTP/1.1"),
+    "a target that is no path": _request(_LENGTH, first=b"POST nonsense HTTP/1.1"),
+    "a foreign absolute target": _request(
+        _LENGTH, first=b"POST http://evil%b HTTP/1.1" % CHAT.encode()
+    ),
+    "CONNECT": b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "HTTP/0.9": b"GET /health\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32) + b"\r\n\r\n",
+    "two hosts": _request(b"host: 127.0.0.1", _LENGTH),
+    "two unlike hosts": _request(b"host: evil", _LENGTH),
+    "no host": _request(_LENGTH).replace(b"host: 127.0.0.1\r\n", b""),
+}
+_TOO_LONG = {"a long chunk extension", "long trailers"}
+
+
+@pytest.mark.parametrize("name", _MALFORMED)
+async def test_row_20_a_malformed_request_ends_its_connection(tmp_path: Path, name: str) -> None:
+    """What two parsers could frame differently is refused, and what follows it is never run."""
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(tmp_path, **one_provider(fm)) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.send(_MALFORMED[name] + _NEXT)
+        async with asyncio.timeout(5):
+            told = await answer(client)
+            rest = await client.rest()
+        assert fm.connections == 0
+        if told.status == 431 and name in _TOO_LONG:
+            assert_error(told, 431, "headers_too_large")
+        else:
+            assert_error(told, 400, "invalid_request")
+        assert told.headers["connection"] == "close"
+        assert rest == b""
+        assert (await ask(signalbox.port, path="/health")).status == 200
+
+
+@pytest.mark.parametrize("cut", range(1, len(_request(_TE, body=_CHUNKED)), 7))
+async def test_row_20_a_good_request_may_be_cut_anywhere(tmp_path: Path, cut: int) -> None:
+    """Where a packet ends says nothing: head and chunks are put together."""
+    data = _request(_TE, body=_CHUNKED)
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(tmp_path, **one_provider(fm)) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.send(data[:cut])
+        await asyncio.sleep(0.002)
+        await client.send(data[cut:])
+        assert (await answer(client)).status == 200
+        assert len(fm.seen) == 1
+
+
+# Hostile values
+
+
+_TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.sampled_from(
+    ["", "auto", "text", "../../etc/passwd", "http://127.0.0.1:1/", "\x00", "\r\nx: y", "a/" * 99]
+)
+_NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | _TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
+    max_leaves=12,
+)
+_FIELDS = st.sampled_from(
+    [
+        "messages",
+        "model",
+        "stream",
+        "tools",
+        "tool_choice",
+        "functions",
+        "response_format",
+        "temperature",
+        "max_tokens",
+        "n",
+        "stop",
+        "stream_options",
+        "service_tier",
+        "metadata",
+        "logit_bias",
+        "audio",
+        "modalities",
+        "seed",
+        "user",
+        "x",
+    ]
+)
+_PARTS = st.sampled_from(["text", "image_url", "input_audio", "file", "video_url", "refusal"])
+
+
+def _objects(**known: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return objects with some of the known fields, each as it should be or of any other kind."""
+    return st.fixed_dictionaries(
+        {}, optional={name: each | _VALUES for name, each in known.items()}
+    )
+
+
+_MESSAGES = st.lists(
+    _objects(
+        role=st.sampled_from(["system", "user", "assistant", "tool"]),
+        content=_TEXTS
+        | st.lists(_objects(type=_PARTS, text=_TEXTS, image_url=_VALUES), max_size=3),
+        tool_calls=st.lists(_objects(id=_TEXTS, type=_TEXTS, function=_VALUES), max_size=2),
+    ),
+    max_size=3,
+)
+_CHATS = st.builds(
+    lambda odd, messages, model: {"messages": messages, "model": model, **odd},
+    st.dictionaries(_FIELDS, _VALUES, max_size=3),
+    _MESSAGES,
+    st.sampled_from(["auto", "text", "fm/model-1"]) | _VALUES,
+)
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[tuple[asyncio.Runner, RunningRouter]]:
+    """Run one router for many examples."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+
+        async def enter() -> RunningRouter:
+            fm = await stack.enter_async_context(ScriptedUpstream())
+            return await stack.enter_async_context(running_router(folder, **one_provider(fm)))
+
+        signalbox = runner.run(enter())
+        try:
+            yield runner, signalbox
+        finally:
+            runner.run(stack.aclose())
+
+
+def _check(told: Told) -> None:
+    """Check that an answer is none of our failures, and an error only in the error's shape."""
+    assert told.status < 500, told
+    if told.status >= 400:
+        assert_error(told, told.status, str(told.code))
+
+
+def test_row_21_no_value_of_a_chat_fails_the_router(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever stands in a field, the answer is the provider's or an error with a code."""
+    with _running(tmp_path) as (runner, signalbox):
+
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+        @given(_CHATS, st.none() | _TEXTS)
+        def ask_it(chat: dict[str, Any], priority: str | None) -> None:
+            path = CHAT if priority is None else f"{CHAT}?priority={quote(priority)}"
+            _check(runner.run(post(signalbox.port, json.dumps(chat).encode(), path)))
+
+        ask_it()
+    assert "failed" not in caplog.text
+
+
+def test_row_21_no_value_fails_the_control_plane(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every route under /admin answers odd names, queries and bodies with an error of a code."""
+    with _running(tmp_path) as (runner, signalbox):
+        schema = runner.run(ask(signalbox.port, path="/admin/openapi.json")).content
+        routes = [
+            (method.upper(), path)
+            for path, methods in schema["paths"].items()
+            for method in methods
+        ]
+        bodies = _objects(
+            models=st.lists(st.sampled_from(["fm/model-1", "fm/x"]) | _TEXTS, max_size=3),
+            path=st.just(CHAT),
+            body=_CHATS,
+        )
+
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+        @given(
+            st.sampled_from(routes),
+            st.sampled_from(["text", "vision"]) | _TEXTS,
+            bodies | _VALUES,
+            st.none() | _TEXTS,
+        )
+        def ask_it(route: tuple[str, str], name: str, body: Any, wait: str | None) -> None:
+            method, path = route
+            for parameter in ("capability", "name", "model"):
+                path = path.replace("{" + parameter + "}", quote(name, safe=""))
+            if wait is not None:
+                path += f"?wait={quote(wait)}"
+            data = json.dumps(body).encode() if method in {"POST", "PUT", "PATCH"} else b""
+            lines = [JSON_TYPE] if data else []
+            _check(runner.run(ask(signalbox.port, *lines, method=method, path=path, body=data)))
+
+        ask_it()
+    assert "failed" not in caplog.text
