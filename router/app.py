@@ -18,8 +18,10 @@ from router.body import BodyLimits
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
+from router.deadline import Sweeper
 from router.events import InFlight
 from router.guard import App, Guard, Policy
+from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
@@ -78,7 +80,7 @@ async def _serve(settings: Settings, announce: Announce) -> int:
         listener = bind(settings.server.host, settings.server.port)
         with listener:
             async with Router(settings, environ, folder, keys) as router:
-                server = Server(router.app, settings.timeouts.drain_s)
+                server = router.server()
                 with stopped_by_signals(server):
                     announce(router.capability_map, listener.getsockname()[1])
                     await server.serve(sockets=[listener])
@@ -115,7 +117,19 @@ class Router:
             raise
         return self
 
+    def server(self) -> Server:
+        """Return the HTTP server for this router; it is not running yet."""
+        timeouts = self._settings.timeouts
+        rules = Rules(
+            header_s=timeouts.header_s,
+            body_s=timeouts.body_s,
+            send_stall_s=timeouts.send_stall_s,
+            header_bytes=self._settings.limits.header_kb << 10,
+        )
+        return Server(self.app, timeouts.drain_s, rules, self.sweeper)
+
     async def _build(self) -> None:
+        self.sweeper = Sweeper()
         settings, environ, enter = self._settings, self._environ, self._resources
         token = secrets.token_urlsafe(32)
         ground = survey(
@@ -166,6 +180,7 @@ class Router:
                 further_attempts=settings.retry.attempts,
                 default_priority=settings.default_priority,
             ),
+            sweeper=self.sweeper,
         )
         hosts = {host.lower() for host in (*settings.server.allowed_hosts, settings.server.host)}
         policy = Policy(

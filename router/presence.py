@@ -1,61 +1,60 @@
 """Work for a client goes on only while the client is there."""
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 from router.errors import ClientGone
 
-Receive = Any
+
+class Client(Protocol):
+    """Somebody who waits for an answer, and may cease to."""
+
+    gone: bool
+
+    def when_gone(self, tell: Callable[[], None] | None) -> None:
+        """Call `tell` once when the client leaves; None to be left alone."""
+        ...
 
 
 class ClientPresent:
-    """Cancels the work inside its `async with` when the client disconnects, as ClientGone.
+    """Cancels the work inside its `with` when the client leaves, as ClientGone."""
 
-    Entered after the request's body was read: all that `receive` can still say is goodbye.
-    """
+    __slots__ = ("_cancelling", "_client", "_left", "_worker")
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._left = False
 
-    async def __aenter__(self) -> Self:
-        """Begin to watch."""
+    def __enter__(self) -> Self:
+        """Begin to watch; raises ClientGone where there is nobody any more."""
+        if self._client.gone:
+            raise ClientGone
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a request is handled in a task")
         self._worker = task
         self._cancelling = task.cancelling()
-        # Owned by this object: awaited in __aexit__.
-        self._watcher = asyncio.create_task(self._watch())  # noqa: TID251
+        self._client.when_gone(self._leave)
         return self
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
+    def _leave(self) -> None:
+        self._left = True
         self._worker.cancel()
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         """Stop watching; turn our own cancellation, and no other, into ClientGone."""
-        self._watcher.cancel()
-        cancelled = kind is asyncio.CancelledError
-        try:
-            await asyncio.wait([self._watcher])
-            # Our cancellation may not have been delivered yet; it must not strike someone else.
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if not self._gone:
-                raise
-            cancelled = True
-        if self._gone and cancelled:
-            if self._worker.uncancel() <= self._cancelling:
-                raise ClientGone from None
-            raise asyncio.CancelledError
-        if not self._watcher.cancelled():
-            self._watcher.result()
+        self._client.when_gone(None)
+        # Uncounted whatever came of it: somebody else's cancellation must be seen as theirs alone.
+        if (
+            self._left
+            and self._worker.uncancel() <= self._cancelling
+            and kind is asyncio.CancelledError
+        ):
+            raise ClientGone from None

@@ -1,6 +1,5 @@
 """The path of one request: read, classify, resolve, and try its routes, in one straight line."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from router.answer import OpenStream, open_answer
 from router.body import BodyLimits, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
 from router.catalog import Catalog, Kind, Locality
+from router.deadline import Deadline, Sweeper
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
 from router.events import Flight, InFlight
 from router.presence import ClientPresent
@@ -70,12 +70,14 @@ class Proxy:
         processes: ProcessManager,
         in_flight: InFlight,
         limits: ProxyLimits,
+        sweeper: Sweeper,
     ) -> None:
         self._catalog = catalog
         self._reaches = reaches
         self._processes = processes
         self._in_flight = in_flight
         self._limits = limits
+        self._sweeper = sweeper
 
     async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
@@ -99,7 +101,7 @@ class Proxy:
             )
             flight.needs = requirement.needs
             routes = resolve(_named(requirement, body), self._catalog())
-            async with ClientPresent(receive):
+            with ClientPresent(scope["state"]["turn"]):
                 await self._try_routes(routes, work, flight, send)
 
     async def _try_routes(
@@ -138,10 +140,11 @@ class Proxy:
                     reach.upstream.exchange(request),
                     route.provider.name,
                     reach.deadlines.first_byte_s,
+                    self._sweeper,
                 ) as answer,
             ):
                 flight.state = "upstream"
-                opened = await self._open(answer, route, reach, work)
+                opened = await self._open(answer, route, reach, work, began)
                 work.timing.queued_s += queued.waited_s
                 work.timing.waited_s += time.perf_counter() - began
                 headers = _told(route, attempt, work)
@@ -149,24 +152,25 @@ class Proxy:
                     return await send_reply(send, opened, headers)
                 flight.state = "streaming"
                 pace = Pace(reach.deadlines.idle_s, reach.deadlines.total_s)
-                failure = await pump(opened, answer, send, (*opened.headers, *headers), pace)
+                failure = await pump(
+                    opened, answer, send, (*opened.headers, *headers), pace, self._sweeper
+                )
                 if failure is not None:
                     log.warning("%s: %s (%s)", route.model.name, failure.message, failure.code)
         return None
 
     async def _open(
-        self, answer: Answer, route: Route, reach: Reach, work: Work
+        self, answer: Answer, route: Route, reach: Reach, work: Work, began: float
     ) -> Reply | OpenStream:
         """Return the answer once it is known to be one: whole, or a stream at its first event."""
         stream, deadlines = work.requirement.stream, reach.deadlines
         within_s = deadlines.first_byte_s if stream else deadlines.total_s
-        try:
-            async with asyncio.timeout(within_s):
-                return await open_answer(
-                    answer, route.provider.name, stream=stream, size=self._limits.response_bytes
-                )
-        except TimeoutError:
-            raise too_slow(route.provider.name, within_s) from None
+        with Deadline(self._sweeper) as deadline:
+            left_s = within_s - (time.perf_counter() - began)
+            deadline.expect(left_s, lambda: too_slow(route.provider.name, within_s))
+            return await open_answer(
+                answer, route.provider.name, stream=stream, size=self._limits.response_bytes
+            )
 
 
 def _named(requirement: Requirement, body: JsonBody) -> Requirement:

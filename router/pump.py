@@ -1,10 +1,11 @@
 """The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
 
-import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from router.answer import OpenStream
+from router.deadline import Deadline, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
 from router.sse import ChatStream, Ending, payload_of
@@ -25,7 +26,12 @@ class Pace:
 
 
 async def pump(
-    stream: OpenStream, answer: Answer, send: Send, headers: HeaderList, pace: Pace
+    stream: OpenStream,
+    answer: Answer,
+    send: Send,
+    headers: HeaderList,
+    pace: Pace,
+    sweeper: Sweeper,
 ) -> StreamFailed | None:
     """Send the stream to the client as its events arrive; return what broke it, or None.
 
@@ -35,7 +41,8 @@ async def pump(
     failure: StreamFailed | None = None
     try:
         await _send(send, stream.first)
-        await _flow(stream, answer, send, pace)
+        with Deadline(sweeper) as deadline:
+            await _flow(stream, answer, send, pace, deadline)
     except StreamFailed as error:
         failure = error
         await _send(send, [error.frame()])
@@ -43,32 +50,35 @@ async def pump(
     return failure
 
 
-async def _flow(stream: OpenStream, answer: Answer, send: Send, pace: Pace) -> None:
+async def _flow(
+    stream: OpenStream, answer: Answer, send: Send, pace: Pace, deadline: Deadline
+) -> None:
     """Pass events on until the stream has ended as it should.
 
     Raises StreamFailed when it breaks off, stalls, never ends, or says what is not JSON.
     """
-    state = stream.state
-    loop = asyncio.get_running_loop()
-    idle_at = loop.time() + pace.idle_s
-    over_at = loop.time() + pace.total_s
+    state, splitter = stream.state, stream.splitter
+    over_at = time.monotonic() + pace.total_s
     events: Sequence[bytes] = stream.pending
+    had_data = True
     while True:
-        if await _pass_on(events, state, send):
-            idle_at = loop.time() + pace.idle_s
+        had_data = await _pass_on(events, state, send) or had_data
         if state.said_done or state.said_error:
             return
-        if loop.time() >= over_at:
-            # A provider that is never idle would not be noticed by waiting for it.
-            raise _too_long(pace)
-        data = await _read(answer, idle_at, over_at, pace)
+        if had_data:
+            # Comments do not count: only data gives a provider further time.
+            had_data = False
+            left_s = over_at - time.monotonic()
+            if left_s < pace.idle_s:
+                deadline.expect(max(left_s, 0), lambda: _too_long(pace))
+            else:
+                deadline.expect(pace.idle_s, lambda: _idle(pace))
+        data = await _read(answer)
         if not data:
             break
-        events = stream.splitter.feed(data)
-    if state.ending is not Ending.COMPLETE or stream.splitter.rest.strip():
-        raise StreamFailed(
-            "upstream_truncated", "The provider's answer broke off before it was complete."
-        )
+        events = splitter.feed(data)
+    if state.ending is not Ending.COMPLETE or splitter.rest.strip():
+        raise _truncated()
 
 
 async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bool:
@@ -90,20 +100,23 @@ async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bo
     return had_data
 
 
-async def _read(answer: Answer, idle_at: float, over_at: float, pace: Pace) -> bytes:
+async def _read(answer: Answer) -> bytes:
     try:
-        async with asyncio.timeout_at(min(idle_at, over_at)):
-            return await answer.read()
-    except TimeoutError:
-        if over_at <= idle_at:
-            raise _too_long(pace) from None
-        raise StreamFailed(
-            "upstream_idle_timeout", f"The provider sent nothing for {pace.idle_s:g} s."
-        ) from None
+        return await answer.read()
     except RouteFailed as error:
-        raise StreamFailed(
-            "upstream_truncated", "The provider's answer broke off before it was complete."
-        ) from error
+        raise _truncated() from error
+
+
+def _truncated() -> StreamFailed:
+    return StreamFailed(
+        "upstream_truncated", "The provider's answer broke off before it was complete."
+    )
+
+
+def _idle(pace: Pace) -> StreamFailed:
+    return StreamFailed(
+        "upstream_idle_timeout", f"The provider sent nothing for {pace.idle_s:g} s."
+    )
 
 
 def _too_long(pace: Pace) -> StreamFailed:

@@ -1,6 +1,5 @@
 """How a provider is reached: its upstream, the lane before it, and the process behind it."""
 
-import asyncio
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +8,7 @@ from typing import Self
 from backends.process_manager import BackendUnavailable, Lease, ProcessManager
 from router.admission import Admission, Place
 from router.catalog import Model
+from router.deadline import Deadline, Sweeper
 from router.errors import RouteFailed
 from router.upstream import Answer, Exchange, Upstream
 
@@ -107,18 +107,21 @@ class Ready:
 class Timed:
     """An exchange whose head must arrive within `first_byte_s`."""
 
-    def __init__(self, exchange: Exchange, provider: str, first_byte_s: float) -> None:
+    def __init__(
+        self, exchange: Exchange, provider: str, first_byte_s: float, sweeper: Sweeper
+    ) -> None:
         self._exchange = exchange
         self._provider = provider
         self._first_byte_s = first_byte_s
+        self._sweeper = sweeper
 
     async def __aenter__(self) -> Answer:
         """Enter the exchange; RouteFailed `upstream_timeout` when the head takes too long."""
-        try:
-            async with asyncio.timeout(self._first_byte_s):
-                return await self._exchange.__aenter__()
-        except TimeoutError:
-            raise too_slow(self._provider, self._first_byte_s) from None
+        with Deadline(self._sweeper) as deadline:
+            deadline.expect(
+                self._first_byte_s, lambda: too_slow(self._provider, self._first_byte_s)
+            )
+            return await self._exchange.__aenter__()
 
     async def __aexit__(
         self,

@@ -6,14 +6,16 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import uvicorn
 
+from router.deadline import Sweeper
 from router.guard import App
+from router.http1 import Http1, Rules
 
 _BACKLOG = 2048
-# Longer than our clients keep an idle connection, so that it is they who close it.
-_KEEP_ALIVE_S = 75
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -45,11 +47,11 @@ def bind(host: str, port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn's server, stopped by SIGINT, SIGTERM or SIGHUP; a second one hurries it."""
 
-    def __init__(self, app: App, drain_s: float) -> None:
+    def __init__(self, app: App, drain_s: float, rules: Rules, sweeper: Sweeper) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=cast("type[asyncio.Protocol]", partial(Http1, rules, sweeper)),
                 ws="none",
                 lifespan="off",
                 proxy_headers=False,
@@ -57,7 +59,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 backlog=_BACKLOG,
-                timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, round(drain_s)),
             )
         )

@@ -7,6 +7,7 @@ how far the answer had come.
 import asyncio
 import time
 from collections import deque
+from typing import cast
 
 import httptools
 
@@ -177,9 +178,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a stream transport is needed")
-        self._transport = transport
+        # uvloop's transports are of no class of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came and wake the reader once."""

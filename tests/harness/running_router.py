@@ -12,7 +12,7 @@ import httpx2
 
 from router.app import Router
 from router.data_folder import DataFolder
-from router.server import Server, bind
+from router.server import bind
 from router.settings import access_keys, load
 
 
@@ -60,7 +60,7 @@ async def running_router(
     keys = access_keys(settings, environment)
     with DataFolder(settings.data_folder) as data, bind(settings.server.host, 0) as listener:
         async with Router(settings, environment, data, keys) as router:
-            server = Server(router.app, settings.timeouts.drain_s)
+            server = router.server()
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]
             client = httpx2.AsyncClient(
