@@ -119,10 +119,14 @@ class Child:
         self._until(lambda: self._answers(path), f"did not answer {path}", within_s)
         return time.perf_counter() - self.since
 
-    def port_told_in(self, file: Path, within_s: float = 20.0) -> None:
-        """Wait until a server that chooses its port has written it to a file, and remember it."""
+    def port_told_in(self, file: Path, within_s: float = 20.0) -> float:
+        """Wait until a server that chooses its port has written it to a file, and remember it.
+
+        Return the seconds since it was started.
+        """
         self._until(file.exists, "told no port", within_s)
         self.port = int(file.read_text("utf-8"))
+        return time.perf_counter() - self.since
 
     def _until(self, is_true: Callable[[], bool], failure: str, within_s: float) -> None:
         deadline = time.perf_counter() + within_s

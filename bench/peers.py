@@ -51,7 +51,7 @@ def _start_tensorzero(stage: Stage, upstreams: Upstreams) -> Target:
     if _package_version("tensorzero") is None:
         raise MissingTool(_GET)
     lines = ["[gateway]", "disable_pseudonymous_usage_analytics = true"]
-    lines += ["observability.enabled = false"]
+    lines += ["observability.enabled = false", "[object_storage]", 'type = "disabled"']
     for kind in KINDS:
         lines += [f"[models.{kind}]", 'routing = ["upstream"]']
         lines += [f"[models.{kind}.providers.upstream]", 'type = "openai"', 'model_name = "m"']
@@ -62,10 +62,11 @@ def _start_tensorzero(stage: Stage, upstreams: Upstreams) -> Target:
     argv = [str(python), "-m", "bench.tensorzero_gateway", str(config), str(told)]
     one_thread = {"TOKIO_WORKER_THREADS": "1"}
     child = stage.start("tensorzero", argv, 0, stage.placement.proxy, one_thread)
-    child.port_told_in(told)
+    # It answers no GET at all; it listens when it tells its port.
+    ready_s = child.port_told_in(told)
     path = "/openai/v1/chat/completions"
     ways = {kind: Way(child.port, f"tensorzero::model_name::{kind}", path) for kind in KINDS}
-    return started("tensorzero", child, ways, "/health")
+    return Target("tensorzero", ways, child, ready_s, child.resident_mb())
 
 
 def _start_litellm(stage: Stage, upstreams: Upstreams) -> Target:

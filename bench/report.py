@@ -28,6 +28,7 @@ from bench.target import reference_of
 
 _Round = TypeVar("_Round", LoadRound, StreamRound)
 Row = Sequence[str]
+_REASON = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ _SECTIONS: dict[str, Callable[[Measured], list[str]]] = {
 
 def _targets(name: str, rounds: Sequence[_Round], columns: Sequence[Column[_Round]]) -> str:
     measured = {one.target for one in rounds}
-    shown = [target for target in NAMES if target in measured]
+    shown: list[str] = [target for target in NAMES if target in measured]
     head = [name, *(column.head for column in columns)]
     return table([head, *(_row(target, rounds, columns) for target in shown)])
 
@@ -189,8 +190,13 @@ def _left_out(run: Measured) -> Iterator[str]:
             ["not measured", *(f"  {name}: {reason}" for name, reason in run.absent.items())]
         )
     if run.failures:
-        failed = (f"  {one.target}, {one.scenario}: {one.reason}" for one in run.failures)
+        failed = (f"  {one.target}, {one.scenario}: {_short(one.reason)}" for one in run.failures)
         yield "\n".join(["FAILED", *failed])
+
+
+def _short(reason: str) -> str:
+    """Return the beginning on one line: a server's last words can be long."""
+    return " ".join(reason.split())[:_REASON]
 
 
 def _shown(spread: Spread | None, form: str) -> str:
