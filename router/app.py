@@ -90,8 +90,8 @@ async def _serve(settings: Settings, announce: Announce, places: int) -> int:
                 with stopped_by_signals(server):
                     announce(router.capability_map, listener.getsockname()[1])
                     await server.serve(sockets=[listener])
-                    await server.unless_hurried(router.aclose())
-                    log.info("stopped")
+                    ended = await server.unless_hurried(router.aclose())
+                    log.info("stopped" if ended else "stopped; children end by their guardians")
     return 0
 
 

@@ -92,13 +92,14 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self._stopping.set()
 
-    async def unless_hurried(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await what is left to do, or cancel it when somebody is in a hurry."""
+    async def unless_hurried(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Await what is left to do; when somebody is in a hurry, cancel it and return False."""
         # Both are awaited here, whatever happens.
         task = asyncio.create_task(work)  # noqa: TID251 see above
         hurry = asyncio.create_task(self._hurried.wait())  # noqa: TID251 see above
         try:
             await asyncio.wait({task, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            return task.done()
         finally:
             hurry.cancel()
             task.cancel()
@@ -145,7 +146,7 @@ class Server(uvicorn.Server):
         self._close_idle()
         if in_flight:
             log.info(
-                "stopping: %d in flight, for %g s at most; a second signal ends them now",
+                "stopping; requests in flight: %d, for %g s at most (a second signal ends them)",
                 len(in_flight),
                 self._drain_s,
             )
@@ -156,7 +157,7 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             listener.close()
         if in_flight:
-            log.warning("stopping: breaking off %d that have not ended", len(in_flight))
+            log.warning("stopping; requests broken off: %d", len(in_flight))
         await self._break_off()
         # Whoever was just answered may still be sending, and closing now could cost it the answer.
         await self._until_gone(loop.time() + _FLUSH_S)

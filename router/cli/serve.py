@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from contextlib import suppress
 
 import psutil
 
@@ -24,8 +25,10 @@ def run(call: Call) -> int:
         levers = [Lever(row.capability, row.models, row.state) for row in the_map.rows()]
         found = (model.alias for model in BUILTIN_MODELS if folders.find(model.alias) is not None)
         lines = welcome(call.url_at(port), this_machine(settings), levers, frozenset(found))
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        # Whoever started us may not listen, and we serve all the same.
+        with suppress(OSError):
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
 
     return serve(settings, announce)
 

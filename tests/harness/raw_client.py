@@ -91,6 +91,11 @@ class RawClient:
         transport: asyncio.ReadTransport = self._writer.transport  # type: ignore[assignment]
         transport.pause_reading()
 
+    def read_on(self) -> None:
+        """Take up what `stop_reading` left."""
+        transport: asyncio.ReadTransport = self._writer.transport  # type: ignore[assignment]
+        transport.resume_reading()
+
     async def rest_or_reset(self) -> bytes:
         """Return everything until the server closes the connection, in whichever way."""
         received = b""
