@@ -192,8 +192,8 @@ class Router:
             admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
-        control = ControlPlane(self._load_control, policy.body_bytes, buffered)
-        planes = Planes(proxy, self.capability_map, control)
+        self.control = control = ControlPlane(self._load_control, policy.body_bytes, buffered)
+        self.planes = planes = Planes(proxy, self.capability_map, control)
         return Guard(planes, policy, planes.methods)
 
     def _load_control(self) -> App:

@@ -41,6 +41,8 @@ _KNOWN_HOSTS = 64
 _REQUEST_ID = REQUEST_ID.encode()
 _REQUEST_ID_MAX = 128
 _PREFLIGHT_HEADERS = b"authorization, content-type, x-api-key, x-priority, x-request-id"
+# Nothing more is wanted from who asks for somebody else, or of a server that stops.
+_CLOSE = (b"connection", b"close")
 _FOREIGN_PAGE = (
     "Requests from this web page are not allowed. "
     "Its origin would have to be listed in server.allowed_origins."
@@ -146,7 +148,9 @@ class Guard:
         """Check a Host header that has not been seen yet, and remember it where it is allowed."""
         # Two of them were joined by a comma, which no name has.
         if not host or b"," in host:
-            raise Refused("invalid_request", "A request needs exactly one Host header.")
+            raise Refused(
+                "invalid_request", "A request needs exactly one Host header.", headers=(_CLOSE,)
+            )
         # Any port will do: a forwarded connection comes with the one that it was made to.
         name, _, port = host.rpartition(b":")
         if not name or host.endswith(b"]"):
@@ -156,6 +160,7 @@ class Guard:
                 "host_not_allowed",
                 "This host name is not allowed. Use 127.0.0.1 or localhost, "
                 "or list the name in server.allowed_hosts.",
+                headers=(_CLOSE,),
             )
         if len(self._known) < _KNOWN_HOSTS:
             self._known.add(host)
@@ -245,8 +250,7 @@ class _Outgoing:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
         if self._begun:
             return
-        # A server that stops keeps no connection.
-        more = ((b"connection", b"close"),) if error.code == "shutting_down" else ()
+        more = (_CLOSE,) if error.code == "shutting_down" else ()
         await send_reply(self, error.reply(), more)
 
     async def preflight(self, methods: tuple[str, ...]) -> None:

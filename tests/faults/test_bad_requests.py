@@ -33,10 +33,11 @@ from tests.harness.scripted_upstream import ScriptedUpstream
 MB = 1_000_000
 
 
-async def _refused(folder: Path, body: bytes, code: str) -> None:
-    """Post a body and check that it is refused and that nobody was called for it."""
+async def _refused(folder: Path, code: str, *bodies: bytes) -> None:
+    """Post bodies and check that each is refused and that nobody was called for it."""
     async with ScriptedUpstream() as fm, running_router(folder, **one_provider(fm)) as signalbox:
-        assert_error(await post(signalbox.port, body), 400, code)
+        for body in bodies:
+            assert_error(await post(signalbox.port, body), 400, code)
         assert fm.connections == 0
 
 
@@ -64,40 +65,42 @@ async def test_row_1_what_is_no_json_is_refused(
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+async def test_row_2_deep_nesting_is_refused(tmp_path: Path) -> None:
+    """Nesting beyond the limit is a 400, however deep it goes."""
+    await _refused(
+        tmp_path,
+        "json_too_deep",
         b'{"a":' * 5000 + b"1" + b"}" * 5000,
         b"[" * 100_000,
         b'{"messages":' + b"[" * 65 + b"]" * 65 + b"}",
-    ],
-)
-async def test_row_2_deep_nesting_is_refused(tmp_path: Path, body: bytes) -> None:
-    """Nesting beyond the limit is a 400, however deep it goes."""
-    await _refused(tmp_path, body, "json_too_deep")
+    )
 
 
-@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
-async def test_row_3_numbers_that_are_none_are_refused(tmp_path: Path, number: bytes) -> None:
+async def test_row_3_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     """What JSON cannot say is refused, wherever it stands."""
-    await _refused(tmp_path, b'{"messages":[{"temperature":' + number + b"}]}", "invalid_json")
+    numbers = (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999")
+    bodies = [b'{"messages":[{"temperature":%b}]}' % number for number in numbers]
+    await _refused(tmp_path, "invalid_json", *bodies)
 
 
-@pytest.mark.parametrize("text", [b"\\ud800", b"\\udc00", b"\\ud800\\ud800", b"\\uDFFF x"])
-async def test_row_4_half_a_surrogate_pair_is_refused(tmp_path: Path, text: bytes) -> None:
+async def test_row_4_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     """A string that is no text is refused, as a value, as a key, and deep inside."""
-    for body in (b'{"model":"%b"}', b'{"%b":1}', b'{"messages":[{"content":"%b"}]}'):
-        await _refused(tmp_path, body.replace(b"%b", text), "invalid_json")
+    texts = (b"\\ud800", b"\\udc00", b"\\ud800\\ud800", b"\\uDFFF x")
+    places = (b'{"model":"%b"}', b'{"%b":1}', b'{"messages":[{"content":"%b"}]}')
+    bodies = [place % text for place in places for text in texts]
+    await _refused(tmp_path, "invalid_json", *bodies)
 
 
 async def test_row_5_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
     """Python's own limit for integers surfaces as a 400."""
-    await _refused(tmp_path, b'{"seed":' + b"9" * 5000 + b"}", "invalid_json")
+    await _refused(tmp_path, "invalid_json", b'{"seed":' + b"9" * 5000 + b"}")
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
+async def test_row_6_what_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """Bad UTF-8, other encodings and a byte order mark are refused."""
+    await _refused(
+        tmp_path,
+        "invalid_json",
         b'{"model":"\xff"}',
         b'{"messages":[{"content":"\xc3"}]}',
         b'{"model":"\xed\xa0\x80"}',
@@ -105,11 +108,7 @@ async def test_row_5_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) 
         "{}".encode("utf-16"),
         "{}".encode("utf-16-le"),
         "{}".encode("utf-32"),
-    ],
-)
-async def test_row_6_what_is_not_utf8_is_refused(tmp_path: Path, body: bytes) -> None:
-    """Bad UTF-8, other encodings and a byte order mark are refused."""
-    await _refused(tmp_path, body, "invalid_json")
+    )
 
 
 async def test_row_7_of_two_equal_keys_the_last_counts_on_both_sides(tmp_path: Path) -> None:
@@ -123,10 +122,9 @@ async def test_row_7_of_two_equal_keys_the_last_counts_on_both_sides(tmp_path: P
         assert fm.seen[0].body == b'{"model":"model-1","stream":false,"x":[2]}'
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b'"text"', b"1", b"true", b"[{}]"])
-async def test_row_8_json_that_is_no_object_is_refused(tmp_path: Path, body: bytes) -> None:
+async def test_row_8_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
     """A request is an object."""
-    await _refused(tmp_path, body, "invalid_request")
+    await _refused(tmp_path, "invalid_request", b"[]", b"null", b'"text"', b"1", b"true", b"[{}]")
 
 
 # Types and sizes
@@ -423,40 +421,36 @@ _SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "status", "code"), _SPELLINGS)
-async def test_row_19_a_door_that_is_not_there_says_so(
-    tmp_path: Path, method: str, path: str, status: int, code: str
-) -> None:
+async def test_row_19_a_door_that_is_not_there_says_so(tmp_path: Path) -> None:
     """Wrong methods and other spellings are JSON errors; a 405 tells what is possible."""
     async with running_router(tmp_path) as signalbox:
-        told = await ask(signalbox.port, JSON_TYPE, method=method, path=path)
-    assert_error(told, status, code)
-    if status == 405:
-        assert told.headers["allow"]
-        assert method not in told.headers["allow"]
+        for method, path, status, code in _SPELLINGS:
+            told = await ask(signalbox.port, JSON_TYPE, method=method, path=path)
+            assert_error(told, status, code)
+            if status == 405:
+                assert told.headers["allow"]
+                assert method not in told.headers["allow"]
 
 
-@pytest.mark.parametrize(("method", "path", "status", "code"), _SPELLINGS)
-async def test_row_19_no_spelling_of_a_path_opens_a_door(
-    tmp_path: Path, method: str, path: str, status: int, code: str
-) -> None:
+async def test_row_19_no_spelling_of_a_path_opens_a_door(tmp_path: Path) -> None:
     """With keys set, whatever is not public is shut, and an API key opens no more than /v1."""
     server = {"api_keys": [{"env": "USER"}], "admin_key": {"env": "BOSS"}}
     environ = {"USER": "user", "BOSS": "boss"}
     async with running_router(tmp_path, server=server, environ=environ) as signalbox:
-        shut = await ask(signalbox.port, JSON_TYPE, method=method, path=path)
-        user = await ask(
-            signalbox.port, JSON_TYPE, "authorization: Bearer user", method=method, path=path
-        )
-        boss = await ask(
-            signalbox.port, JSON_TYPE, "authorization: Bearer boss", method=method, path=path
-        )
-    if path == "/health":
-        assert shut.status == 405
-    else:
-        assert_error(shut, 401, "invalid_api_key")
-    assert user.status in {status, 401}
-    assert_error(boss, status, code)
+        for method, path, status, code in _SPELLINGS:
+
+            async def told(*lines: str, method: str = method, path: str = path) -> Told:
+                return await ask(signalbox.port, JSON_TYPE, *lines, method=method, path=path)
+
+            shut = await told()
+            if path == "/health":
+                assert shut.status == 405
+            else:
+                assert_error(shut, 401, "invalid_api_key")
+            user = await told("authorization: Bearer user")
+            is_admins = path.startswith(("/admin", "/metrics"))
+            assert user.status == (401 if is_admins else status)
+            assert_error(await told("authorization: Bearer boss"), status, code)
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/%6dodels", "http://127.0.0.1/v1/models"])
@@ -565,7 +559,7 @@ _MALFORMED = {
     "length 0x": _request(b"content-length: 0x%x" % len(_BODY)),
     "length of nothing": _request(b"content-length:"),
     "length with a blank": _request(b"content-length: %d %d" % (len(_BODY), len(_BODY))),
-    "length in Arabic digits": _request("content-length: ٥".encode()),
+    "length in Arabic digits": _request(b"content-length: \xd9\xa5"),
     "length without end": _request(b"content-length: " + b"9" * 30),
     "folded header": _request(b"x-a: 1\r\n folded", _LENGTH),
     "folded length": _request(b"content-length:\r\n %d" % len(_BODY)),
@@ -581,7 +575,7 @@ _MALFORMED = {
     "http/1.1 in small letters": _request(_LENGTH, first=b"POST %b http/1.1" % CHAT.encode()),
     "HTTP/1.10": _request(_LENGTH, first=b"POST %b HTTP/1.10" % CHAT.encode()),
     "HTTP/3.0": _request(_LENGTH, first=b"POST %b HTTP/3.0" % CHAT.encode()),
-    "two blanks": _request(_LENGTH, first=b"POST  %b HTTP/1.1" % CHAT.encode()),
+    "bytes in the target": _request(_LENGTH, first=b"POST %b\xff HTTP/1.1" % CHAT.encode()),
     "NUL in the target": _request(_LENGTH, first=b"POST %b\x00 HTTP/1.1" % CHAT.encode()),
     "no target": _request(_LENGTH, first=b"POST HTTP/1.1"),
     "a target that is no path": _request(_LENGTH, first=b"POST nonsense HTTP/1.1"),
@@ -621,8 +615,7 @@ async def test_row_20_a_malformed_request_ends_its_connection(tmp_path: Path, na
         assert (await ask(signalbox.port, path="/health")).status == 200
 
 
-@pytest.mark.parametrize("cut", range(1, len(_request(_TE, body=_CHUNKED)), 7))
-async def test_row_20_a_good_request_may_be_cut_anywhere(tmp_path: Path, cut: int) -> None:
+async def test_row_20_a_good_request_may_be_cut_anywhere(tmp_path: Path) -> None:
     """Where a packet ends says nothing: head and chunks are put together."""
     data = _request(_TE, body=_CHUNKED)
     async with (
@@ -630,11 +623,14 @@ async def test_row_20_a_good_request_may_be_cut_anywhere(tmp_path: Path, cut: in
         running_router(tmp_path, **one_provider(fm)) as signalbox,
         RawClient(signalbox.port) as client,
     ):
-        await client.send(data[:cut])
-        await asyncio.sleep(0.002)
-        await client.send(data[cut:])
-        assert (await answer(client)).status == 200
-        assert len(fm.seen) == 1
+        for cut in range(1, len(data)):
+            await client.send(data[:cut])
+            # The other end is in this loop: it takes what came before the rest is sent.
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await client.send(data[cut:])
+            assert (await answer(client)).status == 200
+        assert len(fm.seen) == len(data) - 1
 
 
 # Hostile values
@@ -650,8 +646,11 @@ _VALUES = st.recursive(
     max_leaves=12,
 )
 _FIELDS = st.sampled_from(
-    "messages model stream tools tool_choice functions response_format temperature max_tokens n "
-    "stop stream_options service_tier metadata logit_bias audio modalities seed user x".split()
+    [
+        *("messages", "model", "stream", "tools", "tool_choice", "functions", "response_format"),
+        *("temperature", "max_tokens", "n", "stop", "stream_options", "service_tier", "metadata"),
+        *("logit_bias", "audio", "modalities", "seed", "user", "x"),
+    ]
 )
 _PARTS = st.sampled_from(["text", "image_url", "input_audio", "file", "video_url", "refusal"])
 
@@ -710,7 +709,7 @@ def test_row_21_no_value_of_a_chat_fails_the_router(
     """Whatever stands in a field, the answer is the provider's or an error with a code."""
     with _running(tmp_path) as (runner, signalbox):
 
-        @settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+        @settings(max_examples=300, suppress_health_check=list(HealthCheck), deadline=None)
         @given(_CHATS, st.none() | _TEXTS)
         def ask_it(chat: dict[str, Any], priority: str | None) -> None:
             path = CHAT if priority is None else f"{CHAT}?priority={quote(priority)}"
@@ -737,7 +736,7 @@ def test_row_21_no_value_fails_the_control_plane(
             body=_CHATS,
         )
 
-        @settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+        @settings(max_examples=300, suppress_health_check=list(HealthCheck), deadline=None)
         @given(
             st.sampled_from(routes),
             st.sampled_from(["text", "vision"]) | _TEXTS,
