@@ -1,38 +1,42 @@
-"""`make bench`: the router beside nginx and no proxy at all, in one run, and how soon it starts.
+"""`make bench`: the router beside nginx, its peers and no proxy at all, in one run.
 
-Needs nginx and wrk. Takes about three minutes, with --quick half a minute; the figures of a run
-are comparable with each other, those of two runs hardly.
+Needs nginx and wrk. Takes about ten minutes with every peer, with --quick two; the figures of a
+run are comparable with each other, those of two runs hardly. docs/benchmarks.md explains them.
 """
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import exchange, report
+from bench import report
 from bench.child import ServerFailed, end_leftovers
-from bench.figures import Measured
-from bench.load import LoadFailed, Wrk, script
-from bench.machine import MissingTool, Tools, choose_placement, find_tools, machine_facts
-from bench.paced_server import events_in
-from bench.proxies import Servers
-from bench.rounds import FULL, QUICK, Plan, request_rounds, starts, stream_rounds
-from bench.streams import StreamsFailed
+from bench.figures import Measured, Resources
+from bench.load import Wrk
+from bench.machine import MissingTool, choose_placement, find_tools, machine_facts
+from bench.peers import peer_versions
+from bench.proxies import OWN
+from bench.rounds import FULL, QUICK, SCENARIOS, Plan, Rounds, starts
+from bench.servers import NAMES, Servers
+from bench.target import Target
 
 _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and report; return 0, or 1 when it could not be measured."""
+    """Measure and report; return 0, or 1 when a target of our own could not be measured."""
     options = _parser().parse_args(argv)
     # Ended from outside, we end our servers as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = QUICK if options.quick else FULL
     try:
-        run = measure(find_tools(), QUICK if options.quick else FULL)
-    except (MissingTool, ServerFailed, LoadFailed, StreamsFailed) as error:
+        run = measure(plan, scenarios=options.only, wanted=options.targets)
+    except (MissingTool, ServerFailed) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -43,29 +47,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is not None:
         found = json.dumps(report.as_json(run), indent=2)
         options.json.write_text(f"{found}\n", encoding="utf-8")
-    return 0
+    return int(any(failed.target in OWN for failed in run.failures))
 
 
-def measure(tools: Tools, plan: Plan) -> Measured:
-    """Run the whole plan and return what it measured; all servers are gone by then."""
-    placement = choose_placement()
-    facts = machine_facts(tools, placement)
+def measure(plan: Plan, *, scenarios: Sequence[str], wanted: Sequence[str]) -> Measured:
+    """Run the plan and return what it measured; all servers are gone by then.
+
+    MissingTool without nginx and wrk, ServerFailed when an upstream does not start.
+    """
+    tools, placement = find_tools(), choose_placement()
+    facts = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        **machine_facts(tools, placement),
+        "peers": ", ".join(f"{name} {version}" for name, version in peer_versions().items()),
+    }
     with tempfile.TemporaryDirectory(prefix="signalbox-bench-") as name:
         folder = Path(name)
-        lua = folder / "post.lua"
-        body = exchange.request(model=exchange.REQUEST_MODEL, stream=False)
-        lua.write_text(script(body.decode()), encoding="utf-8")
-        with Servers(tools, placement, folder, plan.stream_s) as servers:
-            wrk = Wrk(tools.wrk, lua, placement.load)
-            requests = list(request_rounds(servers.targets, wrk, plan, _say))
-            events = events_in(plan.stream_s)
-            streams = list(stream_rounds(servers.targets, plan, events, placement.load, _say))
-            resident_mb = {
-                target.name: target.proxy.resident_mb()
-                for target in servers.targets
-                if target.proxy is not None
-            }
-    return Measured(facts, requests, streams, list(starts(plan, _say)), resident_mb)
+        # Starts need no other server.
+        targets = [] if set(scenarios) == {"start"} else wanted
+        with Servers(tools, placement, folder, stream_s=plan.stream_s, wanted=targets) as servers:
+            wrk = Wrk(tools.wrk, placement.load)
+            rounds = Rounds(servers.targets, plan, wrk, folder, _say)
+            requests = list(rounds.requests()) if "requests" in scenarios else []
+            streams = list(rounds.streams()) if "streams" in scenarios else []
+            images = list(rounds.images()) if "image" in scenarios else []
+            proxies = [_resources(target) for target in servers.targets if target.proxy]
+    return Measured(
+        facts=facts,
+        scenarios=scenarios,
+        requests=requests,
+        streams=streams,
+        images=images,
+        starts=list(starts(plan, _say)) if "start" in scenarios else [],
+        proxies=proxies,
+        absent=servers.absent,
+        failures=[*servers.failures, *rounds.failures],
+    )
+
+
+def _resources(target: Target) -> Resources:
+    after_mb = target.proxy.resident_mb() if target.proxy else None
+    return Resources(target.name, target.ready_s, target.idle_mb, after_mb)
 
 
 def _say(text: str) -> None:
@@ -73,11 +96,38 @@ def _say(text: str) -> None:
     sys.stderr.write(f"bench: {text}\n")
 
 
+def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        wanted = [name.strip() for name in text.split(",")]
+        for name in wanted:
+            if name not in names:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(names)}")
+        # In our order, each once.
+        return [name for name in names if name in wanted]
+
+    return parse
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench", description="Measure the router beside nginx and no proxy at all, in one run."
+        prog="bench",
+        description="Measure the router beside nginx, other gateways and no proxy, in one run.",
     )
     parser.add_argument("--quick", action="store_true", help="one short round of everything")
+    parser.add_argument(
+        "--only",
+        type=_some_of(SCENARIOS),
+        default=list(SCENARIOS),
+        metavar="SCENARIOS",
+        help=f"some of {','.join(SCENARIOS)}",
+    )
+    parser.add_argument(
+        "--targets",
+        type=_some_of(NAMES),
+        default=list(NAMES),
+        metavar="TARGETS",
+        help=f"some of {','.join(NAMES)}; ratios need nginx among them",
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write every round to FILE as JSON"
     )

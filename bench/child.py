@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -50,15 +50,24 @@ class FreePorts:
 class Child:
     """One server process on one port of this machine; a context manager that ends it.
 
-    `core` is the one core it may use, or None. What it writes goes to `log`.
+    `core` is the one core it may use, or None. What it writes goes to a log in `folder`, which is
+    its home too. `variables` are all of its environment besides PATH, HOME and LANG.
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], *, port: int, folder: Path, core: int | None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        port: int,
+        folder: Path,
+        core: int | None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.port = port
         self._argv = argv
+        self._variables = variables or {}
         self._folder = folder
         self._core = core
         self._log = folder / f"{name}.log"
@@ -69,6 +78,7 @@ class Child:
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self._folder),
             "LANG": "C.UTF-8",
+            **self._variables,
         }
         with self._log.open("wb") as log, running_on(self._core):
             self.since = time.perf_counter()
@@ -106,16 +116,29 @@ class Child:
 
     def first_answer(self, path: str, within_s: float = 20.0) -> float:
         """Ask until the server answers with success; return the seconds since it was started."""
+        self._until(lambda: self._answers(path), f"did not answer {path}", within_s)
+        return time.perf_counter() - self.since
+
+    def port_told_in(self, file: Path, within_s: float = 20.0) -> float:
+        """Wait until a server that chooses its port has written it to a file, and remember it.
+
+        Return the seconds since it was started.
+        """
+        self._until(file.exists, "told no port", within_s)
+        self.port = int(file.read_text("utf-8"))
+        return time.perf_counter() - self.since
+
+    def _until(self, is_true: Callable[[], bool], failure: str, within_s: float) -> None:
         deadline = time.perf_counter() + within_s
         while time.perf_counter() < deadline:
             if self._process.poll() is not None:
                 raise ServerFailed(
                     f"{self.name} ended with {self._process.returncode}: {self._end()}"
                 )
-            if self._answers(path):
-                return time.perf_counter() - self.since
+            if is_true():
+                return
             time.sleep(_POLL_S)
-        raise ServerFailed(f"{self.name} did not answer {path} in {within_s:.0f} s: {self._end()}")
+        raise ServerFailed(f"{self.name} {failure} in {within_s:.0f} s: {self._end()}")
 
     def _answers(self, path: str) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -1,98 +1,219 @@
 """From rounds to figures: each compared with nginx's in the same round, and with the bars."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeVar
 
-from bench.rounds import CONNECTIONS, RequestRound, StreamRound
+from bench.peers import PEERS
+from bench.rounds import CONNECTIONS, STREAMS, LoadRound, StreamRound
+from bench.servers import Failure
 from bench.spread import Spread
 from bench.startup import Startup
+from bench.target import reference_of
 
 FEW, MANY = CONNECTIONS[0], CONNECTIONS[-1]
-_Round = TypeVar("_Round", RequestRound, StreamRound)
+_Round = TypeVar("_Round", LoadRound, StreamRound)
 Figure = Callable[[_Round], float | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Resources:
+    """What a proxy took: seconds from exec to its first answer, and resident megabytes."""
+
+    name: str
+    ready_s: float | None
+    idle_mb: float | None
+    after_mb: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything of one run: what was measured where, and the proxies' memory in megabytes."""
+    """Everything of one run: what was measured where, and what could not be and why."""
 
     facts: dict[str, str]
-    requests: Sequence[RequestRound]
+    scenarios: Sequence[str]
+    requests: Sequence[LoadRound]
     streams: Sequence[StreamRound]
+    images: Sequence[LoadRound]
     starts: Sequence[Startup]
-    resident_mb: dict[str, float]
+    proxies: Sequence[Resources]
+    absent: dict[str, str]
+    failures: Sequence[Failure]
+
+
+class Relation(StrEnum):
+    """How a figure must stand to its bound."""
+
+    LEAST = "≥"
+    MOST = "≤"
+    MORE = ">"
+
+    def holds(self, figure: float, bound: float) -> bool:
+        """Tell whether it does."""
+        if self is Relation.LEAST:
+            return figure >= bound
+        return figure <= bound if self is Relation.MOST else figure > bound
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure that the project holds itself to, and what was measured of it."""
+    """A figure that the project holds itself to, what it aims at, and what was measured, if it was.
 
+    `scenario` is the one whose rounds tell it.
+    """
+
+    scenario: str
     name: str
+    relation: Relation
     bound: float
-    is_least: bool
-    measured: Spread
+    aim: float | None
+    measured: Spread | None
 
     @property
-    def is_met(self) -> bool:
-        """Tell whether the median meets it."""
-        if self.is_least:
-            return self.measured.median >= self.bound
-        return self.measured.median <= self.bound
+    def is_met(self) -> bool | None:
+        """Tell whether the median meets the bar; None when nothing was measured."""
+        return self._holds(self.bound)
+
+    @property
+    def is_aim_met(self) -> bool | None:
+        """Tell whether the median reaches the aim; None without one."""
+        return self._holds(self.aim)
+
+    def _holds(self, bound: float | None) -> bool | None:
+        if self.measured is None or bound is None:
+            return None
+        return self.relation.holds(self.measured.median, bound)
 
 
-def requests_at(run: Measured, connections: int) -> list[RequestRound]:
+def requests_at(run: Measured, connections: int) -> list[LoadRound]:
     """Return the rounds of requests over so many connections."""
     return [one for one in run.requests if one.connections == connections]
 
 
-def of_target(rounds: Sequence[_Round], target: str, figure: Figure[_Round]) -> list[float]:
-    """Return a figure of each of a target's rounds, in their order, where there is one."""
-    found = (figure(one) for one in sorted(rounds, key=_number) if one.target == target)
-    return [value for value in found if value is not None]
+def streams_of(run: Measured, count: int) -> list[StreamRound]:
+    """Return the rounds of so many streams."""
+    return [one for one in run.streams if one.count == count]
 
 
-def _number(one: RequestRound | StreamRound) -> int:
-    return one.round
+def of_target(rounds: Sequence[_Round], target: str, figure: Figure[_Round]) -> dict[int, float]:
+    """Return a figure of each of a target's rounds by the round's number, where there is one."""
+    found = {one.round: figure(one) for one in rounds if one.target == target}
+    return {number: value for number, value in found.items() if value is not None}
 
 
-def ratio_to_nginx(rounds: Sequence[_Round], target: str, figure: Figure[_Round]) -> Spread:
-    """Return a target's figure as a part of nginx's, each by the same round's."""
-    own, nginx = of_target(rounds, target, figure), of_target(rounds, "nginx", figure)
-    return Spread.of([one / other for one, other in zip(own, nginx, strict=True)])
+def ratio(
+    rounds: Sequence[_Round], target: str, other: str, figure: Figure[_Round]
+) -> Spread | None:
+    """Return a target's figure as a part of another's, each by the same round's; None without."""
+    own, others = of_target(rounds, target, figure), of_target(rounds, other, figure)
+    both = [own[number] / others[number] for number in own if others.get(number)]
+    return Spread.of(both) if both else None
 
 
-def added_p50_ratio(rounds: Sequence[RequestRound]) -> Spread:
+def ratio_to_nginx(rounds: Sequence[_Round], target: str, figure: Figure[_Round]) -> Spread | None:
+    """Return a target's figure as a part of what nginx has over the same wire."""
+    return ratio(rounds, target, reference_of(target), figure)
+
+
+def added_p50_ratio(rounds: Sequence[LoadRound]) -> Spread | None:
     """Return what the router adds to the direct median latency, by what nginx adds.
 
-    ValueError when nginx added nothing that the clock can show in any round.
+    None when nginx added nothing that the clock can show in any round.
     """
-    direct, nginx, router = (
-        of_target(rounds, target, lambda one: one.load.p50_ms)
-        for target in ("direct", "nginx", "router")
-    )
-    trios = zip(direct, nginx, router, strict=True)
-    return Spread.of([(ours - base) / (its - base) for base, its, ours in trios if its > base])
+    direct, nginx, router = (of_target(rounds, name, p50_ms) for name in _TRIO)
+    added = [
+        (router[number] - base) / (nginx[number] - base)
+        for number, base in direct.items()
+        if number in router and nginx.get(number, 0) > base
+    ]
+    return Spread.of(added) if added else None
+
+
+_TRIO = ("direct", "nginx", "router")
+
+
+def per_second(one: LoadRound) -> float:
+    """Return requests per second."""
+    return one.load.per_second
+
+
+def p50_ms(one: LoadRound) -> float:
+    """Return the median latency."""
+    return one.load.p50_ms
+
+
+def cpu_us(one: LoadRound) -> float | None:
+    """Return the CPU microseconds of the proxy per request."""
+    return one.cpu_us
+
+
+def events_per_cpu_s(one: StreamRound) -> float | None:
+    """Return the events that the proxy passed on per CPU second."""
+    return one.per_cpu_s
+
+
+def lag_p99_ms(one: StreamRound) -> float:
+    """Return how late the events came that came late."""
+    return one.streams.p99_ms
 
 
 def bars(run: Measured) -> list[Bar]:
-    """Return the project's bars for what this run measured."""
+    """Return the project's bars for the scenarios of this run."""
+    every = [*_request_bars(run), *_stream_bars(run), *_start_bars(run)]
+    return [bar for bar in every if bar.scenario in run.scenarios]
+
+
+def _request_bars(run: Measured) -> list[Bar]:
     many, few = requests_at(run, MANY), requests_at(run, FEW)
-    rate = ratio_to_nginx(many, "router", lambda one: one.load.per_second)
-    events = ratio_to_nginx(run.streams, "router", lambda one: one.per_cpu_s)
-    first = Spread.of([start.first_answer_s for start in run.starts])
-    idle = Spread.of([start.idle_mb for start in run.starts])
-    with_admin = Spread.of([start.with_admin_mb for start in run.starts])
+    of_nginx = ratio_to_nginx(many, "router", per_second)
+    added = added_p50_ratio(few)
     return [
-        Bar(f"requests/s over nginx's, c={MANY}", 0.25, is_least=True, measured=rate),
-        Bar(
-            f"added p50 over nginx's, c={FEW}",
-            5,
-            is_least=False,
-            measured=added_p50_ratio(few),
+        Bar("requests", f"requests/s, of nginx's, c={MANY}", Relation.LEAST, 0.25, 0.35, of_nginx),
+        Bar("requests", f"added p50, × nginx's, c={FEW}", Relation.MOST, 5, 3, added),
+        *(
+            Bar(
+                "requests",
+                f"requests/s, × {peer}'s, c={MANY}",
+                Relation.MORE,
+                1,
+                None,
+                ratio(many, "router", peer, per_second),
+            )
+            for peer in PEERS
         ),
-        Bar("stream events/CPU-s over nginx's", 0.5, is_least=True, measured=events),
-        Bar("start to the first answer, s", 0.5, is_least=False, measured=first),
-        Bar("resident when idle, MB", 60, is_least=False, measured=idle),
-        Bar("resident with the admin API, MB", 110, is_least=False, measured=with_admin),
     ]
+
+
+def _stream_bars(run: Measured) -> list[Bar]:
+    found = []
+    for count in STREAMS:
+        rounds = streams_of(run, count)
+        of_nginx = ratio_to_nginx(rounds, "router", events_per_cpu_s)
+        of_peer = ratio(rounds, "router", "llama-swap", events_per_cpu_s)
+        name = f"events/CPU-s, of nginx's, {count} streams"
+        found.append(Bar("streams", name, Relation.LEAST, 0.5, 0.65, of_nginx))
+        name = f"events/CPU-s, × llama-swap's, {count} streams"
+        found.append(Bar("streams", name, Relation.MORE, 1, None, of_peer))
+    very_many = STREAMS[-1]
+    lag = ratio_to_nginx(streams_of(run, very_many), "router", lag_p99_ms)
+    name = f"lag p99, × nginx's, {very_many} streams"
+    return [*found, Bar("streams", name, Relation.MOST, 3, None, lag)]
+
+
+def _start_bars(run: Measured) -> list[Bar]:
+    figures: list[tuple[str, float, Callable[[Startup], float]]] = [
+        ("start to the first answer, s", 0.5, lambda one: one.first_answer_s),
+        ("resident when idle, MB", 60, lambda one: one.idle_mb),
+        ("resident with the admin API, MB", 110, lambda one: one.with_admin_mb),
+    ]
+    return [
+        Bar("start", name, Relation.MOST, bound, None, spread_of(map(figure, run.starts)))
+        for name, bound, figure in figures
+    ]
+
+
+def spread_of(figures: Iterable[float]) -> Spread | None:
+    """Return the spread of figures, None of none."""
+    every = list(figures)
+    return Spread.of(every) if every else None

@@ -1,16 +1,17 @@
 """Requests as fast as answers come: wrk with a POST script, and what it measured."""
 
+import http.client
 import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.machine import running_on
+from bench.target import Way
 
 # wrk's own summary rounds; its script interface has the exact figures, times in microseconds.
 _SCRIPT = """\
 wrk.method = "POST"
-wrk.path = "/v1/chat/completions"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = [==[%s]==]
 function done(summary, latency, requests)
@@ -47,16 +48,18 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Wrk:
-    """wrk, with the script that posts our request, on the load's core."""
+    """wrk on the load's core."""
 
     program: str
-    script: Path
     core: int | None
 
-    def run(self, port: int, connections: int, seconds: int) -> Load:
-        """Keep `connections` requests going for some seconds; LoadFailed when any of them fails."""
+    def run(self, url: str, lua: Path, connections: int, seconds: int) -> Load:
+        """Keep `connections` requests going for some seconds; LoadFailed when any of them fails.
+
+        `lua` is the file of a `script`, which says what is posted to `url`.
+        """
         command = [self.program, "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s"]
-        command += ["-s", str(self.script), f"http://127.0.0.1:{port}"]
+        command += ["-s", str(lua), url]
         with running_on(self.core):
             try:
                 said = subprocess.run(
@@ -67,6 +70,24 @@ class Wrk:
         if said.returncode:
             raise LoadFailed(f"wrk ended with {said.returncode}: {said.stderr.strip()}")
         return parse(said.stdout)
+
+
+def ask_once(way: Way, body: bytes) -> None:
+    """Post one request; LoadFailed with what was answered, which wrk does not tell.
+
+    For a target that cannot serve what a scenario asks of it.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", way.port, timeout=_GRACE_S)
+    try:
+        connection.request("POST", way.path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        said = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise LoadFailed(f"a first request was not answered: {error!r}") from error
+    finally:
+        connection.close()
+    if answer.status != http.HTTPStatus.OK:
+        raise LoadFailed(f"a first request was answered with {answer.status}: {said[:300]!r}")
 
 
 def script(body: str) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 import psutil
 
+_UNKNOWN = "unknown version"
 _INSTALL = {
     "Linux": "apt-get install nginx-light wrk (or your distribution's own)",
     "Darwin": "brew install nginx wrk",
@@ -86,6 +88,7 @@ def machine_facts(tools: Tools, placement: Placement) -> dict[str, str]:
     """Return what a reader must know to compare these figures with others."""
     memory_gib = psutil.virtual_memory().total / (1 << 30)
     facts = {
+        "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores "
         f"({_processor()}), {memory_gib:.0f} GiB",
         "placement": placement.text,
@@ -101,6 +104,17 @@ def machine_facts(tools: Tools, placement: Placement) -> dict[str, str]:
     return facts
 
 
+def _commit() -> str:
+    """Return the checkout's commit, and whether its files differ from it."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    try:
+        commit = _first_match(r"(\w+)", *git, "rev-parse", "--short", "HEAD")
+        changed = _first_match(r"(\S)", *git, "status", "--porcelain", "--", "..")
+    except OSError:
+        return "unknown: git is not installed"
+    return commit if changed == _UNKNOWN else f"{commit} and changes"
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:  # noqa: PTH123 a device, not a path
@@ -113,4 +127,4 @@ def _processor() -> str:
 def _first_match(pattern: str, *command: str) -> str:
     said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     found = re.search(pattern, said.stdout + said.stderr)
-    return found[1] if found else "unknown version"
+    return found[1] if found else _UNKNOWN

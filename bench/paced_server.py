@@ -1,11 +1,14 @@
-"""An upstream whose every answer is a paced stream: `python -m bench.paced_server PORT SECONDS`.
+"""An upstream whose every answer is a paced stream.
 
+`python -m bench.paced_server SECONDS PORT [TLS_PORT CERTIFICATE KEY]`, the latter for TLS besides.
 Each event says when it was written, so that a reader can tell how long it was on its way.
 """
 
 import asyncio
+import ssl
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -15,6 +18,7 @@ import uvloop
 from bench import exchange
 
 PERIOD_S: Final = 0.02
+_BACKLOG: Final = 2048
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
@@ -75,12 +79,18 @@ def events_in(seconds: float) -> int:
     return round(seconds / PERIOD_S)
 
 
-async def _serve(port: int, seconds: float) -> None:
+async def _serve(seconds: float, port: int, tls: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
     serve = partial(PacedStream, events_in(seconds))
-    server = await loop.create_server(serve, "127.0.0.1", port, backlog=2048)
+    if tls:
+        tls_port, certificate, key = tls
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        await loop.create_server(serve, "127.0.0.1", int(tls_port), backlog=_BACKLOG, ssl=context)
+    # Last: whoever is answered here may count on the other one.
+    server = await loop.create_server(serve, "127.0.0.1", port, backlog=_BACKLOG)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(_serve(float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.child import Child, FreePorts
-from bench.proxies import router_command
+from bench.proxies import router_command, router_tree
+from bench.upstreams import KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ def start_once() -> Startup:
     with tempfile.TemporaryDirectory(prefix="signalbox-bench-") as name:
         folder, ports = Path(name), FreePorts()
         # Nobody is asked for models: the providers need not be there.
-        argv = router_command(folder, port := ports.take(), ports.take(), ports.take())
+        tree = router_tree({kind: ports.take() for kind in KINDS})
+        argv = router_command(folder, port := ports.take(), tree)
         with Child("router", argv, port=port, folder=folder, core=None) as router:
             first_answer_s = router.first_answer("/v1/models")
             idle_mb = router.resident_mb()

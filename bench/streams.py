@@ -13,6 +13,7 @@ from bench import exchange
 from bench.machine import running_on
 from bench.paced_server import PERIOD_S
 from bench.spread import percentile
+from bench.target import Way
 
 _GRACE_S = 20.0
 
@@ -84,10 +85,10 @@ class StreamReader(asyncio.Protocol):
         self._transport.close()
 
 
-def read_streams(port: int, count: int, seconds: float, core: int | None) -> Streams:
+def read_streams(way: Way, count: int, seconds: float, core: int | None) -> Streams:
     """Read `count` streams of some seconds at once; StreamsFailed when any fails."""
     with running_on(core):
-        lags_ns, took_s = uvloop.run(_read_all(port, count, seconds))
+        lags_ns, took_s = uvloop.run(_read_all(way, count, seconds))
     return measured(lags_ns, took_s)
 
 
@@ -99,10 +100,10 @@ def measured(lags_ns: Sequence[int], took_s: float) -> Streams:
     return Streams(len(lags_ns), took_s, p50, p99)
 
 
-async def _read_all(port: int, count: int, seconds: float) -> tuple[list[int], float]:
-    body = exchange.request(model=exchange.STREAM_MODEL, stream=True)
+async def _read_all(way: Way, count: int, seconds: float) -> tuple[list[int], float]:
+    port, body = way.port, exchange.request(way.model, stream=True)
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
+        f"POST {way.path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     request, loop = head.encode() + body, asyncio.get_running_loop()

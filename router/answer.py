@@ -4,7 +4,11 @@ Everything here happens before the first byte goes out, so that a failure can st
 another route.
 """
 
+import math
+import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 import msgspec
 
@@ -16,11 +20,19 @@ _ERROR_BODY = 64 << 10
 # Twice the longest event: what comes before the first one is held, so it has to be bounded.
 _HELD = 2 << 20
 _JSON = msgspec.json.Decoder()
-_OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY = 200, 400, 500, 502
+_OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY, _NO_STATUS = 200, 400, 500, 502, 600
 _REFUSES_US = frozenset({401, 403})
 # What a client may learn of a provider's headers; the provider's request id gets a name of its own.
-_PASSED = frozenset({b"content-type", b"retry-after", b"x-should-retry"})
+_PASSED = frozenset({b"x-should-retry"})
 _PASSED_PREFIXES = (b"x-ratelimit-", b"openai-")
+# The longest that an SDK obeys; whoever says more means "not now".
+_MAX_RETRY_AFTER_S = 120
+_LONGEST_DIGITS = 9
+# Codes for a provider's refusals in words of another protocol, by their status.
+_CODE_BY_STATUS = {404: "not_found", 413: "body_too_large", 429: "queue_full"}
+# Where servers that do not speak OpenAI's dialect put the text of an error.
+_TEXT_KEYS = ("error", "detail", "message")
+_MAX_TEXT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +49,49 @@ class OpenStream:
     state: ChatStream
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What matters of an answer's headers: how the body is written, and what the client may see."""
+
+    encoding: bytes
+    kind: bytes
+    passed: tuple[tuple[bytes, bytes], ...]
+
+    def as_json(self) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the client's headers for a body that is JSON, whatever it was called."""
+        others = (pair for pair in self.passed if pair[0] != b"content-type")
+        return (*others, (b"content-type", b"application/json"))
+
+
 async def open_answer(
-    answer: Answer, provider: str, *, stream: bool, size: int
+    answer: Answer, provider: str, *, stream: bool, size: int, is_local: bool = False
 ) -> Reply | OpenStream:
     """Return the whole answer, at most `size` bytes of it, or a stream at its first event.
 
     Raises RouteFailed (the codes of a provider's misbehaviour) or ProviderFailed (its own 5xx);
-    a provider's 4xx is the caller's and returned as it is.
+    a provider's 4xx is the caller's and returned as it is. The words of a local provider that
+    speaks another dialect are shown, those of others are not: they may repeat a key.
     """
-    if answer.status >= _BAD:
-        return await _error_answer(answer, provider)
-    if answer.status != _OK:
-        raise _invalid(provider, f"status {answer.status}")
-    if answer.header(b"content-encoding") not in {b"", b"identity"}:
+    status, head = answer.status, _head_of(answer.headers)
+    if _BAD <= status < _NO_STATUS:
+        return await _error_answer(answer, head, provider, is_local=is_local)
+    if status != _OK:
+        raise _invalid(provider, f"status {status}")
+    if head.encoding not in {b"", b"identity"}:
         raise _invalid(provider, "an encoding that was not asked for")
-    kind = answer.header(b"content-type").partition(b";")[0].strip().lower()
-    if kind != (b"text/event-stream" if stream else b"application/json"):
-        raise _invalid(provider, f"content type {kind.decode('latin-1') or 'none'!r}")
+    if head.kind != (b"text/event-stream" if stream else b"application/json"):
+        raise _invalid(provider, f"content type {head.kind.decode('latin-1') or 'none'!r}")
     if stream:
-        return await _open_stream(answer, provider)
+        return await _open_stream(answer, head, provider)
     body = await _read_whole(answer, provider, size)
     try:
         _JSON.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(provider, "a body that is not JSON") from error
-    return Reply(answer.status, passed_headers(answer.headers), body)
+    return Reply(status, head.passed, body)
 
 
-async def _open_stream(answer: Answer, provider: str) -> OpenStream:
+async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream:
     """Read up to the first event with data, so that an error in its place is still a fallback."""
     splitter, state = EventSplitter(), ChatStream()
     held: list[bytes] = []
@@ -84,97 +111,143 @@ async def _open_stream(answer: Answer, provider: str) -> OpenStream:
                 if state.said_done:
                     raise _invalid(provider, "an empty stream")
                 if state.said_error:
-                    raise _failed_at_once(provider, answer, payload)
-                headers = passed_headers(answer.headers)
-                return OpenStream(headers, tuple(held), tuple(events[position:]), splitter, state)
+                    raise _failed_at_once(provider, head, payload)
+                pending = tuple(events[position:])
+                return OpenStream(head.passed, tuple(held), pending, splitter, state)
         except StreamFailed as error:
             raise _invalid(provider, "a stream whose events are not JSON") from error
     raise _invalid(provider, "a stream that ended before its first event")
 
 
-def _failed_at_once(provider: str, answer: Answer, payload: bytes) -> ProviderFailed:
+def _failed_at_once(provider: str, head: _Head, payload: bytes) -> ProviderFailed:
     """Return the failure of a stream that began with an error: its own words are kept."""
-    headers = [pair for pair in passed_headers(answer.headers) if pair[0] != b"content-type"]
+    told = f"{provider} began its stream with an error."
+    body = payload if _error_of(payload) is not None else _wrapped(_BAD_GATEWAY, told)
     return ProviderFailed(
-        "upstream_invalid_response",
-        f"{provider} began its stream with an error.",
-        reply=Reply(_BAD_GATEWAY, (*headers, (b"content-type", b"application/json")), payload),
+        "upstream_invalid_response", told, reply=Reply(_BAD_GATEWAY, head.as_json(), body)
     )
 
 
-async def _error_answer(answer: Answer, provider: str) -> Reply:
-    if answer.status in _REFUSES_US:
+async def _error_answer(answer: Answer, head: _Head, provider: str, *, is_local: bool) -> Reply:
+    """Return a provider's refusal in OpenAI's shape, as it came where it has that shape."""
+    status = answer.status
+    if status in _REFUSES_US:
         raise RouteFailed(
             "provider_auth_error",
-            f"{provider} refused the router's credentials ({answer.status}). "
+            f"{provider} refused the router's credentials ({status}). "
             "Check the provider's api_key in router.yaml.",
         )
     body = await _error_body(answer)
-    # Whatever it was called, it is JSON by now: nothing here may pass as a page.
-    others = (pair for pair in passed_headers(answer.headers) if pair[0] != b"content-type")
-    headers = (*others, (b"content-type", b"application/json"))
-    if body is None:
-        problem = f"{provider} answered {answer.status} without an error that can be read."
-        if answer.status >= _SERVER_ERROR:
-            raise RouteFailed("upstream_invalid_response", problem)
-        wrapped = Refused("invalid_request", problem).body()
-        return Reply(answer.status, headers, wrapped)
-    reply = Reply(answer.status, headers, body)
-    if answer.status >= _SERVER_ERROR:
-        raise ProviderFailed(
-            "upstream_invalid_response", _said(provider, answer.status, body), reply=reply
+    error = _error_of(body)
+    if error is None:
+        text = _text_of(body, head.kind) if is_local and status < _SERVER_ERROR else ""
+        told = f"{provider} answered {status}" + (
+            f": {text}" if text else " without an error that can be read."
         )
+        body = _wrapped(status, told)
+    else:
+        code = error.get("code")
+        named = f" ({code[:64]!r})" if isinstance(code, str) else ""
+        told = f"{provider} answered {status}{named}."
+    reply = Reply(status, head.as_json(), body)
+    if status >= _SERVER_ERROR:
+        raise ProviderFailed("upstream_invalid_response", told, reply=reply)
     return reply
 
 
-def _said(provider: str, status: int, body: bytes) -> str:
-    """Return a line for the log: the provider's own code where it has one."""
-    error = _JSON.decode(body)["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    named = f" ({code[:64]!r})" if isinstance(code, str) else ""
-    return f"{provider} answered {status}{named}."
+def _wrapped(status: int, told: str) -> bytes:
+    """Return OpenAI's error body for a provider that has none of its own."""
+    server_error = status >= _SERVER_ERROR
+    fallback = "upstream_invalid_response" if server_error else "invalid_request"
+    return Refused(_CODE_BY_STATUS.get(status, fallback), told).body()
 
 
-async def _error_body(answer: Answer) -> bytes | None:
-    """Return an OpenAI-shaped error body as it came, None when it is none or too large."""
+def _error_of(body: bytes) -> dict[str, Any] | None:
+    """Return the error object of a body in OpenAI's shape; None for any other."""
+    decoded = _decoded(body)
+    error = decoded.get("error") if isinstance(decoded, dict) else None
+    return error if isinstance(error, dict) and error else None
+
+
+def _text_of(body: bytes, kind: bytes) -> str:
+    """Return what a body of another dialect says, on one line; empty for a page or for noise."""
+    decoded = _decoded(body)
+    text: Any = body.decode("utf-8", "ignore") if kind == b"text/plain" else ""
+    if isinstance(decoded, dict):
+        text = next((decoded[key] for key in _TEXT_KEYS if isinstance(decoded.get(key), str)), "")
+    line = " ".join(str(text).split())
+    return line[:_MAX_TEXT] if line.isprintable() else ""
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return _JSON.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+async def _error_body(answer: Answer) -> bytes:
+    """Return an error's body; empty when it is too long to be one, of which no more is read."""
     body = bytearray()
     while data := await answer.read():
         body += data
         if len(body) > _ERROR_BODY:
-            return None
-    try:
-        decoded = _JSON.decode(bytes(body))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return bytes(body) if isinstance(decoded, dict) and decoded.get("error") else None
+            return b""
+    return bytes(body)
 
 
 async def _read_whole(answer: Answer, provider: str, size: int) -> bytes:
-    pieces: list[bytes] = []
-    total = 0
-    while data := await answer.read():
+    """Return the whole body; raises RouteFailed when it has more than `size` bytes."""
+    body = await answer.read()
+    pieces = [body]
+    total = len(body)
+    while data := await answer.read() if total <= size else b"":
         total += len(data)
-        if total > size:
-            raise RouteFailed(
-                "upstream_response_too_large", f"{provider} answered with more than {size} bytes."
-            )
         pieces.append(data)
-    return b"".join(pieces)
+    if total > size:
+        raise RouteFailed(
+            "upstream_response_too_large", f"{provider} answered with more than {size} bytes."
+        )
+    # Most answers come in one piece, which is not copied.
+    return body if len(pieces) == 1 else b"".join(pieces)
 
 
-def passed_headers(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the headers of a provider that its client may see; no value that is not plain text."""
+def _head_of(headers: Headers) -> _Head:
+    """Return what matters of an answer's headers; the first of a name counts."""
+    encoding = kind = b""
     passed = []
     for name, value in headers:
-        if name in _PASSED or name.startswith(_PASSED_PREFIXES):
-            told = name
+        told, known = name, value
+        if name == b"content-type":
+            kind = kind or value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding":
+            encoding = encoding or value.strip().lower()
+            continue
         elif name == b"x-request-id":
             told = b"x-upstream-request-id"
-        else:
+        elif name == b"retry-after":
+            known = _retry_after(value)
+        elif name not in _PASSED and not name.startswith(_PASSED_PREFIXES):
             continue
-        if value.isascii() and value.decode().isprintable():
-            passed.append((told, value))
-    return tuple(passed)
+        # A value that is not plain text cannot travel in a header.
+        if known and known.isascii() and known.decode().isprintable():
+            passed.append((told, known))
+    return _Head(encoding, kind, tuple(passed))
+
+
+def _retry_after(value: bytes) -> bytes:
+    """Return a provider's Retry-After in seconds, at most two minutes; empty where it is none."""
+    if value.isdigit():
+        seconds = int(value) if len(value) <= _LONGEST_DIGITS else _MAX_RETRY_AFTER_S
+    else:
+        try:
+            at = parsedate_to_datetime(value.decode("ascii"))
+        except ValueError:
+            return b""
+        if at.tzinfo is None:
+            return b""
+        seconds = max(0, math.ceil(at.timestamp() - time.time()))
+    return b"%d" % min(seconds, _MAX_RETRY_AFTER_S)
 
 
 def _invalid(provider: str, what: str) -> RouteFailed:

@@ -1,6 +1,7 @@
 """The composition root: settings in, one running router out."""
 
 import logging
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Sweeper
+from router.descriptors import places_for_clients, raise_limit
 from router.events import InFlight
 from router.guard import App, Guard, Policy
 from router.http1 import Rules
@@ -60,18 +62,21 @@ def serve(settings: Settings, announce: Announce) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     for notice in settings.notices:
         log.warning("%s", notice)
+    places = places_for_clients(raise_limit())
     try:
-        exit_code: int = uvloop.run(_serve(settings, announce))
+        exit_code: int = uvloop.run(_serve(settings, announce, places))
     except SettingsError as error:
         sys.stderr.write(f"signalbox: {error}\n")
         return 2
     except (DataFolderError, BindError, StoreError) as error:
         sys.stderr.write(f"signalbox: {error}\n")
         return 1
+    finally:
+        _let_go_of_terminal()
     return exit_code
 
 
-async def _serve(settings: Settings, announce: Announce) -> int:
+async def _serve(settings: Settings, announce: Announce, places: int) -> int:
     refusals = refuse_unbuilt(settings)
     if refusals:
         raise SettingsError(refusals)
@@ -81,12 +86,12 @@ async def _serve(settings: Settings, announce: Announce) -> int:
         listener = bind(settings.server.host, settings.server.port)
         with listener:
             async with Router(settings, environ, folder, keys) as router:
-                server = router.server()
+                server = router.server(places)
                 with stopped_by_signals(server):
                     announce(router.capability_map, listener.getsockname()[1])
                     await server.serve(sockets=[listener])
-                    log.info("stopping")
-                    await router.aclose()
+                    await server.unless_hurried(router.aclose())
+                    log.info("stopped")
     return 0
 
 
@@ -118,8 +123,8 @@ class Router:
             raise
         return self
 
-    def server(self) -> Server:
-        """Return the HTTP server for this router; it is not running yet."""
+    def server(self, places: int) -> Server:
+        """Return the HTTP server for this router, for so many clients; it is not running yet."""
         timeouts = self._settings.timeouts
         rules = Rules(
             header_s=timeouts.header_s,
@@ -127,7 +132,7 @@ class Router:
             send_stall_s=timeouts.send_stall_s,
             header_bytes=self._settings.limits.header_kb << 10,
         )
-        return Server(self.app, timeouts.drain_s, rules, self.sweeper)
+        return Server(self.app, timeouts.drain_s, places, rules, self.sweeper)
 
     async def _build(self) -> None:
         self.sweeper = Sweeper()
@@ -229,6 +234,17 @@ class Router:
     ) -> None:
         """Stop everything."""
         await self.aclose()
+
+
+def _let_go_of_terminal() -> None:
+    """Drop what a closed terminal was not told: flushing it at exit would spoil the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _tell(event: BackendEvent) -> None:

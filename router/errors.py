@@ -132,5 +132,10 @@ class StreamFailed(SignalboxError):
     """The answer broke after its first byte had gone out."""
 
 
+def shutting_down() -> SignalboxError:
+    """Return what a client is told whose request a stop of the router comes before."""
+    return SignalboxError("shutting_down", "Signalbox is stopping: ask again when it is back.")
+
+
 class ClientGone(Exception):
     """The client left: there is nobody to answer and nothing to count against a provider."""

@@ -7,6 +7,7 @@ look up, and no other spelling of it.
 """
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import random
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.wire import REQUEST_ID
-from router.errors import ClientGone, Refused, SignalboxError
+from router.errors import ClientGone, Refused, SignalboxError, shutting_down
 from router.request import Message, Receive, Scope, Send, send_reply, told
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ _LENGTH_DIGITS = 15
 _KNOWN_HOSTS = 64
 _REQUEST_ID = REQUEST_ID.encode()
 _REQUEST_ID_MAX = 128
+_EVENT_STREAM = (b"content-type", b"text/event-stream")
 _PREFLIGHT_HEADERS = b"authorization, content-type, x-api-key, x-priority, x-request-id"
-# Nothing more is wanted from who asks for somebody else, or of a server that stops.
+# Nothing more is wanted from who asks for somebody else, and a server that stops keeps nobody.
 _CLOSE = (b"connection", b"close")
 _FOREIGN_PAGE = (
     "Requests from this web page are not allowed. "
@@ -102,7 +104,7 @@ class Guard:
         try:
             reply.origin = origin = self._check_source(scope, headers)
             if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
-                return await reply.error(_shutting_down())
+                return await reply.error(shutting_down())
             if origin is not None and _is_preflight(scope, headers):
                 return await reply.preflight(self._methods(scope["path"]))
             self._check_content(scope, headers)
@@ -112,7 +114,7 @@ class Guard:
             await reply.error(error)
         except asyncio.CancelledError:
             # Nobody but the server cancels a request here, when its grace at the end is over.
-            await reply.error(_shutting_down())
+            await reply.break_off(shutting_down())
             raise
         except ClientGone:
             log.info("%s %s: the client left", scope["method"], request_id)
@@ -148,6 +150,7 @@ class Guard:
         """Check a Host header that has not been seen yet, and remember it where it is allowed."""
         # Two of them were joined by a comma, which no name has.
         if not host or b"," in host:
+            # Whoever sends this may mean something else by its end than we do.
             raise Refused(
                 "invalid_request", "A request needs exactly one Host header.", headers=(_CLOSE,)
             )
@@ -228,12 +231,13 @@ class Guard:
 class _Outgoing:
     """The way back to one client; knows whether the answer has begun."""
 
-    __slots__ = ("_begun", "_id", "_send", "origin")
+    __slots__ = ("_begun", "_id", "_is_stream", "_send", "origin")
 
     def __init__(self, send: Send, request_id: bytes) -> None:
         self._send = send
         self._id = request_id
         self._begun = False
+        self._is_stream = False
         self.origin: bytes | None = None
 
     def __call__(self, message: Message) -> Awaitable[None]:
@@ -244,6 +248,7 @@ class _Outgoing:
                 headers.append((b"access-control-allow-origin", self.origin))
                 headers.append((b"vary", b"Origin"))
             message["headers"] = headers
+            self._is_stream = _EVENT_STREAM in headers
         return self._send(message)
 
     async def error(self, error: SignalboxError) -> None:
@@ -252,6 +257,16 @@ class _Outgoing:
             return
         more = (_CLOSE,) if error.code == "shutting_down" else ()
         await send_reply(self, error.reply(), more)
+
+    async def break_off(self, error: SignalboxError) -> None:
+        """Tell a client that waits, or reads a stream, why it ends here; wait for nobody."""
+        with contextlib.suppress(TimeoutError):
+            # What is sent is on its way before the first wait, which is for a client to read.
+            async with asyncio.timeout(0):
+                if not self._begun:
+                    await self.error(error)
+                elif self._is_stream:
+                    await self._send({"type": "http.response.body", "body": error.frame()})
 
     async def preflight(self, methods: tuple[str, ...]) -> None:
         """Tell an allowed page what it may send."""
@@ -310,7 +325,3 @@ def _credential(headers: Mapping[bytes, bytes]) -> bytes:
     if key is not None and not hmac.compare_digest(key, token):
         raise Refused("invalid_api_key", "Authorization and x-api-key hold two different keys.")
     return token
-
-
-def _shutting_down() -> SignalboxError:
-    return SignalboxError("shutting_down", "Signalbox is stopping: ask again when it is back.")

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from backends.wire import REQUEST_ID
 from router.deadline import Sweeper
-from router.errors import Refused, SignalboxError
+from router.errors import Refused, SignalboxError, shutting_down
 from router.turn import Turn, head_of
 
 # Longer than our clients keep an idle connection, so that it is they who close it.
@@ -303,6 +303,8 @@ class Http1(asyncio.Protocol):
 
     def _refuse(self, refused: SignalboxError) -> None:
         """Answer what cannot be read, once what came before it is answered, and close."""
+        if self._deaf:
+            return
         self._deaf = True
         self._receiving.silence()
         turn = self._incoming
@@ -348,8 +350,13 @@ class Http1(asyncio.Protocol):
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close when idle, else after the answer that is under way."""
-        if self.turns:
+        """Close when idle, else after the answer that is under way.
+
+        A request that is still arriving is refused: nothing was done for it yet.
+        """
+        if self._incoming is not None:
+            self._refuse(shutting_down())
+        elif self.turns:
             self._deaf = True
             self.turns[-1].keep_alive = False
         else:

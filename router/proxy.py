@@ -174,7 +174,11 @@ class Proxy:
             left_s = within_s - (time.perf_counter() - began)
             deadline.expect(left_s, lambda: too_slow(route.provider.name, within_s))
             return await open_answer(
-                answer, route.provider.name, stream=stream, size=self._limits.response_bytes
+                answer,
+                route.provider.name,
+                stream=stream,
+                size=self._limits.response_bytes,
+                is_local=route.provider.locality is Locality.LOCAL,
             )
 
 

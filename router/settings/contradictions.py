@@ -15,6 +15,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _models(settings)
     yield from _aliases(settings)
     yield from _lanes(settings)
+    yield from _limits(settings)
     yield from _providers(settings)
 
 
@@ -60,6 +61,13 @@ def _lanes(settings: Settings) -> Iterator[tuple[str, str]]:
             yield f"lanes.{name}", f"there is no such provider{_among(settings.providers)}"
         elif isinstance(settings.providers[name], BuiltinProvider):
             yield f"lanes.{name}", "the builtin backend queues by itself; see builtin.queue"
+
+
+def _limits(settings: Settings) -> Iterator[tuple[str, str]]:
+    limits = settings.limits
+    if limits.buffered_mb < limits.body_mb:
+        too_little = f"{limits.buffered_mb} is less than limits.body_mb, {limits.body_mb}"
+        yield "limits.buffered_mb", f"{too_little}: the largest request would never find room"
 
 
 def _providers(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,6 @@ WITHOUT_EFFECT: Final = (
     "retry.budget",
     "breaker.failures",
     "breaker.open_s",
-    "limits.buffered_mb",
     "limits.header_kb",
     "limits.images",
     "timeouts.header_s",

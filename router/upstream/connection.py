@@ -12,7 +12,7 @@ from typing import cast
 import httptools
 
 from router.errors import RouteFailed
-from router.upstream import UpstreamRequest
+from router.upstream import Headers, UpstreamRequest
 
 # A provider's answer head may take this much, interim answers included.
 _MAX_HEAD = 64 << 10
@@ -243,14 +243,17 @@ class Connection(asyncio.Protocol):
         """Begin the answer, unless it is an interim one."""
         answer = self._answer
         if answer is None or answer.complete:
-            raise _Unasked
+            raise _Refused
         status: int = self._parser.get_status_code()
         if status in _INTERIM:
             self._interim += 1
             if self._interim > _MAX_INTERIM or status == _SWITCHING:
-                raise _Unasked
+                raise _Refused
             answer.headers = []
             return
+        # A long head may come in one piece with its end, a short one with much of its body.
+        if self._head_bytes > _MAX_HEAD and _size(answer.headers) > _MAX_HEAD:
+            raise _Refused
         answer.status = status
         answer.begun = True
         names = {name for name, _ in answer.headers}
@@ -271,8 +274,13 @@ class Connection(asyncio.Protocol):
             self._keep_alive = self._parser.should_keep_alive()
 
 
-class _Unasked(Exception):
-    """An answer that nobody asked for, or interim ones without end."""
+def _size(headers: Headers) -> int:
+    """Return how long headers are on the wire, in bytes."""
+    return sum(len(name) + len(value) + len(b": \r\n") for name, value in headers)
+
+
+class _Refused(Exception):
+    """An answer that nobody asked for, interim ones without end, or a head that is too long."""
 
 
 def head_of(request: UpstreamRequest, start: bytes) -> bytes:

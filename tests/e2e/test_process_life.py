@@ -147,34 +147,6 @@ async def test_a_killed_router_leaves_no_process_behind(
         await gone(family)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_every_way_of_asking_ends_the_backend_and_exits_well(
-    tmp_path: Path, tiny_vision_model: Path, number: int
-) -> None:
-    """SIGTERM, Ctrl-C and a closed terminal all stop the backend first; the exit code is 0."""
-    router = await Served.start(tmp_path, **tiny(tiny_vision_model), **TEXT)
-    assert (await _chat(router)).status_code == 200
-    family = router.descendants()
-    assert await router.stop(number) == 0
-    await gone(family, within_s=0.1)
-
-
-async def test_a_stranger_on_the_routers_port_stops_the_start_before_any_child(
-    tmp_path: Path, tiny_vision_model: Path
-) -> None:
-    """The exit code is not 0, the message says what to do, and the stranger is untouched."""
-    async with ScriptedUpstream() as stranger:
-        with pytest.raises(RuntimeError) as failure:
-            await Served.start(
-                tmp_path, **tiny(tiny_vision_model), **TEXT, server={"port": stranger.port}
-            )
-    assert f"127.0.0.1:{stranger.port}" in str(failure.value)
-    assert "--port" in str(failure.value)
-    assert "Traceback" not in str(failure.value)
-    assert stranger.connections == 0
-    assert not (tmp_path / "data" / "logs" / "builtin.log").exists()
-
-
 async def test_a_second_router_with_the_same_data_is_refused(tmp_path: Path) -> None:
     """The second exits with a message; the first goes on."""
     async with served(tmp_path) as router:

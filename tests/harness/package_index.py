@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_WHEEL = "tiny_llama-1.0-py3-none-any.whl"
-
 
 class PackageIndex:
     """Serves one wheel as pip expects it; `asked` counts how often it was fetched.
@@ -14,8 +12,10 @@ class PackageIndex:
     While `gate` is not set, half of the wheel is sent and the other half waits for it.
     """
 
-    def __init__(self, wheel: bytes) -> None:
+    def __init__(self, wheel: bytes, name: str = "tiny-llama", version: str = "1.0") -> None:
         self.wheel = wheel
+        self._name = name
+        self._file = f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
         self.asked = 0
         self.gate = threading.Event()
         self.gate.set()
@@ -42,9 +42,10 @@ class PackageIndex:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                if self.path == "/simple/tiny-llama/":
-                    self._send("text/html", f'<a href="/{_WHEEL}">{_WHEEL}</a>'.encode())
-                elif self.path == f"/{_WHEEL}":
+                if self.path == f"/simple/{index._name}/":
+                    link = f'<a href="/{index._file}">{index._file}</a>'
+                    self._send("text/html", link.encode())
+                elif self.path == f"/{index._file}":
                     index.asked += 1
                     self._send("application/octet-stream", index.wheel)
                 else:

@@ -9,13 +9,27 @@ from typing import Any, Self
 
 
 class RawClient:
-    """One connection to a server on this machine."""
+    """One connection to a server on this machine.
 
-    def __init__(self, port: int) -> None:
+    `receive_buffer` is the kernel's for this connection, in bytes; None leaves it to the kernel.
+    """
+
+    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
         self._port = port
+        self._receive_buffer = receive_buffer
 
     async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        raw = socket.socket()
+        raw.setblocking(False)
+        if self._receive_buffer is not None:
+            # Before the connection is made: the window is agreed upon then.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        try:
+            await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", self._port))
+        except BaseException:
+            raw.close()
+            raise
+        self._reader, self._writer = await asyncio.open_connection(sock=raw)
         return self
 
     async def send(self, data: bytes) -> None:
@@ -60,6 +74,32 @@ class RawClient:
     async def rest(self) -> bytes:
         """Return everything until the server closes the connection."""
         return await self._reader.read()
+
+    async def dribble(self, every_s: float) -> bytes:
+        """Send a byte now and then until the server closes; return what it said until then."""
+        rest = asyncio.create_task(self.rest())
+        try:
+            while not rest.done():
+                await self.send(b"a")
+                await asyncio.wait([rest], timeout=every_s)
+        except ConnectionError:
+            pass  # closed between two bytes
+        return await rest
+
+    def stop_reading(self) -> None:
+        """Leave what comes from now on in the kernel."""
+        transport: asyncio.ReadTransport = self._writer.transport  # type: ignore[assignment]
+        transport.pause_reading()
+
+    async def rest_or_reset(self) -> bytes:
+        """Return everything until the server closes the connection, in whichever way."""
+        received = b""
+        try:
+            while piece := await self._reader.read(1 << 16):
+                received += piece
+        except ConnectionError:
+            pass
+        return received
 
     def reset(self) -> None:
         """Leave with a RST."""

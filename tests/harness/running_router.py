@@ -12,7 +12,7 @@ import httpx2
 
 from router.app import Router
 from router.data_folder import DataFolder
-from router.server import bind
+from router.server import Server, bind
 from router.settings import access_keys, load
 
 
@@ -21,6 +21,7 @@ class RunningRouter:
     """A router that serves on `port`."""
 
     router: Router
+    server: Server
     port: int
     client: httpx2.AsyncClient
 
@@ -43,12 +44,16 @@ def openai_provider(url: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running_router(
-    folder: Path, *, environ: Mapping[str, str] | None = None, **sections: Any
+    folder: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    places: int = 10_000,
+    **sections: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Run a router whose configuration file holds `sections`; on leaving nothing may be left.
 
     Sections that are not given are the packaged default's, but nothing is bound and no provider is
-    there.
+    there. `places` is how many clients may be connected at a time.
     """
     tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
     tree["server"] = {"port": 0, **tree.get("server", {})}
@@ -60,7 +65,7 @@ async def running_router(
     keys = access_keys(settings, environment)
     with DataFolder(settings.data_folder) as data, bind(settings.server.host, 0) as listener:
         async with Router(settings, environment, data, keys) as router:
-            server = router.server()
+            server = router.server(places)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]
             client = httpx2.AsyncClient(
@@ -68,7 +73,7 @@ async def running_router(
             )
             try:
                 async with client:
-                    yield RunningRouter(router, port, client)
+                    yield RunningRouter(router, server, port, client)
                     await idle(router)
             finally:
                 server.stop()
@@ -88,6 +93,7 @@ async def idle(router: Router, within_s: float = 2.0) -> None:
 def assert_idle(router: Router) -> None:
     """Check that no request, place or connection is held."""
     assert len(router.in_flight) == 0
+    assert router.buffered.held == 0
     for name, reach in router.reaches.items():
         assert reach.upstream.active == 0, name
         if reach.admission is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -13,6 +14,8 @@ from typing import Any, Self
 
 import httpx2
 import psutil
+
+from tests.harness import fake_child
 
 _ROOT = Path(__file__).parents[2]
 _MAIN = "import sys; from router.cli.main import main; sys.exit(main())"
@@ -58,9 +61,10 @@ def environment(folder: Path) -> dict[str, str]:
 class Served:
     """A running router process; `client` talks to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, port: int, log_path: Path) -> None:
         self.process = process
         self.port = port
+        self.log_path = log_path
         self.url = f"http://127.0.0.1:{port}/v1"
         self.client = httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
@@ -71,8 +75,10 @@ class Served:
     async def start(cls, folder: Path, **sections: Any) -> Self:
         """Start a router whose configuration holds `sections`; return when it answers.
 
-        Its output is in `output` by then; RuntimeError with all of it when it exits instead.
+        Its output is in `output` by then; RuntimeError with all of it when it exits instead. A
+        section `limits_of_shell` holds commands that set the process's limits first.
         """
+        limits = sections.pop("limits_of_shell", "")
         tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
         port = free_port()
         tree["server"] = {"port": port, **tree.get("server", {})}
@@ -81,15 +87,14 @@ class Served:
         arguments = ("serve", "--config", str(config), "--data-dir", str(folder / "data"))
         with (folder / "serve.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
-                *arguments,
+                *("/bin/sh", "-c", f'{limits}\nexec "$0" "$@"', *PROGRAM, *arguments),
                 cwd=_ROOT,
                 env=environment(folder),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
-        served = cls(process, tree["server"]["port"])
+        served = cls(process, tree["server"]["port"], folder / "serve.log")
         await served._ready(folder)
         return served
 
@@ -122,6 +127,16 @@ class Served:
     def descendants(self) -> list[psutil.Process]:
         """Return every process below the router."""
         return psutil.Process(self.process.pid).children(recursive=True)
+
+    async def until(self, state: str, capability: str = "text", within_s: float = 10.0) -> None:
+        """Return when a capability is in this state; TimeoutError else."""
+        async with asyncio.timeout(within_s):
+            while await self.state(capability) != state:
+                await asyncio.sleep(0.005)
+
+    def log(self) -> str:
+        """Return what the router has written on stderr so far."""
+        return self.log_path.read_text(encoding="utf-8")
 
     async def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the router and return its exit code."""
@@ -166,4 +181,26 @@ def tiny(model: Path, **more: Any) -> dict[str, Any]:
     return {
         "providers": {"builtin": {"kind": "builtin", "port": free_port(), **more}},
         "models": {"builtin/tiny": {"path": str(model)}},
+    }
+
+
+def fake_builtin(folder: Path, *switches: str, **more: Any) -> dict[str, Any]:
+    """Return settings in which `text` is served by a fake child with these switches."""
+    model = folder / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes(b"")
+    program = folder / "python"
+    command = [sys.executable, "-I", "-S", fake_child.__file__, *switches]
+    # The sixth and eighth argument are the values of --socket-fd and --ready-fd.
+    program.write_text(
+        f'#!/bin/sh\nexec {shlex.join(command)} --socket-fd "$6" --ready-fd "$8"\n',
+        encoding="utf-8",
+    )
+    program.chmod(0o700)
+    builtin = {"kind": "builtin", "port": free_port(), "python": str(program), **more}
+    return {
+        "providers": {"builtin": builtin},
+        "models": {"builtin/fake": {"path": str(model)}},
+        "capabilities": {"text": ["builtin/fake"]},
     }

@@ -1,13 +1,9 @@
 """What the guard does besides deciding who may come in; that is in tests/faults."""
 
-import asyncio
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from router.guard import Guard, Policy
 from tests.harness.asking import CHAT, HELLO, JSON_TYPE, answer, ask, assert_error, one_provider
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import running_router
@@ -50,52 +46,6 @@ async def test_while_draining_only_health_is_answered(tmp_path: Path) -> None:
                 assert await client.rest() == b""
         assert (await ask(signalbox.port, path="/v1/models", host="evil")).status == 403
         assert fm.connections == 0
-
-
-async def test_a_request_that_outlives_a_stops_grace_is_told_so(tmp_path: Path) -> None:
-    """Whoever still waits gets the envelope and may ask again; the task ends as cancelled."""
-    sent: list[Any] = []
-
-    async def wait(_scope: Any, receive: Any, _send: Any) -> None:
-        await receive()
-
-    async def receive() -> Any:
-        await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    policy = Policy(frozenset(), frozenset(), (), None, 100)
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/",
-        "headers": [(b"host", b"127.0.0.1")],
-        "state": {},
-    }
-    request = asyncio.create_task(Guard(wait, policy, lambda _path: ())(scope, receive, send))
-    await asyncio.sleep(0)
-    request.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await request
-    assert sent[0]["status"] == 503
-    assert json.loads(sent[1]["body"])["error"]["code"] == "shutting_down"
-
-
-async def test_a_body_that_does_not_arrive_times_out(tmp_path: Path) -> None:
-    """A client that stops sending is told so, and holds nothing meanwhile."""
-    async with (
-        running_router(tmp_path, timeouts={"body_s": 0.1}) as signalbox,
-        RawClient(signalbox.port) as client,
-    ):
-        await client.send(
-            f"POST {CHAT} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-            "content-length: 100\r\n\r\n{".encode()
-        )
-        status, headers = await client.head()
-        body = json.loads(await client.body(headers))
-        assert await client.rest() == b""
-    assert (status, body["error"]["code"]) == (408, "request_timeout")
 
 
 @pytest.mark.parametrize(
