@@ -367,6 +367,8 @@ async def test_row_142_only_the_path_of_the_request_line_decides(tmp_path: Path)
         (["authorization: one"], 401, 401),
         (["authorization: Basic b25l"], 401, 401),
         (["authorization: Basic one"], 401, 401),
+        (["authorization: Digest one"], 401, 401),
+        (["authorization: Bearer_one"], 401, 401),
         (["authorization: Bearer one"], 200, 401),
         (["authorization: bearer  two"], 200, 401),
         (["authorization: BEARER two"], 200, 401),
