@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from keyring.backend import KeyringBackend
@@ -61,7 +62,7 @@ async def test_row_131_a_provider_gets_its_key_from_the_keyring(tmp_path: Path) 
     backend.set_password(KEYRING_SERVICE, "cloud", "sk-2")
     async with ScriptedUpstream() as fm:
         provider = openai_provider(fm.url, api_key={"keyring": "cloud"})
-        tree = {"providers": {"fm": provider}, "capabilities": {"text": ["fm/m"]}}
+        tree: dict[str, Any] = {"providers": {"fm": provider}, "capabilities": {"text": ["fm/m"]}}
         with using(backend):
             async with running_router(tmp_path, **tree) as signalbox:
                 body = b'{"model":"text","messages":[]}'
@@ -74,7 +75,7 @@ async def test_row_131_a_provider_without_its_key_is_left_out_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The router starts without it, and its log tells why."""
-    tree = {
+    tree: dict[str, Any] = {
         "providers": {"fm": openai_provider("http://127.0.0.1:9/v1", api_key={"keyring": "cloud"})},
         "capabilities": {"text": ["fm/m"]},
     }
