@@ -38,12 +38,13 @@ from router.settings import (
     environment,
     refuse_unbuilt,
 )
-from router.settings.values import authority
+from router.settings.values import own_names
 from router.snapshot import survey
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
 
 log = logging.getLogger(__name__)
+_KB = 1_000
 _MB = 1_000_000
 Announce = Callable[[CapabilityMap, int], None]
 
@@ -130,7 +131,7 @@ class Router:
             header_s=timeouts.header_s,
             body_s=timeouts.body_s,
             send_stall_s=timeouts.send_stall_s,
-            header_bytes=self._settings.limits.header_kb << 10,
+            header_bytes=self._settings.limits.header_kb * _KB,
         )
         return Server(self.app, timeouts.drain_s, places, rules, self.sweeper)
 
@@ -189,16 +190,16 @@ class Router:
             ),
             sweeper=self.sweeper,
         )
-        hosts = {*settings.server.allowed_hosts, authority(settings.server.host)}
+        hosts = own_names(settings.server.host).union(settings.server.allowed_hosts)
         policy = Policy(
-            allowed_hosts=frozenset(hosts),
+            allowed_hosts=hosts,
             allowed_origins=frozenset(settings.server.allowed_origins),
             api_keys=self._keys.api_keys,
             admin_key=self._keys.admin_key,
             body_bytes=settings.limits.body_mb * _MB,
         )
-        control = ControlPlane(self._load_control, policy.body_bytes, buffered)
-        planes = Planes(proxy, self.capability_map, control)
+        self.control = control = ControlPlane(self._load_control, policy.body_bytes, buffered)
+        self.planes = planes = Planes(proxy, self.capability_map, control)
         return Guard(planes, policy, planes.methods)
 
     def _load_control(self) -> App:

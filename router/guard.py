@@ -43,6 +43,8 @@ _REQUEST_ID = REQUEST_ID.encode()
 _REQUEST_ID_MAX = 128
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
 _PREFLIGHT_HEADERS = b"authorization, content-type, x-api-key, x-priority, x-request-id"
+# Nothing more is wanted from who asks for somebody else, and a server that stops keeps nobody.
+_CLOSE = (b"connection", b"close")
 _FOREIGN_PAGE = (
     "Requests from this web page are not allowed. "
     "Its origin would have to be listed in server.allowed_origins."
@@ -150,9 +152,7 @@ class Guard:
         if not host or b"," in host:
             # Whoever sends this may mean something else by its end than we do.
             raise Refused(
-                "invalid_request",
-                "A request needs exactly one Host header.",
-                headers=((b"connection", b"close"),),
+                "invalid_request", "A request needs exactly one Host header.", headers=(_CLOSE,)
             )
         # Any port will do: a forwarded connection comes with the one that it was made to.
         name, _, port = host.rpartition(b":")
@@ -163,6 +163,7 @@ class Guard:
                 "host_not_allowed",
                 "This host name is not allowed. Use 127.0.0.1 or localhost, "
                 "or list the name in server.allowed_hosts.",
+                headers=(_CLOSE,),
             )
         if len(self._known) < _KNOWN_HOSTS:
             self._known.add(host)
@@ -254,8 +255,7 @@ class _Outgoing:
         """Send an error, unless the answer has begun: then all that is left is to break it off."""
         if self._begun:
             return
-        # A server that stops keeps no connection.
-        more = ((b"connection", b"close"),) if error.code == "shutting_down" else ()
+        more = (_CLOSE,) if error.code == "shutting_down" else ()
         await send_reply(self, error.reply(), more)
 
     async def break_off(self, error: SignalboxError) -> None:

@@ -149,8 +149,8 @@ class Http1(asyncio.Protocol):
             raise Refused("invalid_request", "The body has more framing than content.")
 
     def _too_large(self) -> Refused:
-        limit = self._rules.header_bytes >> 10
-        return Refused("headers_too_large", f"The request's head is larger than {limit} KiB.")
+        limit = self._rules.header_bytes
+        return Refused("headers_too_large", f"The request's head is larger than {limit} bytes.")
 
     def _wait_for_more(self) -> None:
         """Let the body, or a head that has begun, arrive in time; else wait for a next request."""

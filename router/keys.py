@@ -5,7 +5,9 @@ nowhere else: no error text, `repr` or log line holds a key.
 """
 
 import os
+import queue
 import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +17,10 @@ from typing import Final
 _FORMS: Final = "{env: NAME}, {keyring: NAME} or {file: PATH}"
 # Keys are short; a file that is longer is something else, named by mistake.
 _MAX_KEY_BYTES: Final = 8192
+# A keyring files our keys under this name: `keyring set signalbox NAME` stores one.
+KEYRING_SERVICE: Final = "signalbox"
+# Long enough to type a password, and no start hangs for longer.
+_KEYRING_S: Final = 10.0
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -73,17 +79,19 @@ def _absolute(path: str) -> str:
     return str(full)
 
 
-def resolve(reference: KeyReference, environ: Mapping[str, str]) -> str | None:
+def resolve(
+    reference: KeyReference, environ: Mapping[str, str], keyring_s: float = _KEYRING_S
+) -> str | None:
     """Return the key that a reference names, or None where there is none.
 
     Raises KeyReferenceError where a key is there but must not be used: its file can be read by
-    others, it cannot be read by us, or it does not look like a key. The system's keyring is not
-    supported yet and raises too.
+    others, it cannot be read by us, or it does not look like a key; and where the system's keyring
+    is absent, stays locked, or does not answer within `keyring_s` seconds.
     """
-    if reference.source is KeySource.KEYRING:
-        raise KeyReferenceError(f"{reference}: the keyring is not supported yet")
     if reference.source is KeySource.ENV:
         text = environ.get(reference.name, "")
+    elif reference.source is KeySource.KEYRING:
+        text = _from_keyring(reference, keyring_s)
     else:
         text = _read(reference)
     key = text.strip()
@@ -119,3 +127,47 @@ def _read(reference: KeyReference) -> str:
     if len(raw) > _MAX_KEY_BYTES:
         raise KeyReferenceError(f"{reference}: this is no key: over {_MAX_KEY_BYTES} bytes")
     return raw.decode("ascii", errors="replace")
+
+
+def _from_keyring(reference: KeyReference, within_s: float) -> str:
+    """Ask the system's keyring, in a thread that may be left behind: it may wait for a person."""
+    answers: queue.SimpleQueue[str | KeyReferenceError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        # What a backend raises beyond the library's own errors is printed by the thread.
+        answer: str | KeyReferenceError = KeyReferenceError(f"{reference}: the keyring failed")
+        try:
+            answer = _ask_keyring(reference)
+        finally:
+            answers.put(answer)
+
+    threading.Thread(target=ask, name="keyring", daemon=True).start()
+    try:
+        answer = answers.get(timeout=within_s)
+    except queue.Empty:
+        raise KeyReferenceError(
+            f"{reference}: the keyring did not answer within {within_s:g} s. Unlock it before the "
+            "start, or use {env: NAME} or {file: PATH}"
+        ) from None
+    if isinstance(answer, KeyReferenceError):
+        raise answer
+    return answer
+
+
+def _ask_keyring(reference: KeyReference) -> str | KeyReferenceError:
+    try:
+        # Some hundred milliseconds, for those who keep a key there.
+        import keyring  # noqa: PLC0415 see above
+        from keyring import errors  # noqa: PLC0415 see above
+    except ImportError:
+        return KeyReferenceError(f"{reference}: the package keyring is not installed")
+    try:
+        return keyring.get_password(KEYRING_SERVICE, reference.name) or ""
+    except errors.NoKeyringError:
+        return KeyReferenceError(
+            f"{reference}: this machine has no keyring; use {{env: NAME}} or {{file: PATH}}"
+        )
+    except errors.KeyringLocked:
+        return KeyReferenceError(f"{reference}: the keyring is locked; unlock it before the start")
+    except (errors.KeyringError, OSError, RuntimeError) as exc:
+        return KeyReferenceError(f"{reference}: the keyring failed: {type(exc).__name__}")

@@ -47,7 +47,8 @@ class ControlPlane:
         self._load = load
         self._size = size
         self._buffered = buffered
-        self._app: App | None = None
+        # None until it is first used.
+        self.app: App | None = None
         self._loading = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,9 +56,9 @@ class ControlPlane:
         with self._buffered.share() as share:
             body = await read_body(receive, self._size, share)
             async with self._loading:
-                if self._app is None:
-                    self._app = await asyncio.to_thread(self._load)
-            await self._app(scope, _Received(body, receive), send)
+                if self.app is None:
+                    self.app = await asyncio.to_thread(self._load)
+            await self.app(scope, _Received(body, receive), send)
 
 
 class _Received:

@@ -7,7 +7,7 @@ must never be ignored: it stops the start. A setting that only permits or tunes 
 from collections.abc import Iterator
 from typing import Final
 
-from router.keys import KeyReference, KeySource
+from router.keys import KeyReference
 from router.settings.tree import LiteLLMProvider, ProcessProvider, Section, Settings
 
 # Accepted, and so far only accepted; `*` stands for the user's names. config/router.yaml says so
@@ -50,9 +50,6 @@ def _refusals(settings: Settings) -> Iterator[str]:
     for place, value in _network_and_memory(settings):
         if value is not None:
             yield f"{place}: not built yet, and never to be ignored; take it out"
-    for place, reference in key_references(settings):
-        if reference.source is KeySource.KEYRING:
-            yield f"{place}: the keyring is not supported yet; use {{env: NAME}} or {{file: PATH}}"
 
 
 def _bindings(settings: Settings) -> Iterator[str]:

@@ -66,6 +66,12 @@ def authority(host: str) -> str:
     return f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004 IPv6
 
 
+def own_names(host: str) -> frozenset[str]:
+    """Return the names that a bound address gives us: its own, and none for all addresses."""
+    name = authority(host)
+    return frozenset() if name in {"0.0.0.0", "[::]"} else frozenset({name})  # noqa: S104 compared
+
+
 def _allowed_host(text: str) -> str:
     name = authority(text)
     if not re.fullmatch(r"\[[0-9a-f:.]+\]|[0-9a-z._-]+", name):

@@ -5,7 +5,9 @@ front of us may have taken it for a part of the first.
 """
 
 import asyncio
+import contextlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,11 @@ _MISREAD = {
     "a negative length": POST + b"content-length: -5\r\n\r\n",
     "a hexadecimal length": POST + b"content-length: 0x5\r\n\r\n" + b"{   }",
     "a length that is empty": POST + b"content-length:\r\n\r\n",
+    "two lengths in one": POST + b"content-length: 5 5\r\n\r\n{   }",
+    "a folded length": POST + b"content-length:\r\n 5\r\n\r\n{   }",
+    "a length in digits that are not ours": POST + b"content-length: \xd9\xa5\r\n\r\n{   }",
+    "a length of nothing and chunks": POST + CHUNKED + b"content-length: 0\r\n\r\n" + BODY,
+    "a coding after an odd blank": POST + b"transfer-encoding:\x0bchunked\r\n\r\n" + BODY,
     "a length beyond all numbers": POST + b"content-length: " + b"9" * 40 + b"\r\n\r\n",
     "a coding that looks like chunked": POST + b"transfer-encoding: xchunked\r\n\r\n" + BODY,
     "a coding that ends in chunked": POST + b"transfer-encoding: gzip, chunked\r\n\r\n" + BODY,
@@ -87,6 +94,13 @@ _MISREAD = {
     "NUL in a header's value": GET + b"x-a: b\x00c\r\n\r\n",
     "NUL in a header's name": GET + b"x-\x00a: b\r\n\r\n",
     "a control character in a target": b"GET /v1/mo\x01dels HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "NUL in a target": b"GET /v1/models\x00 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "bytes in a target": b"GET /v1/mod\xffels HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "no target": b"GET HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "a header with an odd name": GET + b"x(a): b\r\n\r\n",
+    "a method with an odd character": b"GE{T /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "a method in small letters": b"get /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "a version in small letters": b"GET /v1/models http/1.1\r\nhost: 127.0.0.1\r\n\r\n",
     "a space in a target": b"GET /v1/mo dels HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
     "two Hosts": GET + b"host: evil.com\r\n\r\n",
     "two Hosts that agree": GET + b"host: 127.0.0.1\r\n\r\n",
@@ -198,3 +212,43 @@ async def test_row_13_the_heads_of_real_clients_pass(tmp_path: Path) -> None:
         status, headers = await client.head()
         await client.body(headers)
     assert status == 200
+
+
+async def test_row_13_a_head_that_never_ends_is_not_gathered(tmp_path: Path) -> None:
+    """A client that sends headers for ever is cut off at the limit, and little is held for it."""
+    line = b"x-more: " + b"x" * 1014 + b"\r\n"
+    async with running_router(tmp_path) as signalbox, RawClient(signalbox.port) as client:
+        told = asyncio.create_task(client.head())
+        await client.send(GET)
+        tracemalloc.start()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(4000):
+                if told.done():
+                    break
+                await client.send(line)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        async with asyncio.timeout(5):
+            status, _ = await told
+        assert status == 431
+        assert peak < 1_000_000
+
+
+async def test_row_20_a_good_request_may_be_cut_anywhere(tmp_path: Path) -> None:
+    """Where a packet ends says nothing: head and chunks are put together."""
+    data = POST + CHUNKED + b"\r\n" + BODY
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(tmp_path, **_one(fm)) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        for cut in range(1, len(data)):
+            await client.send(data[:cut])
+            # The other end is in this loop: it takes what came before the rest is sent.
+            for _ in range(3):
+                await asyncio.sleep(0)
+            await client.send(data[cut:])
+            status, headers = await client.head()
+            await client.body(headers)
+            assert status == 200
+        assert len(fm.seen) == len(data) - 1

@@ -83,11 +83,3 @@ def test_a_folder_and_a_pipe_are_no_key_files(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(KeyReferenceError, match=r"not a file|Is a directory"):
             resolve(KeyReference(KeySource.FILE, str(path)), {})
-
-
-def test_the_keyring_is_refused_by_name() -> None:
-    """A form that cannot be followed yet says so."""
-    with pytest.raises(
-        KeyReferenceError, match=r"\{keyring: x\}: the keyring is not supported yet"
-    ):
-        resolve(KeyReference.parse({"keyring": "x"}), {})

@@ -469,8 +469,6 @@ def test_the_data_folder_is_the_platforms_unless_named(tmp_path: Path) -> None:
         ("providers: {o: {kind: ollama, ca_file: /c}}", "providers.o.ca_file: not built yet"),
         ("downloads: {proxy: 'http://p:1'}", "downloads.proxy: not built yet"),
         ("processes: {memory_budget_mb: 1}", "processes.memory_budget_mb: not built yet"),
-        ("server: {admin_key: {keyring: x}}", "server.admin_key: the keyring is not supported yet"),
-        ("downloads: {token: {keyring: x}}", "downloads.token: the keyring is not supported yet"),
     ],
 )
 def test_a_restriction_that_cannot_be_kept_refuses_the_start(
