@@ -11,7 +11,7 @@ import errno
 import functools
 import select
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from aiohttp.abc import ResolveResult
@@ -98,8 +98,8 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        make: functools.partial[ResponseHandler] = functools.partial(_Wire, loop=self._loop)
-        self._factory = make
+        make = functools.partial(_Wire, loop=self._loop)
+        self._factory = cast("functools.partial[ResponseHandler]", make)
 
     async def connect(
         self,
