@@ -29,3 +29,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     file = tmp_path_factory.mktemp("authority") / "authority.pem"
     issuer.cert_pem.write_to_path(str(file))
     return Authority(file, issuer)
+
+
+@pytest.fixture(params=["http", "https"])
+def tls(request: pytest.FixtureRequest, authority: Authority) -> Authority | None:
+    """Run the test with providers over plain HTTP, None, and with providers over TLS."""
+    return authority if request.param == "https" else None

@@ -48,6 +48,9 @@ class Conversation:
         """Send bytes as they are."""
         self._writer.write(data)
         await self._writer.drain()
+        # drain() gives the loop no turn when there is nothing to wait for, and over TLS it does not
+        # notice that the connection is gone before it had one.
+        await asyncio.sleep(0)
 
     async def answer(
         self, body: bytes = CHAT, status: int = 200, kind: str = "application/json", **more: str
