@@ -253,6 +253,7 @@ async def test_a_router_reaches_providers_over_tls_and_through_proxies(
         ScriptedUpstream(tls=authority.server()) as fm,
         ScriptedUpstream() as plain,
         ScriptedUpstream(proxy.script) as relay,
+        ScriptedUpstream(_Proxy(status=407).script) as strict,
     ):
         address, ca_file = relay.url.removesuffix("/v1"), str(authority.file)
         async with running_router(
@@ -262,13 +263,16 @@ async def test_a_router_reaches_providers_over_tls_and_through_proxies(
                 "tunnel": openai_provider(fm.url, ca_file=ca_file, proxy=address),
                 "relayed": openai_provider(plain.url, proxy=address),
                 "stranger": openai_provider(fm.url),
+                "refused": openai_provider(plain.url, proxy=strict.url.removesuffix("/v1")),
             },
         ) as signalbox:
             for name in ("own", "tunnel", "relayed"):
                 response = await signalbox.chat({**HELLO, "model": f"{name}/m"})
                 assert (response.status_code, response.content) == (200, CHAT), name
-            refused = await signalbox.chat({**HELLO, "model": "stranger/m"})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (502, "upstream_unreachable")
-    assert "ca_file" in refused.json()["error"]["message"]
+            for name, hint in (("stranger", "ca_file"), ("refused", "proxy")):
+                refused = await signalbox.chat({**HELLO, "model": f"{name}/m"})
+                error = refused.json()["error"]
+                assert (refused.status_code, error["code"]) == (502, "upstream_unreachable")
+                assert hint in error["message"]
     assert len(fm.seen) == 2
     assert len(proxy.asked) == 2
