@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 
@@ -239,6 +240,20 @@ async def test_a_connection_that_meets_itself_is_nobody() -> None:
         await _ask(upstream, f"http://127.0.0.1:{port}/v1")
     assert (caught.value.code, caught.value.may_have_run) == ("upstream_unreachable", False)
     await upstream.aclose()
+
+
+async def test_localhost_is_not_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system's first word for localhost is ::1, the provider is on 127.0.0.1 still."""
+
+    async def asks(resolver: Any, host: str, port: int = 0, family: Any = 0) -> Any:
+        raise AssertionError("the system was asked")
+
+    # The one place that differs from machine to machine.
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", asks)
+    async with ScriptedUpstream() as fm:
+        upstream = AiohttpUpstream("fm", 1)
+        assert await _ask(upstream, f"http://localhost:{fm.port}/v1") == CHAT
+        await upstream.aclose()
 
 
 # In a router
