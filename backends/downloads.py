@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from backends.catalogue import (
@@ -205,10 +206,15 @@ class Downloads:
         task = asyncio.create_task(self._run(model, package, progress))  # noqa: TID251 see above
         self._jobs[model.alias] = job = _Job(task)
         # Not in `_run`: a task that is cancelled before its first step never runs.
-        task.add_done_callback(lambda _: self._jobs.pop(model.alias))
+        task.add_done_callback(partial(self._over, model.alias))
         # A caller may be gone before it fails: then its error is in `status` alone.
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return job
+
+    def _over(self, alias: str, task: asyncio.Task[Path]) -> None:
+        del self._jobs[alias]
+        if task.cancelled():
+            self._progress.pop(alias, None)  # asked for, so no failure to show
 
     async def _run(self, model: BuiltinModel, package: Package, progress: _Progress) -> Path:
         try:
@@ -222,7 +228,6 @@ class Downloads:
             raise DownloadError("download_failed", progress.message) from error
         except asyncio.CancelledError:
             progress.say(DownloadStage.FAILED, "cancelled")
-            self._progress.pop(model.alias)  # asked for, so no failure to show
             raise
         else:
             progress.say(DownloadStage.READY, f"{model.alias} is ready", progress.total)
