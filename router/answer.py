@@ -105,14 +105,12 @@ async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream
             events = splitter.feed(data)
             for position, event in enumerate(events, 1):
                 held.append(event)
-                payload = payload_of(event)
-                if payload is None:
+                if not state.observe_event(event):
                     continue
-                state.observe(payload)
                 if state.said_done:
                     raise _invalid(provider, "an empty stream")
                 if state.said_error:
-                    raise _failed_at_once(provider, head, payload)
+                    raise _failed_at_once(provider, head, payload_of(event) or b"")
                 pending = tuple(events[position:])
                 return OpenStream(head.passed, tuple(held), pending, splitter, state)
         except StreamFailed as error:

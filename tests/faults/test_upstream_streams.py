@@ -262,6 +262,31 @@ async def test_row_61_the_providers_own_error_passes_once_and_is_the_end(
 
 
 @pytest.mark.parametrize(
+    "error",
+    [
+        b'event: error\ndata: {"message":"out of memory"}\n\n',
+        b'id: 1\r\nevent:error\r\ndata: {"type":"error"}\r\n\r\n',
+        b'event: error\ndata: {"error":null}\n\n',
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+async def test_row_61_an_error_by_name_alone_is_told_in_a_shape_that_clients_notice(
+    tmp_path: Path, tls: Authority | None, error: bytes, begun: bool
+) -> None:
+    """OpenAI's clients look for an error object only, so the provider's event is replaced."""
+    script = streams(*([DELTA] if begun else []), error, STOP, DONE)
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
+        response = await signalbox.chat(STREAMED)
+    body = response.content
+    if begun:
+        assert body.startswith(DELTA + b'data: {"error"')
+        assert last_error(body)["code"] == "upstream_invalid_frame"
+    else:
+        assert response.status_code == 502
+        assert error_of(body)["code"] == "upstream_invalid_response"
+
+
+@pytest.mark.parametrize(
     "event",
     [
         b"data: {oops\n\n",
