@@ -22,6 +22,7 @@ _HELD = 2 << 20
 _JSON = msgspec.json.Decoder()
 _OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY, _NO_STATUS = 200, 400, 500, 502, 600
 _REFUSES_US = frozenset({401, 403})
+_PROXY_REFUSES_US = 407
 # What a client may learn of a provider's headers; the provider's request id gets a name of its own.
 _PASSED = frozenset({b"x-should-retry"})
 _PASSED_PREFIXES = (b"x-ratelimit-", b"openai-")
@@ -104,14 +105,12 @@ async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream
             events = splitter.feed(data)
             for position, event in enumerate(events, 1):
                 held.append(event)
-                payload = payload_of(event)
-                if payload is None:
+                if not state.observe_event(event):
                     continue
-                state.observe(payload)
                 if state.said_done:
                     raise _invalid(provider, "an empty stream")
                 if state.said_error:
-                    raise _failed_at_once(provider, head, payload)
+                    raise _failed_at_once(provider, head, payload_of(event) or b"")
                 pending = tuple(events[position:])
                 return OpenStream(head.passed, tuple(held), pending, splitter, state)
         except StreamFailed as error:
@@ -136,6 +135,12 @@ async def _error_answer(answer: Answer, head: _Head, provider: str, *, is_local:
             "provider_auth_error",
             f"{provider} refused the router's credentials ({status}). "
             "Check the provider's api_key in router.yaml.",
+        )
+    if status == _PROXY_REFUSES_US:
+        raise RouteFailed(
+            "upstream_unreachable",
+            f"A proxy on the way to {provider} asks for credentials. See the provider's proxy in "
+            "router.yaml.",
         )
     body = await _error_body(answer)
     error = _error_of(body)

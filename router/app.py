@@ -162,10 +162,9 @@ class Router:
             folders=ground.folders,
         )
         enter.push_async_callback(self.downloads.aclose)
-        self.reaches = {
-            name: _reach(provider, settings) for name, provider in ground.providers.items()
-        }
-        for reach in self.reaches.values():
+        self.reaches: dict[str, Reach] = {}
+        for name, provider in ground.providers.items():
+            self.reaches[name] = reach = _reach(provider, settings)
             enter.push_async_callback(reach.upstream.aclose)
         self.processes = processes
         self.app = self._application()
@@ -257,7 +256,7 @@ def _tell(event: BackendEvent) -> None:
 def _reach(provider: Provider, settings: Settings) -> Reach:
     """Return how a provider is reached, by its own deadlines where it has some."""
     own, common = settings.providers[provider.name].timeouts, settings.timeouts
-    upstream = _upstream(provider, own.connect_s or common.connect_s)
+    upstream = _upstream(provider, settings, own.connect_s or common.connect_s)
     deadlines = Deadlines(
         first_byte_s=own.first_byte_s or common.first_byte_s,
         idle_s=own.idle_s or common.idle_s,
@@ -270,13 +269,21 @@ def _reach(provider: Provider, settings: Settings) -> Reach:
     return Reach(upstream, deadlines, admission)
 
 
-def _upstream(provider: Provider, connect_s: float) -> Upstream:
-    """Return the client for a provider: our own for plain HTTP, aiohttp's where TLS is spoken."""
-    if provider.base_url.startswith("http://"):
+def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:
+    """Return the client for a provider: our own for plain HTTP, aiohttp's for TLS and proxies.
+
+    Raises SettingsError when the provider's certificate authority cannot be used.
+    """
+    told = settings.providers[provider.name]
+    if provider.base_url.startswith("http://") and told.proxy is None:
         # A child may be killed at any moment: no connection to it outlives a request.
         ours = provider.kind is Kind.BUILTIN
         return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
     # aiohttp is a quarter of the start: only those who need it wait for it.
-    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
+    from router.upstream.tls import AiohttpUpstream, CaFileError  # noqa: PLC0415 see above
 
-    return AiohttpUpstream(provider.name, connect_s)
+    try:
+        return AiohttpUpstream(provider.name, connect_s, proxy=told.proxy, ca_file=told.ca_file)
+    except CaFileError as error:
+        place = f"{settings.source}: providers.{provider.name}.ca_file"
+        raise SettingsError([f"{place}: {error}"]) from error

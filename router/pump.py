@@ -8,7 +8,7 @@ from router.answer import OpenStream
 from router.deadline import Deadline, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
-from router.sse import ChatStream, Ending, payload_of
+from router.sse import ChatStream, Ending
 from router.upstream import Answer
 
 HeaderList = Iterable[tuple[bytes, bytes]]
@@ -87,10 +87,7 @@ async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bo
     had_data = False
     try:
         for event in events:
-            payload = payload_of(event)
-            if payload is not None:
-                state.observe(payload)
-                had_data = True
+            had_data = state.observe_event(event) or had_data
             good.append(event)
             if state.said_done or state.said_error:
                 break

@@ -105,6 +105,22 @@ class ChatStream:
             return Ending.COMPLETE
         return Ending.OPEN
 
+    def observe_event(self, event: bytes) -> bool:
+        """Take note of a whole event; return whether it had data.
+
+        Raises StreamFailed `upstream_invalid_frame` when its data is not a JSON object in valid
+        UTF-8, or when it is named an error and holds none that OpenAI's clients would notice.
+        """
+        payload = payload_of(event)
+        if payload is None:
+            return False
+        self.observe(payload)
+        if not event.startswith(b"data:") and not self.said_error and _is_named_error(event):
+            raise StreamFailed(
+                "upstream_invalid_frame", "The provider ended its answer with an error of its own."
+            )
+        return True
+
     def observe(self, payload: bytes) -> None:
         """Take note of one event's data.
 
@@ -136,6 +152,12 @@ class ChatStream:
             self._open.discard(number)
         elif number not in self._finished:
             self._open.add(number)
+
+
+def _is_named_error(event: bytes) -> bool:
+    names = [line for line in _LINE_END.split(event.removeprefix(_BOM)) if line[:6] == b"event:"]
+    # The last name counts.
+    return bool(names) and names[-1][6:].removeprefix(b" ") == b"error"
 
 
 def _invalid_frame() -> StreamFailed:

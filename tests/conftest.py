@@ -2,7 +2,12 @@
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.harness.invariants", "tests.harness.models", "tests.harness.skips"]
+pytest_plugins = [
+    "tests.harness.authority",
+    "tests.harness.invariants",
+    "tests.harness.models",
+    "tests.harness.skips",
+]
 
 # A shared machine with two cores says nothing by being slow.
 settings.register_profile("signalbox", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from backends.catalogue import find_builtin
 from router.capabilities import Capability
-from router.settings.tree import BuiltinProvider, Settings
+from router.settings.tree import BuiltinProvider, ProcessProvider, Provider, Settings
 
 _RESERVED = frozenset({"auto", *Capability})
 
@@ -84,6 +84,20 @@ def _providers(settings: Settings) -> Iterator[tuple[str, str]]:
             place = f"providers.{name}.port"
             if (other := taken.setdefault(provider.port, place)) != place:
                 yield place, f"{provider.port} is {other} already"
+        yield from _ways(name, provider)
+
+
+def _ways(name: str, provider: Provider) -> Iterator[tuple[str, str]]:
+    """Yield what is said of the way to a provider that has no such way."""
+    if isinstance(provider, BuiltinProvider | ProcessProvider):
+        for key in ("proxy", "ca_file"):
+            if getattr(provider, key) is not None:
+                yield f"providers.{name}.{key}", "a process on this machine is reached directly"
+    elif provider.ca_file is not None and not any(
+        (url or "").startswith("https://") for url in (provider.base_url, provider.proxy)
+    ):
+        place = f"providers.{name}.ca_file"
+        yield place, f"there is no TLS on the way to {provider.base_url}; https:// is meant?"
 
 
 def provider_of(model: str) -> str:

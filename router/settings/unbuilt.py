@@ -47,7 +47,10 @@ def refuse_unbuilt(settings: Settings) -> list[str]:
 
 def _refusals(settings: Settings) -> Iterator[str]:
     yield from _bindings(settings)
-    for place, value in _network_and_memory(settings):
+    for place, value in (
+        ("downloads.proxy", settings.downloads.proxy),
+        ("processes.memory_budget_mb", settings.processes.memory_budget_mb),
+    ):
         if value is not None:
             yield f"{place}: not built yet, and never to be ignored; take it out"
 
@@ -63,14 +66,6 @@ def _bindings(settings: Settings) -> Iterator[str]:
                     f"capabilities.{capability}: {model} cannot be served: providers of kind "
                     f"{provider.kind} are not built yet"
                 )
-
-
-def _network_and_memory(settings: Settings) -> Iterator[tuple[str, object]]:
-    for name, provider in settings.providers.items():
-        yield f"providers.{name}.proxy", provider.proxy
-        yield f"providers.{name}.ca_file", provider.ca_file
-    yield "downloads.proxy", settings.downloads.proxy
-    yield "processes.memory_budget_mb", settings.processes.memory_budget_mb
 
 
 def key_references(settings: Settings) -> Iterator[tuple[str, KeyReference]]:

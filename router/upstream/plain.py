@@ -6,7 +6,6 @@ provider may have run it; a kept connection is looked at before it is used, so t
 """
 
 import asyncio
-import select
 import time
 from functools import partial
 from types import TracebackType
@@ -18,8 +17,6 @@ from router.upstream.connection import Connection, PlainAnswer, head_of
 
 # Less than any server in use here keeps an idle connection, so that it is we who close it.
 _IDLE_S = 4.0
-# One used this recently is not asked whether it still stands: that would be a system call.
-_FRESH_S = 0.05
 _MAX_IDLE = 64
 _HTTP_PORT = 80
 
@@ -116,11 +113,7 @@ class PlainUpstream:
         while self._idle:
             connection = self._idle.pop()
             age_s = time.monotonic() - connection.idle_since_s
-            if (
-                connection.is_open
-                and age_s < _IDLE_S
-                and (age_s < _FRESH_S or not _has_spoken(connection))
-            ):
+            if connection.is_open and age_s < _IDLE_S and not connection.has_news():
                 return connection
             connection.abort()
         return None
@@ -179,10 +172,3 @@ class PlainUpstream:
         self._idle.clear()
         # One turn for the transports to close their sockets.
         await asyncio.sleep(0)
-
-
-def _has_spoken(connection: Connection) -> bool:
-    """Tell whether anything came in on an idle connection: its end, most likely."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))

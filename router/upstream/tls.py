@@ -1,20 +1,38 @@
-"""The exchange over aiohttp: TLS and plain HTTP, pooled connections, no hidden behaviour.
+"""The exchange over aiohttp: TLS, certificate authorities of one's own, and outbound proxies.
 
 aiohttp's conveniences are switched off: it follows no redirect, reads no proxy variable, keeps no
-cookie, inflates no body and sets no deadline of its own but the one for connecting.
+cookie, inflates no body and sets no deadline of its own but the one for connecting. What it lets
+pass all the same is caught in `pool`.
 """
 
+import ssl
+from io import BytesIO
+from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import aiohttp
+import truststore
+from aiohttp.http_exceptions import HttpProcessingError
 
 from router.errors import RouteFailed
 from router.upstream import Headers, UpstreamRequest
+from router.upstream.pool import Connector, LoopbackResolver, SpokeFirst
 
-# A local server may close an idle connection at any moment; taking a new one is cheap.
+# A cloud's balancer keeps an idle connection for a minute and more; TLS anew costs a round trip.
 _KEEP_ALIVE_S = 15.0
 _READ_BUFFER = 1 << 16
-_MAX_HEADER = 1 << 16
+# aiohttp copies a body in one go up to here, and warns beyond it.
+_AT_ONCE = 1 << 20
+_MAX_FIELD = 1 << 15
+# OpenSSL's verdicts that a certificate is another host's, and that its day has passed.
+_WRONG_HOST = frozenset({62, 64})
+_EXPIRED = 10
+_NOT_HTTP = "sent something that is not HTTP."
+
+
+class CaFileError(Exception):
+    """A file of certificate authorities that cannot be used, and why."""
 
 
 class AiohttpAnswer:
@@ -48,6 +66,10 @@ class AiohttpAnswer:
         """Return the next piece of the body as soon as there is one; empty at its end."""
         try:
             return await self._response.content.readany()
+        except HttpProcessingError as error:
+            raise RouteFailed(
+                "upstream_protocol_error", f"{self._provider} {_NOT_HTTP}", may_have_run=True
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise RouteFailed(
                 "upstream_reset",
@@ -66,43 +88,23 @@ class AiohttpExchange:
 
     async def __aenter__(self) -> AiohttpAnswer:
         """Send the request and return the head of the answer."""
-        upstream, provider = self._upstream, self._upstream.provider
+        upstream, request = self._upstream, self._request
         upstream.active += 1
         try:
-            self._response = await self._send()
-        except aiohttp.ConnectionTimeoutError as error:
-            raise RouteFailed(
-                "upstream_timeout", f"{provider} could not be reached in time."
-            ) from error
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            raise RouteFailed(
-                "upstream_unreachable",
-                f"{provider} does not answer at its address. Is it running?",
-            ) from error
-        except aiohttp.ClientResponseError as error:
-            raise RouteFailed(
-                "upstream_protocol_error", f"{provider} sent something that is not HTTP."
-            ) from error
+            self._response = await upstream.session.request(
+                request.method,
+                request.url,
+                data=BytesIO(request.body) if len(request.body) > _AT_ONCE else request.body,
+                headers=[(name.decode(), value.decode()) for name, value in request.headers],
+                allow_redirects=False,
+                proxy=upstream.proxy,
+            )
         except (aiohttp.ClientError, OSError) as error:
-            raise RouteFailed(
-                "upstream_reset",
-                f"{provider} closed the connection before it answered.",
-                may_have_run=True,
-            ) from error
+            raise _failure(upstream.provider, error) from error
         finally:
             if self._response is None:
                 upstream.active -= 1
-        return AiohttpAnswer(self._response, provider)
-
-    async def _send(self) -> aiohttp.ClientResponse:
-        request = self._request
-        return await self._upstream.session.request(
-            request.method,
-            request.url,
-            data=request.body,
-            headers=[(name.decode(), value.decode()) for name, value in request.headers],
-            allow_redirects=False,
-        )
+        return AiohttpAnswer(self._response, upstream.provider)
 
     async def __aexit__(
         self,
@@ -110,28 +112,50 @@ class AiohttpExchange:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Give the connection back when the body was read to its end, else close it."""
+        """Close the connection, unless the body was read to its end: then it is back already."""
         response, self._response = self._response, None
         if response is not None:
             self._upstream.active -= 1
-            # Closing after the end was reached returns the connection to the pool.
             response.close()
 
 
 class AiohttpUpstream:
-    """A provider reached through aiohttp. `connect_s` bounds the making of a connection."""
+    """A provider reached through aiohttp. Needs a running event loop.
 
-    def __init__(self, provider: str, connect_s: float) -> None:
+    `connect_s` bounds the making of a connection: name, TCP, proxy and TLS together. `proxy` is
+    the address of an HTTP proxy. `ca_file` is a PEM file of authorities that are trusted besides
+    the platform's; it is read here, and CaFileError says why it cannot be used. Without
+    `keep_alive` every request has a connection of its own.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        connect_s: float,
+        *,
+        proxy: str | None = None,
+        ca_file: Path | None = None,
+        keep_alive: bool = True,
+    ) -> None:
+        trust = _trust(ca_file)
         self.provider = provider
+        self.proxy = proxy
         self.active = 0
         self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
+            connector=Connector(
+                ssl=trust,
+                resolver=LoopbackResolver(),
+                limit=0,
+                force_close=not keep_alive,
+                **({"keepalive_timeout": _KEEP_ALIVE_S} if keep_alive else {}),
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, connect=connect_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
             read_bufsize=_READ_BUFFER,
-            max_field_size=_MAX_HEADER,
+            max_line_size=_MAX_FIELD,
+            max_field_size=_MAX_FIELD,
             skip_auto_headers={"user-agent", "accept", "accept-encoding"},
         )
 
@@ -145,3 +169,75 @@ class AiohttpUpstream:
     async def aclose(self) -> None:
         """Close every connection."""
         await self.session.close()
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    """Return the platform's trust, and that of `ca_file` with it."""
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except ssl.SSLError as error:
+            raise CaFileError(f"{ca_file} holds no certificate in PEM form") from error
+        except OSError as error:
+            raise CaFileError(f"{ca_file} cannot be read: {error.strerror}") from error
+    return context
+
+
+# What it means that a request was never run, the narrowest of aiohttp's errors first.
+_NOT_RUN: Final[tuple[tuple[type[Exception], str, str], ...]] = (
+    (aiohttp.ConnectionTimeoutError, "upstream_timeout", "could not be reached in time."),
+    (
+        aiohttp.ClientProxyConnectionError,
+        "upstream_unreachable",
+        "cannot be reached: its proxy does not answer. See the provider's proxy in router.yaml.",
+    ),
+    (
+        aiohttp.ClientHttpProxyError,
+        "upstream_unreachable",
+        "cannot be reached: its proxy refuses. See the provider's proxy in router.yaml.",
+    ),
+    (
+        aiohttp.ClientConnectorSSLError,
+        "upstream_unreachable",
+        "does not speak TLS at its https:// address.",
+    ),
+    (
+        aiohttp.ClientConnectorError,
+        "upstream_unreachable",
+        "does not answer at its address. Is it running?",
+    ),
+    (aiohttp.InvalidURL, "upstream_unreachable", "has a base_url that is no address."),
+    (SpokeFirst, "upstream_protocol_error", "spoke before it was asked, which is not HTTP."),
+)
+
+
+def _failure(provider: str, error: Exception) -> RouteFailed:
+    """Return what it means that no answer came, in words that say what to do."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        told = _distrust(provider, error.certificate_error)
+        return RouteFailed("upstream_unreachable", told)
+    for kind, code, told in _NOT_RUN:
+        if isinstance(error, kind):
+            return RouteFailed(code, f"{provider} {told}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return RouteFailed("upstream_protocol_error", f"{provider} {_NOT_HTTP}", may_have_run=True)
+    return RouteFailed(
+        "upstream_reset",
+        f"{provider} closed the connection before it answered.",
+        may_have_run=True,
+    )
+
+
+def _distrust(provider: str, error: Exception) -> str:
+    code = getattr(error, "verify_code", 0)
+    why = getattr(error, "verify_message", "") or str(error)
+    if code in _WRONG_HOST:
+        return f"{provider} shows the certificate of another host: {why}"
+    if code == _EXPIRED:
+        return f"{provider} shows a certificate that has expired."
+    return (
+        f"{provider} shows a certificate that is not trusted here: {why}. Where its authority is "
+        "your own, name the authority's PEM file in the provider's ca_file in router.yaml."
+    )

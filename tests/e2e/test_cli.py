@@ -134,7 +134,13 @@ def test_a_second_router_leaves_the_first_alone(home: Home) -> None:
     [
         (["--host", "0.0.0.0"], "", 2, "can be reached from other machines"),  # noqa: S104 refused
         ([], "server: {prt: 1}", 2, "server.prt: unknown key (did you mean port?)"),
-        ([], "providers: {o: {kind: ollama, proxy: 'http://p'}}", 2, "providers.o.proxy: not bu"),
+        ([], "downloads: {proxy: 'http://p'}", 2, "downloads.proxy: not built yet"),
+        (
+            [],
+            "providers: {o: {kind: openai, base_url: 'https://a/v1', ca_file: /none.pem}}",
+            2,
+            "providers.o.ca_file: /none.pem cannot be read: No such file or directory",
+        ),
         ([], "server: {admin_key: {env: NONE}}", 2, "names a key that is not there"),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.authority import Authority
 from tests.harness.one_provider import (
     DELTA,
     DONE,
@@ -100,10 +101,10 @@ async def test_row_36_a_closed_port_leads_to_the_next_provider(tmp_path: Path) -
 
 @pytest.mark.parametrize("asked", [HELLO, STREAMED])
 async def test_row_37_a_provider_that_hangs_is_a_timeout_and_nothing_is_sent_twice(
-    tmp_path: Path, asked: dict[str, object]
+    tmp_path: Path, tls: Authority | None, asked: dict[str, object]
 ) -> None:
     """The first-byte deadline ends the wait; the request may be running, so no one else gets it."""
-    async with two_providers(tmp_path, _hangs, hello, timeouts={"first_byte_s": 0.2}) as (
+    async with two_providers(tmp_path, tls, _hangs, hello, timeouts={"first_byte_s": 0.2}) as (
         fm,
         other,
         signalbox,
@@ -113,14 +114,19 @@ async def test_row_37_a_provider_that_hangs_is_a_timeout_and_nothing_is_sent_twi
     assert (len(fm.seen), len(other.seen)) == (1, 0)
 
 
-async def test_row_37_a_stream_that_never_has_an_event_is_a_timeout(tmp_path: Path) -> None:
+async def test_row_37_a_stream_that_never_has_an_event_is_a_timeout(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """A head alone is no answer."""
 
     async def script(conversation: Conversation) -> None:
         await conversation.begin_stream()
         await conversation.left()
 
-    async with one_provider(tmp_path, script, timeouts={"first_byte_s": 0.2}) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script, timeouts={"first_byte_s": 0.2}) as (
+        _,
+        signalbox,
+    ):
         response = await signalbox.chat(STREAMED)
     assert (response.status_code, error_of(response.content)["code"]) == (504, "upstream_timeout")
 
@@ -151,10 +157,10 @@ async def test_row_38_a_full_backlog_is_a_timeout_of_the_connection(tmp_path: Pa
 
 @pytest.mark.parametrize("asked", [HELLO, STREAMED])
 async def test_row_39_a_reset_after_the_request_is_not_tried_again(
-    tmp_path: Path, asked: dict[str, object]
+    tmp_path: Path, tls: Authority | None, asked: dict[str, object]
 ) -> None:
     """The request may have been executed: it is a 502, and nobody else gets it."""
-    async with two_providers(tmp_path, _resets, hello) as (fm, other, signalbox):
+    async with two_providers(tmp_path, tls, _resets, hello) as (fm, other, signalbox):
         response = await signalbox.chat(asked)
     assert (response.status_code, error_of(response.content)["code"]) == (502, "upstream_reset")
     assert (len(fm.seen), len(other.seen)) == (1, 0)
@@ -162,6 +168,7 @@ async def test_row_39_a_reset_after_the_request_is_not_tried_again(
 
 async def test_row_40_a_kept_connection_that_dies_under_a_request_is_not_tried_again(
     tmp_path: Path,
+    tls: Authority | None,
 ) -> None:
     """A POST on a connection that was used before may have been executed as well."""
 
@@ -171,7 +178,7 @@ async def test_row_40_a_kept_connection_that_dies_under_a_request_is_not_tried_a
         else:
             await conversation.answer()
 
-    async with two_providers(tmp_path, script, hello) as (fm, other, signalbox):
+    async with two_providers(tmp_path, tls, script, hello) as (fm, other, signalbox):
         assert (await signalbox.chat(HELLO)).status_code == 200
         response = await signalbox.chat({**HELLO, "die": True})
         assert (await signalbox.chat(HELLO)).status_code == 200
@@ -179,14 +186,16 @@ async def test_row_40_a_kept_connection_that_dies_under_a_request_is_not_tried_a
     assert (fm.connections, len(fm.seen), len(other.seen)) == (2, 3, 0)
 
 
-async def test_row_40_a_kept_connection_that_was_closed_costs_no_request(tmp_path: Path) -> None:
+async def test_row_40_a_kept_connection_that_was_closed_costs_no_request(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """What a provider closed while it was idle is not used again."""
 
     async def script(conversation: Conversation) -> None:
         await conversation.answer()
         conversation.close()
 
-    async with one_provider(tmp_path, script) as (fm, signalbox):
+    async with one_provider(tmp_path, tls, script) as (fm, signalbox):
         for _ in range(20):
             assert (await signalbox.chat(HELLO)).status_code == 200
     assert fm.connections == 20
@@ -202,9 +211,11 @@ async def test_row_40_a_kept_connection_that_was_closed_costs_no_request(tmp_pat
     ],
     ids=["garbage", "100 KiB header", "endless 103", "two lengths"],
 )
-async def test_row_41_what_is_not_http_is_a_bad_gateway(tmp_path: Path, data: bytes) -> None:
+async def test_row_41_what_is_not_http_is_a_bad_gateway(
+    tmp_path: Path, tls: Authority | None, data: bytes
+) -> None:
     """Garbage, endless headers and endless announcements are refused."""
-    async with one_provider(tmp_path, _sends(data)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, _sends(data)) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert response.status_code == 502
     assert error_of(response.content)["code"] == "upstream_protocol_error"
@@ -225,10 +236,10 @@ async def test_row_41_what_is_not_http_is_a_bad_gateway(tmp_path: Path, data: by
     ids=["HTML", "called HTML", "no JSON", "empty", "bad UTF-8", "deep", "201", "999"],
 )
 async def test_row_42_what_is_not_the_protocol_is_a_bad_gateway(
-    tmp_path: Path, status: int, body: bytes, kind: str
+    tmp_path: Path, tls: Authority | None, status: int, body: bytes, kind: str
 ) -> None:
     """Nothing of such an answer reaches the client."""
-    async with one_provider(tmp_path, _answers(body, status, kind)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, _answers(body, status, kind)) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert response.status_code == 502
     assert response.headers["content-type"] == "application/json"
@@ -238,12 +249,15 @@ async def test_row_42_what_is_not_the_protocol_is_a_bad_gateway(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_row_43_a_redirect_is_not_followed(tmp_path: Path, status: int) -> None:
+async def test_row_43_a_redirect_is_not_followed(
+    tmp_path: Path, tls: Authority | None, status: int
+) -> None:
     """Neither the prompt nor the key goes where a provider points."""
     async with ScriptedUpstream() as elsewhere:
         script = _answers(b"{}", status, location=f"{elsewhere.url}/chat/completions")
         async with one_provider(
             tmp_path,
+            tls,
             script,
             fm={"api_key": {"env": "FM_KEY"}},
             environ={"FM_KEY": "sk-secret"},
@@ -258,13 +272,18 @@ async def test_row_43_a_redirect_is_not_followed(tmp_path: Path, status: int) ->
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("asked", [HELLO, STREAMED])
 async def test_row_44_a_refusal_of_our_key_is_not_the_callers(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, asked: dict[str, object]
+    tmp_path: Path,
+    tls: Authority | None,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+    asked: dict[str, object],
 ) -> None:
     """It is a 502 that no SDK retries, and no word of the provider's, which may repeat the key."""
     caplog.set_level(logging.DEBUG)
     body = b'{"error":{"message":"Incorrect API key provided: sk-secret","code":"x"}}'
     async with one_provider(
         tmp_path,
+        tls,
         _answers(body, status, www_authenticate="Bearer"),
         fm={"api_key": {"env": "FM_KEY"}},
         environ={"FM_KEY": "sk-secret"},
@@ -282,11 +301,11 @@ async def test_row_44_a_refusal_of_our_key_is_not_the_callers(
 
 @pytest.mark.parametrize("status", [400, 404, 422, 429])
 async def test_row_45_a_refusal_in_openais_shape_passes_untouched(
-    tmp_path: Path, status: int
+    tmp_path: Path, tls: Authority | None, status: int
 ) -> None:
     """Status, bytes and Retry-After are the provider's, whatever type they claim."""
     script = _answers(_ERROR, status, "text/html", retry_after="7", x_ratelimit_reset="1s")
-    async with two_providers(tmp_path, script, hello) as (_, other, signalbox):
+    async with two_providers(tmp_path, tls, script, hello) as (_, other, signalbox):
         response = await signalbox.chat(HELLO)
     assert (response.status_code, response.content) == (status, _ERROR)
     assert response.headers["content-type"] == "application/json"
@@ -321,10 +340,13 @@ def _in_seconds(seconds: int) -> str:
     ids=str,
 )
 async def test_row_45_retry_after_is_clamped_and_nonsense_is_dropped(
-    tmp_path: Path, given: str, told: set[str | None]
+    tmp_path: Path, tls: Authority | None, given: str, told: set[str | None]
 ) -> None:
     """No SDK waits longer than two minutes, nor can it read what is no number and no date."""
-    async with one_provider(tmp_path, _answers(_ERROR, 429, retry_after=given)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, _answers(_ERROR, 429, retry_after=given)) as (
+        _,
+        signalbox,
+    ):
         response = await signalbox.chat(HELLO)
     assert response.status_code == 429
     assert response.headers.get("retry-after") in told
@@ -333,11 +355,11 @@ async def test_row_45_retry_after_is_clamped_and_nonsense_is_dropped(
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
 @pytest.mark.parametrize("shaped", [True, False])
 async def test_row_46_a_server_error_is_answered_by_the_next_provider(
-    tmp_path: Path, status: int, shaped: bool
+    tmp_path: Path, tls: Authority | None, status: int, shaped: bool
 ) -> None:
     """A provider that fails before its first byte is passed over, and the headers tell."""
     script = _answers(_ERROR if shaped else b"<html>", status)
-    async with two_providers(tmp_path, script, hello) as (_, _, signalbox):
+    async with two_providers(tmp_path, tls, script, hello) as (_, _, signalbox):
         response = await signalbox.chat(HELLO)
     assert (response.status_code, response.content) == (200, CHAT)
     assert response.headers["x-signalbox-provider"] == "other"
@@ -347,11 +369,11 @@ async def test_row_46_a_server_error_is_answered_by_the_next_provider(
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
 @pytest.mark.parametrize("shaped", [True, False])
 async def test_row_46_a_server_error_keeps_its_status_where_nobody_else_is_there(
-    tmp_path: Path, status: int, shaped: bool
+    tmp_path: Path, tls: Authority | None, status: int, shaped: bool
 ) -> None:
     """It comes in OpenAI's shape, and as it was where it had that shape."""
     script = _answers(_ERROR if shaped else b"<html>", status, "text/html", retry_after="3")
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
@@ -366,10 +388,15 @@ async def test_row_46_a_server_error_keeps_its_status_where_nobody_else_is_there
 
 async def test_row_46_a_stream_that_begins_with_an_error_leads_to_the_next_provider(
     tmp_path: Path,
+    tls: Authority | None,
 ) -> None:
     """The status line is held until the first event, so this is still a fallback."""
     script = streams(b": hi\n\n", b'data: {"error":{"message":"no"}}\n\n')
-    async with two_providers(tmp_path, script, streams(DELTA, STOP, DONE)) as (_, _, signalbox):
+    async with two_providers(tmp_path, tls, script, streams(DELTA, STOP, DONE)) as (
+        _,
+        _,
+        signalbox,
+    ):
         response = await signalbox.chat(STREAMED)
     assert (response.status_code, response.content) == (200, DELTA + STOP + DONE)
     assert response.headers["x-signalbox-attempts"] == "2"
@@ -377,12 +404,12 @@ async def test_row_46_a_stream_that_begins_with_an_error_leads_to_the_next_provi
 
 @pytest.mark.parametrize("error", ['{"message":"no","code":"own"}', '"no"'])
 async def test_row_46_a_stream_that_begins_with_an_error_is_an_error(
-    tmp_path: Path, error: str
+    tmp_path: Path, tls: Authority | None, error: str
 ) -> None:
     """Where nobody else is there the client gets a 502 with an error object."""
     payload = f'{{"error":{error}}}'.encode()
     script = streams(b"data: " + payload + b"\n\n")
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(STREAMED)
     assert response.status_code == 502
     assert response.headers["content-type"] == "application/json"
@@ -390,7 +417,9 @@ async def test_row_46_a_stream_that_begins_with_an_error_is_an_error(
 
 
 @pytest.mark.parametrize("status", [400, 500])
-async def test_row_47_a_huge_error_is_not_read_to_its_end(tmp_path: Path, status: int) -> None:
+async def test_row_47_a_huge_error_is_not_read_to_its_end(
+    tmp_path: Path, tls: Authority | None, status: int
+) -> None:
     """Of an error's body 64 KiB are read; the answer says what there was."""
     sent = 0
     size = 10 << 20
@@ -406,7 +435,7 @@ async def test_row_47_a_huge_error_is_not_read_to_its_end(tmp_path: Path, status
             await conversation.send(b"x" * 65536)
             sent += 65536
 
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert response.status_code == status
     assert len(response.content) < 1000
@@ -431,10 +460,10 @@ async def test_row_47_a_huge_error_is_not_read_to_its_end(tmp_path: Path, status
     ],
 )
 async def test_row_47_a_local_providers_own_words_are_shown(
-    tmp_path: Path, body: bytes, kind: str, text: str | None
+    tmp_path: Path, tls: Authority | None, body: bytes, kind: str, text: str | None
 ) -> None:
     """An error of another dialect is wrapped, with up to 500 characters of what it says."""
-    async with one_provider(tmp_path, _answers(body, 404, kind)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, _answers(body, 404, kind)) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     error = error_of(response.content)
     assert (response.status_code, error["code"]) == (404, "not_found")
@@ -448,11 +477,11 @@ async def test_row_47_a_local_providers_own_words_are_shown(
     ("status", "more"), [(404, {"locality": "remote"}), (500, {}), (500, {"locality": "remote"})]
 )
 async def test_row_47_words_that_may_hold_a_secret_are_not_shown(
-    tmp_path: Path, status: int, more: dict[str, str]
+    tmp_path: Path, tls: Authority | None, status: int, more: dict[str, str]
 ) -> None:
     """A cloud's error may repeat a key, a server's own failure a path of its machine."""
     script = _answers(b'{"error":"sk-secret in /home/me"}', status)
-    async with one_provider(tmp_path, script, fm=more) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script, fm=more) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert response.status_code == status
     assert b"secret" not in response.content
@@ -461,13 +490,13 @@ async def test_row_47_words_that_may_hold_a_secret_are_not_shown(
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "deflate", "x-odd"])
 @pytest.mark.parametrize("asked", [HELLO, STREAMED])
 async def test_row_48_an_encoded_answer_is_refused_and_never_inflated(
-    tmp_path: Path, encoding: str, asked: dict[str, object]
+    tmp_path: Path, tls: Authority | None, encoding: str, asked: dict[str, object]
 ) -> None:
     """Nothing but identity was asked for, so a bomb does not go off."""
     bomb = gzip.compress(b" " * (16 << 20))
     kind = "text/event-stream" if asked is STREAMED else "application/json"
     script = _answers(bomb, 200, kind, content_encoding=encoding)
-    async with one_provider(tmp_path, script) as (fm, signalbox):
+    async with one_provider(tmp_path, tls, script) as (fm, signalbox):
         response = await signalbox.chat(asked)
     assert fm.seen[0].headers["accept-encoding"] == "identity"
     assert response.status_code == 502
@@ -477,10 +506,10 @@ async def test_row_48_an_encoded_answer_is_refused_and_never_inflated(
     assert "encoding" in error["message"]
 
 
-async def test_row_48_an_encoded_error_is_wrapped(tmp_path: Path) -> None:
+async def test_row_48_an_encoded_error_is_wrapped(tmp_path: Path, tls: Authority | None) -> None:
     """An error that cannot be read without inflating it is none that can be read."""
     script = _answers(gzip.compress(_ERROR), 400, content_encoding="gzip")
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert response.status_code == 400
     assert "content-encoding" not in response.headers
@@ -488,7 +517,7 @@ async def test_row_48_an_encoded_error_is_wrapped(tmp_path: Path) -> None:
 
 
 async def test_row_49_a_proxy_of_the_environment_sees_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tls: Authority | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request to this machine goes to this machine."""
     async with ScriptedUpstream() as proxy:
@@ -496,7 +525,7 @@ async def test_row_49_a_proxy_of_the_environment_sees_nothing(
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        async with one_provider(tmp_path, hello) as (_, signalbox):
+        async with one_provider(tmp_path, tls, hello) as (_, signalbox):
             assert (await signalbox.chat(HELLO)).status_code == 200
         assert proxy.connections == 0
 
@@ -526,10 +555,13 @@ async def test_row_50_localhost_is_never_a_stranger_on_the_other_protocol(tmp_pa
     assert strangers == 0
 
 
-async def test_row_51_nothing_of_the_clients_headers_reaches_a_provider(tmp_path: Path) -> None:
+async def test_row_51_nothing_of_the_clients_headers_reaches_a_provider(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """Credentials, cookies and fingerprints stay; the provider's own key and headers go."""
     async with one_provider(
         tmp_path,
+        tls,
         hello,
         environ={"FM_KEY": "sk-provider"},
         fm={"api_key": {"env": "FM_KEY"}, "headers": {"x-team": "a"}, "locality": "remote"},
@@ -563,7 +595,7 @@ async def test_row_51_nothing_of_the_clients_headers_reaches_a_provider(tmp_path
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_row_51_of_a_providers_headers_only_those_of_the_protocol_come_back(
-    tmp_path: Path, stream: bool
+    tmp_path: Path, tls: Authority | None, stream: bool
 ) -> None:
     """No cookie, server name or rule for browsers is set by a provider."""
     kind = "text/event-stream" if stream else "application/json"
@@ -582,7 +614,7 @@ async def test_row_51_of_a_providers_headers_only_those_of_the_protocol_come_bac
         openai_processing_ms="9",
         x_signalbox_provider="forged",
     )
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(STREAMED if stream else HELLO)
     assert response.status_code == 200
     told = set(response.headers) - {"date", "content-length", "transfer-encoding", "connection"}
@@ -598,13 +630,14 @@ async def test_row_51_of_a_providers_headers_only_those_of_the_protocol_come_bac
 
 async def test_row_51_an_answer_is_json_whatever_a_header_of_the_provider_holds(
     tmp_path: Path,
+    tls: Authority | None,
 ) -> None:
     """A value that cannot travel in a header costs the header, not the answer."""
     script = _sends(
         _HEAD + b"openai-organization: \xe2\x82\xac\r\nx-ratelimit-limit: 9\r\n"
         b"content-length: %d\r\n\r\n%s" % (len(CHAT), CHAT)
     )
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(HELLO)
     assert json.loads(response.content)
     assert "openai-organization" not in response.headers

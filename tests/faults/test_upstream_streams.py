@@ -8,6 +8,7 @@ import openai
 import psutil
 import pytest
 
+from tests.harness.authority import Authority
 from tests.harness.one_provider import (
     DELTA,
     DONE,
@@ -31,7 +32,9 @@ _UNICODE = (
 _TRANSCRIPT = b": hi\n\n" + DELTA + _UNICODE + STOP.replace(b"\n", b"\r") + DONE
 
 
-async def test_row_52_events_cut_anywhere_arrive_whole_and_unchanged(tmp_path: Path) -> None:
+async def test_row_52_events_cut_anywhere_arrive_whole_and_unchanged(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """Wherever the bytes are cut in two, within UTF-8 and CRLF too, the same bytes arrive."""
 
     async def script(conversation: Conversation) -> None:
@@ -44,15 +47,17 @@ async def test_row_52_events_cut_anywhere_arrive_whole_and_unchanged(tmp_path: P
         await conversation.event(_TRANSCRIPT[cut:])
         await conversation.end_stream()
 
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         for cut in range(1, len(_TRANSCRIPT)):
             assert await streamed(signalbox, {**STREAMED, "cut": cut}) == _TRANSCRIPT, cut
 
 
-async def test_row_52_single_bytes_arrive_as_whole_events(tmp_path: Path) -> None:
+async def test_row_52_single_bytes_arrive_as_whole_events(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """A provider that dribbles single bytes gives the client whole events, one at a time."""
     single = (_TRANSCRIPT[position : position + 1] for position in range(len(_TRANSCRIPT)))
-    async with one_provider(tmp_path, streams(*single)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(*single)) as (_, signalbox):
         assert await streamed(signalbox) == _TRANSCRIPT
 
 
@@ -70,21 +75,27 @@ async def test_row_52_single_bytes_arrive_as_whole_events(tmp_path: Path) -> Non
     ],
     ids=["CR", "CRLF", "mixed", "BOM", "many lines", "no space", "other fields", "unknown field"],
 )
-async def test_row_53_every_way_to_write_an_event_passes(tmp_path: Path, transcript: bytes) -> None:
+async def test_row_53_every_way_to_write_an_event_passes(
+    tmp_path: Path, tls: Authority | None, transcript: bytes
+) -> None:
     """Line ends, marks and fields are read as the standard says and passed as they came."""
-    async with one_provider(tmp_path, streams(transcript)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(transcript)) as (_, signalbox):
         assert await streamed(signalbox) == transcript
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x7f", "\ufeff"])
-async def test_row_54_what_looks_like_a_line_end_is_none(tmp_path: Path, character: str) -> None:
+async def test_row_54_what_looks_like_a_line_end_is_none(
+    tmp_path: Path, tls: Authority | None, character: str
+) -> None:
     """Only CR and LF end a line; all else within a text passes unchanged."""
     delta = DELTA.replace(b'"x"', f'"a{character}b"'.encode())
-    async with one_provider(tmp_path, streams(delta, STOP, DONE)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(delta, STOP, DONE)) as (_, signalbox):
         assert await streamed(signalbox) == delta + STOP + DONE
 
 
-async def test_row_55_comments_pass_and_do_not_keep_a_stream_alive(tmp_path: Path) -> None:
+async def test_row_55_comments_pass_and_do_not_keep_a_stream_alive(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """Only events with data count against the idle deadline."""
 
     async def script(conversation: Conversation) -> None:
@@ -94,13 +105,15 @@ async def test_row_55_comments_pass_and_do_not_keep_a_stream_alive(tmp_path: Pat
             await conversation.event(b": ping {oops\n\n")
             await asyncio.sleep(0.02)
 
-    async with one_provider(tmp_path, script, timeouts={"idle_s": 0.2}) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script, timeouts={"idle_s": 0.2}) as (_, signalbox):
         body = await streamed(signalbox)
     assert body.startswith(DELTA + b": ping {oops\n\n: ping {oops\n\n")
     assert last_error(body)["code"] == "upstream_idle_timeout"
 
 
-async def test_row_55_a_flood_of_comments_is_no_answer(tmp_path: Path) -> None:
+async def test_row_55_a_flood_of_comments_is_no_answer(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """What is held until the first event is bounded; the flood ends as a bad gateway."""
 
     async def script(conversation: Conversation) -> None:
@@ -108,7 +121,7 @@ async def test_row_55_a_flood_of_comments_is_no_answer(tmp_path: Path) -> None:
         while True:
             await conversation.event(b": " + b"x" * 65536 + b"\n\n")
 
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(STREAMED)
     error = error_of(response.content)
     assert (response.status_code, error["code"]) == (502, "upstream_invalid_response")
@@ -153,11 +166,13 @@ def _breaks_off(how: str, seen: asyncio.Event) -> Script:
         pytest.param("until close", id="row_58_until_close"),
     ],
 )
-async def test_row_56_57_58_a_stream_that_breaks_off_says_so(tmp_path: Path, how: str) -> None:
+async def test_row_56_57_58_a_stream_that_breaks_off_says_so(
+    tmp_path: Path, tls: Authority | None, how: str
+) -> None:
     """However it ends, an answer without its end is told as truncated, and never as done."""
     seen = asyncio.Event()
     async with (
-        one_provider(tmp_path, _breaks_off(how, seen)) as (fm, signalbox),
+        one_provider(tmp_path, tls, _breaks_off(how, seen)) as (fm, signalbox),
         RawClient(signalbox.port) as client,
     ):
         await client.post("/v1/chat/completions", STREAMED)
@@ -173,7 +188,9 @@ async def test_row_56_57_58_a_stream_that_breaks_off_says_so(tmp_path: Path, how
     assert len(fm.seen) == 1
 
 
-async def test_row_58_a_finished_answer_needs_no_done(tmp_path: Path) -> None:
+async def test_row_58_a_finished_answer_needs_no_done(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """Where every choice has its finish_reason, an end without `[DONE]` is an end."""
 
     async def script(conversation: Conversation) -> None:
@@ -181,11 +198,13 @@ async def test_row_58_a_finished_answer_needs_no_done(tmp_path: Path) -> None:
         await conversation.send(DELTA + STOP)
         conversation.close()
 
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         assert await streamed(signalbox) == DELTA + STOP
 
 
-async def test_row_59_a_stream_that_stalls_ends_and_its_place_is_free(tmp_path: Path) -> None:
+async def test_row_59_a_stream_that_stalls_ends_and_its_place_is_free(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """The idle deadline ends the stream, closes the connection and frees the slot."""
     left = asyncio.Event()
 
@@ -199,7 +218,7 @@ async def test_row_59_a_stream_that_stalls_ends_and_its_place_is_free(tmp_path: 
             await hello(conversation)
 
     lanes = {"fm": {"concurrency": 1, "queue": 5, "reserve_high": 0}}
-    async with one_provider(tmp_path, script, timeouts={"idle_s": 0.1}, lanes=lanes) as (
+    async with one_provider(tmp_path, tls, script, timeouts={"idle_s": 0.1}, lanes=lanes) as (
         _,
         signalbox,
     ):
@@ -213,7 +232,9 @@ async def test_row_59_a_stream_that_stalls_ends_and_its_place_is_free(tmp_path: 
 
 
 @pytest.mark.parametrize("burst", [1, 5000])
-async def test_row_60_a_stream_that_never_ends_is_ended(tmp_path: Path, burst: int) -> None:
+async def test_row_60_a_stream_that_never_ends_is_ended(
+    tmp_path: Path, tls: Authority | None, burst: int
+) -> None:
     """Events that keep coming, slowly or in floods, do not outlive the total deadline."""
 
     async def script(conversation: Conversation) -> None:
@@ -223,7 +244,7 @@ async def test_row_60_a_stream_that_never_ends_is_ended(tmp_path: Path, burst: i
             await asyncio.sleep(0.005)
 
     timeouts = {"total_s": 0.2, "idle_s": 0.15}
-    async with one_provider(tmp_path, script, timeouts=timeouts) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script, timeouts=timeouts) as (_, signalbox):
         body = await streamed(signalbox)
     assert body.startswith(DELTA)
     assert last_error(body)["code"] == "upstream_total_timeout"
@@ -232,12 +253,37 @@ async def test_row_60_a_stream_that_never_ends_is_ended(tmp_path: Path, burst: i
 
 @pytest.mark.parametrize("prefix", [b"", b"event: error\n"])
 async def test_row_61_the_providers_own_error_passes_once_and_is_the_end(
-    tmp_path: Path, prefix: bytes
+    tmp_path: Path, tls: Authority | None, prefix: bytes
 ) -> None:
     """An error event is forwarded as it came, and nothing after it."""
     error = prefix + b'data: {"error":{"message":"out of memory"}}\n\n'
-    async with one_provider(tmp_path, streams(DELTA, error + DONE)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(DELTA, error + DONE)) as (_, signalbox):
         assert await streamed(signalbox) == DELTA + error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'event: error\ndata: {"message":"out of memory"}\n\n',
+        b'id: 1\r\nevent:error\r\ndata: {"type":"error"}\r\n\r\n',
+        b'event: error\ndata: {"error":null}\n\n',
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+async def test_row_61_an_error_by_name_alone_is_told_in_a_shape_that_clients_notice(
+    tmp_path: Path, tls: Authority | None, error: bytes, begun: bool
+) -> None:
+    """OpenAI's clients look for an error object only, so the provider's event is replaced."""
+    script = streams(*([DELTA] if begun else []), error, STOP, DONE)
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
+        response = await signalbox.chat(STREAMED)
+    body = response.content
+    if begun:
+        assert body.startswith(DELTA + b'data: {"error"')
+        assert last_error(body)["code"] == "upstream_invalid_frame"
+    else:
+        assert response.status_code == 502
+        assert error_of(body)["code"] == "upstream_invalid_response"
 
 
 @pytest.mark.parametrize(
@@ -252,10 +298,10 @@ async def test_row_61_the_providers_own_error_passes_once_and_is_the_end(
     ids=["cut", "no object", "empty", "done with a space", "NaN"],
 )
 async def test_row_62_an_event_that_is_not_json_ends_the_stream(
-    tmp_path: Path, event: bytes
+    tmp_path: Path, tls: Authority | None, event: bytes
 ) -> None:
     """What came before the bad event is the client's; the bad event is not."""
-    async with one_provider(tmp_path, streams(DELTA, DELTA + event + DELTA)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(DELTA, DELTA + event + DELTA)) as (_, signalbox):
         body = await streamed(signalbox)
     assert body.startswith(DELTA + DELTA + b'data: {"error"')
     assert body.count(b"\n\n") == 3
@@ -265,10 +311,12 @@ async def test_row_62_an_event_that_is_not_json_ends_the_stream(
 @pytest.mark.parametrize(
     "bad", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80"]
 )
-async def test_row_63_bad_utf_8_is_never_replaced(tmp_path: Path, bad: bytes) -> None:
+async def test_row_63_bad_utf_8_is_never_replaced(
+    tmp_path: Path, tls: Authority | None, bad: bytes
+) -> None:
     """Bytes that are no text end the stream instead of becoming other characters."""
     event = DELTA.replace(b'"x"', b'"a' + bad + b'b"')
-    async with one_provider(tmp_path, streams(DELTA, event, DONE)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(DELTA, event, DONE)) as (_, signalbox):
         body = await streamed(signalbox)
     assert body.startswith(DELTA + b'data: {"error"')
     assert last_error(body)["code"] == "upstream_invalid_frame"
@@ -277,7 +325,9 @@ async def test_row_63_bad_utf_8_is_never_replaced(tmp_path: Path, bad: bytes) ->
 
 
 @pytest.mark.parametrize("how", ["one event", "one line without an end"])
-async def test_row_64_an_event_without_an_end_is_cut_off(tmp_path: Path, how: str) -> None:
+async def test_row_64_an_event_without_an_end_is_cut_off(
+    tmp_path: Path, tls: Authority | None, how: str
+) -> None:
     """No event is held beyond 1 MiB, however long the provider goes on."""
     sent = 0
 
@@ -292,7 +342,7 @@ async def test_row_64_an_event_without_an_end_is_cut_off(tmp_path: Path, how: st
             await conversation.event(line)
             sent += len(line)
 
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         before = psutil.Process().memory_info().rss
         body = await streamed(signalbox)
         grown = psutil.Process().memory_info().rss - before
@@ -305,15 +355,17 @@ async def test_row_64_an_event_without_an_end_is_cut_off(tmp_path: Path, how: st
 @pytest.mark.parametrize("after", [DONE, DELTA, b"data: {oops\n\n", b"\x00\xff"])
 @pytest.mark.parametrize("together", [True, False])
 async def test_row_65_nothing_comes_after_done(
-    tmp_path: Path, after: bytes, together: bool
+    tmp_path: Path, tls: Authority | None, after: bytes, together: bool
 ) -> None:
     """Whatever follows the first `[DONE]` is dropped, and the stream ends at once and well."""
     pieces = [DELTA, STOP + DONE + after] if together else [DELTA, STOP + DONE, after]
-    async with one_provider(tmp_path, streams(*pieces)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(*pieces)) as (_, signalbox):
         assert await streamed(signalbox) == DELTA + STOP + DONE
 
 
-async def test_row_65_done_ends_a_stream_that_the_provider_leaves_open(tmp_path: Path) -> None:
+async def test_row_65_done_ends_a_stream_that_the_provider_leaves_open(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """The client does not wait for a provider that forgets to end its body."""
 
     async def script(conversation: Conversation) -> None:
@@ -321,7 +373,7 @@ async def test_row_65_done_ends_a_stream_that_the_provider_leaves_open(tmp_path:
         await conversation.event(DELTA + STOP + DONE)
         await conversation.left()
 
-    async with one_provider(tmp_path, script) as (_, signalbox), asyncio.timeout(2):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox), asyncio.timeout(2):
         assert await streamed(signalbox) == DELTA + STOP + DONE
 
 
@@ -329,33 +381,35 @@ async def test_row_65_done_ends_a_stream_that_the_provider_leaves_open(tmp_path:
     "pieces", [(DONE,), (b": hi\n\n", DONE), (), (b": hi\n\n",), (DELTA[:30],)]
 )
 async def test_row_65_a_stream_without_a_single_chunk_is_no_answer(
-    tmp_path: Path, pieces: tuple[bytes, ...]
+    tmp_path: Path, tls: Authority | None, pieces: tuple[bytes, ...]
 ) -> None:
     """`[DONE]` alone would look like a model that had nothing to say."""
-    async with one_provider(tmp_path, streams(*pieces)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(*pieces)) as (_, signalbox):
         response = await signalbox.chat(STREAMED)
     assert response.status_code == 502
     assert error_of(response.content)["code"] == "upstream_invalid_response"
 
 
-async def test_row_66_a_chunk_of_usage_alone_passes(tmp_path: Path) -> None:
+async def test_row_66_a_chunk_of_usage_alone_passes(tmp_path: Path, tls: Authority | None) -> None:
     """A chunk with no choices, as usage has, is a chunk like any other."""
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
     asked = {**STREAMED, "stream_options": {"include_usage": True}}
-    async with one_provider(tmp_path, streams(DELTA, STOP, usage, DONE)) as (fm, signalbox):
+    async with one_provider(tmp_path, tls, streams(DELTA, STOP, usage, DONE)) as (fm, signalbox):
         assert await streamed(signalbox, asked) == DELTA + STOP + usage + DONE
     assert fm.seen[0].json["stream_options"] == {"include_usage": True}
 
 
 @pytest.mark.parametrize("how", ["reset", "clean end", "error", "no JSON"])
-async def test_row_67_nothing_is_tried_again_after_the_first_byte(tmp_path: Path, how: str) -> None:
+async def test_row_67_nothing_is_tried_again_after_the_first_byte(
+    tmp_path: Path, tls: Authority | None, how: str
+) -> None:
     """Once an event has gone out no other provider is asked, and the first not twice."""
     seen = asyncio.Event()
     seen.set()
     bad = {"error": b'data: {"error":{"message":"no"}}\n\n', "no JSON": b"data: {oops\n\n"}
     script = streams(DELTA, bad[how]) if how in bad else _breaks_off(how, seen)
     async with (
-        two_providers(tmp_path, script, streams(DELTA, STOP, DONE)) as (fm, other, signalbox),
+        two_providers(tmp_path, tls, script, streams(DELTA, STOP, DONE)) as (fm, other, signalbox),
         RawClient(signalbox.port) as client,
     ):
         await client.post("/v1/chat/completions", STREAMED)
@@ -378,21 +432,23 @@ async def test_row_67_nothing_is_tried_again_after_the_first_byte(tmp_path: Path
     ],
 )
 async def test_row_68_json_for_a_stream_and_the_reverse_are_refused(
-    tmp_path: Path, asked: dict[str, Any], kind: str, body: bytes
+    tmp_path: Path, tls: Authority | None, asked: dict[str, Any], kind: str, body: bytes
 ) -> None:
     """An answer of the wrong sort is a bad gateway, never a stream that cannot be parsed."""
 
     async def script(conversation: Conversation) -> None:
         await conversation.answer(body, kind=kind)
 
-    async with one_provider(tmp_path, script) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script) as (_, signalbox):
         response = await signalbox.chat(asked)
     assert response.status_code == 502
     assert response.headers["content-type"] == "application/json"
     assert error_of(response.content)["code"] == "upstream_invalid_response"
 
 
-async def test_row_69_tool_calls_in_any_order_pass_byte_for_byte(tmp_path: Path) -> None:
+async def test_row_69_tool_calls_in_any_order_pass_byte_for_byte(
+    tmp_path: Path, tls: Authority | None
+) -> None:
     """Deltas of several tool calls, interleaved and out of order, are nobody's to sort."""
     deltas = [
         b'data: {"choices":[{"index":%d,"delta":{"tool_calls":[{"index":%d, "function" :'
@@ -404,12 +460,13 @@ async def test_row_69_tool_calls_in_any_order_pass_byte_for_byte(tmp_path: Path)
         for choice in (1, 0)
     ]
     transcript = b"".join([*deltas, *stops, DONE])
-    async with one_provider(tmp_path, streams(*deltas, *stops, DONE)) as (_, signalbox):
+    async with one_provider(tmp_path, tls, streams(*deltas, *stops, DONE)) as (_, signalbox):
         assert await streamed(signalbox) == transcript
 
 
 async def test_row_70_the_first_event_is_with_the_client_before_the_second_is_sent(
     tmp_path: Path,
+    tls: Authority | None,
 ) -> None:
     """Nothing between provider and client holds an event back."""
     acknowledged = asyncio.Queue[None]()
@@ -423,7 +480,7 @@ async def test_row_70_the_first_event_is_with_the_client_before_the_second_is_se
         await conversation.end_stream()
 
     async with (
-        one_provider(tmp_path, script) as (_, signalbox),
+        one_provider(tmp_path, tls, script) as (_, signalbox),
         RawClient(signalbox.port) as client,
     ):
         await client.post("/v1/chat/completions", STREAMED)
@@ -457,12 +514,12 @@ def _error_event(conversation: Conversation) -> Any:
     ids=["truncated", "half an event", "no JSON", "bad UTF-8", "stall", "own error"],
 )
 async def test_rows_56_to_63_the_openai_sdk_raises_an_error_with_the_code(
-    tmp_path: Path, script: Script, code: str
+    tmp_path: Path, tls: Authority | None, script: Script, code: str
 ) -> None:
     """OpenAI's own client gets what came before, then APIError, never a short answer."""
     deltas = []
     async with (
-        one_provider(tmp_path, script, timeouts={"idle_s": 0.2}) as (_, signalbox),
+        one_provider(tmp_path, tls, script, timeouts={"idle_s": 0.2}) as (_, signalbox),
         openai.AsyncOpenAI(base_url=signalbox.url, api_key="x", max_retries=0) as client,
     ):
         stream = await client.chat.completions.create(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.harness.authority import Authority
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
@@ -17,17 +18,27 @@ STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
 
+def scripted(tls: Authority | None, script: Script) -> ScriptedUpstream:
+    """Return a provider that does as scripted, over TLS where there is an authority."""
+    return ScriptedUpstream(script, tls=tls.server() if tls else None)
+
+
+def settings_of(fm: ScriptedUpstream, tls: Authority | None, **more: Any) -> dict[str, Any]:
+    """Return the settings of such a provider."""
+    return openai_provider(fm.url, **({"ca_file": str(tls.file)} if tls else {}), **more)
+
+
 @asynccontextmanager
 async def one_provider(
-    folder: Path, script: Script, **sections: Any
+    folder: Path, tls: Authority | None, script: Script, **sections: Any
 ) -> AsyncIterator[tuple[ScriptedUpstream, RunningRouter]]:
     """Run a router whose `text` is served by the script alone; `fm` holds the provider's keys."""
     more = sections.pop("fm", {})
     async with (
-        ScriptedUpstream(script) as fm,
+        scripted(tls, script) as fm,
         running_router(
             folder,
-            providers={"fm": openai_provider(fm.url, **more)},
+            providers={"fm": settings_of(fm, tls, **more)},
             capabilities={"text": ["fm/model-1"]},
             **sections,
         ) as signalbox,
@@ -37,15 +48,15 @@ async def one_provider(
 
 @asynccontextmanager
 async def two_providers(
-    folder: Path, script: Script, other: Script, **sections: Any
+    folder: Path, tls: Authority | None, script: Script, other: Script, **sections: Any
 ) -> AsyncIterator[tuple[ScriptedUpstream, ScriptedUpstream, RunningRouter]]:
     """Run a router that serves `text` by the first provider and falls back to the second."""
     async with (
-        ScriptedUpstream(script) as fm,
-        ScriptedUpstream(other) as next_fm,
+        scripted(tls, script) as fm,
+        scripted(tls, other) as next_fm,
         running_router(
             folder,
-            providers={"fm": openai_provider(fm.url), "other": openai_provider(next_fm.url)},
+            providers={"fm": settings_of(fm, tls), "other": settings_of(next_fm, tls)},
             capabilities={"text": ["fm/model-1", "other/model-2"]},
             **sections,
         ) as signalbox,

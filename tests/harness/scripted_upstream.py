@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -46,6 +48,9 @@ class Conversation:
         """Send bytes as they are."""
         self._writer.write(data)
         await self._writer.drain()
+        # drain() gives the loop no turn when there is nothing to wait for, and over TLS it does not
+        # notice that the connection is gone before it had one.
+        await asyncio.sleep(0)
 
     async def answer(
         self, body: bytes = CHAT, status: int = 200, kind: str = "application/json", **more: str
@@ -70,6 +75,10 @@ class Conversation:
         """End a stream as HTTP wants it ended."""
         await self.send(b"0\r\n\r\n")
 
+    async def asked(self) -> None:
+        """Return when a request has begun to arrive, without reading on."""
+        await self._reader.read(1)
+
     async def left(self) -> None:
         """Return when the client closes the connection."""
         try:
@@ -78,10 +87,21 @@ class Conversation:
         except ConnectionError:
             pass
 
+    @property
+    def kernel_socket(self) -> socket.socket:
+        """The socket beneath, whatever loop and TLS do above it; the caller closes this copy."""
+        raw = self._writer.get_extra_info("socket")
+        return socket.socket(fileno=os.dup(raw.fileno()))
+
+    def hang_up(self) -> None:
+        """End the connection in the kernel, now, before any event loop has its next turn."""
+        with self.kernel_socket as raw:
+            raw.shutdown(socket.SHUT_RDWR)
+
     def reset(self) -> None:
         """Break the connection with a RST."""
-        raw: socket.socket = self._writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with self.kernel_socket as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     def close(self) -> None:
@@ -98,19 +118,39 @@ async def hello(conversation: Conversation) -> None:
 
 
 class ScriptedUpstream:
-    """The provider: runs `script` for each request and remembers the conversations."""
+    """The provider: runs `script` for each request and remembers the conversations.
 
-    def __init__(self, script: Script = hello) -> None:
+    With `tls` it speaks TLS. Without `reads` the script begins as soon as somebody connects, before
+    anything was read.
+    """
+
+    def __init__(
+        self,
+        script: Script = hello,
+        *,
+        tls: ssl.SSLContext | None = None,
+        reads: bool = True,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
         self.script = script
+        self._tls = tls
+        self._reads = reads
+        self._address = (host, port)
         self.seen: list[Conversation] = []
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: list[asyncio.StreamWriter] = []
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections have not ended yet."""
+        return len(self._tasks)
+
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, *self._address, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
         return self
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -122,11 +162,11 @@ class ScriptedUpstream:
         try:
             while True:
                 conversation = Conversation(reader, writer)
-                if not await conversation.receive():
+                if self._reads and not await conversation.receive():
                     break
                 self.seen.append(conversation)
                 await self.script(conversation)
-                if writer.is_closing():
+                if writer.is_closing() or not self._reads:
                     break
         except (ConnectionError, asyncio.CancelledError):
             pass

@@ -250,6 +250,14 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
             "providers: {a: {kind: builtin}, b: {kind: builtin, port: 1}}",
             "providers.b: one builtin backend is all there is; a is it",
         ),
+        (
+            "providers: {b: {kind: builtin, proxy: 'http://p'}}",
+            "providers.b.proxy: a process on this machine is reached directly",
+        ),
+        (
+            "providers: {o: {kind: ollama, ca_file: /c}}",
+            "providers.o.ca_file: there is no TLS on the way to http://127.0.0.1:11434",
+        ),
         ("server: {port: 60316}", "providers.builtin.port: 60316 is server.port already"),
         ("server: {port: 65536}", "server.port: should be less than or equal to 65535"),
         ("server: {port: true}", "server.port: should be a valid integer"),
@@ -465,8 +473,6 @@ def test_the_data_folder_is_the_platforms_unless_named(tmp_path: Path) -> None:
             "providers: {c: {kind: process, command: [x]}}\ncapabilities: {text: [c/m]}",
             "capabilities.text: c/m cannot be served",
         ),
-        ("providers: {o: {kind: ollama, proxy: 'http://p:1'}}", "providers.o.proxy: not built yet"),
-        ("providers: {o: {kind: ollama, ca_file: /c}}", "providers.o.ca_file: not built yet"),
         ("downloads: {proxy: 'http://p:1'}", "downloads.proxy: not built yet"),
         ("processes: {memory_budget_mb: 1}", "processes.memory_budget_mb: not built yet"),
     ],
