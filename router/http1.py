@@ -21,7 +21,8 @@ from backends.wire import REQUEST_ID
 from router.deadline import Sweeper
 from router.errors import Refused, SignalboxError, shutting_down
 from router.request import told
-from router.turn import NOTHING, Turn, head_of
+from router.turn import Turn, head_of
+from router.waiting import NOTHING
 
 # Longer than our clients keep an idle connection, so that it is they who close it.
 _KEEP_ALIVE_S = 75.0

@@ -2,14 +2,15 @@
 
 import asyncio
 import http
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 from uvicorn.server import ServerState
 
 from router.errors import SignalboxError
 from router.guard import App
 from router.request import Message, Scope
+from router.waiting import NOTHING
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _WITHOUT_BODY = frozenset({204, 304})
@@ -30,19 +31,6 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     if b"\n" in text or b"\r" in text:
         raise ValueError("a header of the answer holds a line break")
     return b"%b%b\r\n\r\n" % (line, b"\r\n".join(lines))
-
-
-class _Nothing:
-    """What is awaited where there is nothing to wait for."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        # A generator would cost as much as the coroutine that this saves.
-        return iter(())  # type: ignore[return-value]  # Python asks for an iterator only
-
-
-NOTHING = _Nothing()
 
 
 class ClientConnection(Protocol):
