@@ -9,6 +9,7 @@ from uvicorn.server import ServerState
 
 from router.errors import SignalboxError
 from router.guard import App
+from router.outbox import Writer
 from router.request import Message, Scope
 from router.waiting import NOTHING
 
@@ -39,11 +40,7 @@ class ClientConnection(Protocol):
     loop: asyncio.AbstractEventLoop
     app: App
     server_state: ServerState
-    transport: asyncio.Transport
-
-    def drained(self) -> Awaitable[None]:
-        """Return what is over when more may be written."""
-        ...
+    writer: Writer
 
     def resume(self) -> None:
         """Read on."""
@@ -189,7 +186,7 @@ class Turn:
         """Ask for the body where the client waits to be asked."""
         if not self._begun and (b"expect", b"100-continue") in self._scope["headers"]:
             self._scope["headers"].remove((b"expect", b"100-continue"))
-            self._connection.transport.write(_CONTINUE)
+            self._connection.writer.write(_CONTINUE)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Take the head, and then the pieces of the answer; awaiting waits for the client to read.
@@ -203,7 +200,7 @@ class Turn:
             return NOTHING
         body: bytes = message.get("body", b"")
         self._write(body, more=message.get("more_body", False))
-        return self._connection.drained()
+        return self._connection.writer.drained()
 
     def _begin(self, message: Message) -> None:
         if self._begun:
@@ -244,7 +241,7 @@ class Turn:
         elif body and not self._bodiless:
             parts.append(body)
         if parts:
-            self._connection.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._connection.writer.write(parts[0] if len(parts) == 1 else b"".join(parts))
         if not more:
             self._complete = True
             self._connection.over(self, clean=True)
