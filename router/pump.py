@@ -79,6 +79,8 @@ async def _flow(
         events = splitter.feed(data)
     if state.ending is not Ending.COMPLETE or splitter.rest.strip():
         raise _truncated()
+    # The other half of a last CRLF.
+    await _send(send, [splitter.rest])
 
 
 async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bool:
