@@ -18,7 +18,7 @@ class Admission:
     def __init__(self, provider: str, concurrency: int, queue: int, queue_s: float) -> None:
         self.provider = provider
         self.queue_s = queue_s
-        self.lane: Lane[asyncio.Future[None]] = Lane(concurrency, queue)
+        self.lane: Lane[Place] = Lane(concurrency, queue)
 
     def __repr__(self) -> str:
         return f"<Admission {self.provider} {self.lane!r}>"
@@ -31,9 +31,12 @@ class Admission:
 class Place:
     """One request's place in a lane. `waited_s` says how long it took to get it."""
 
+    __slots__ = ("_admission", "_turn", "waited_s")
+
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # Only who waits needs to be told.
+        self._turn: asyncio.Future[None] | None = None
         self.waited_s = 0.0
 
     async def __aenter__(self) -> Self:
@@ -42,7 +45,7 @@ class Place:
         Raises RouteFailed `queue_full` at once, or `queue_timeout` after `queue_s`.
         """
         admission = self._admission
-        verdict = admission.lane.enter(self._ticket)
+        verdict = admission.lane.enter(self)
         if verdict is Verdict.REFUSED:
             raise RouteFailed(
                 "queue_full",
@@ -56,9 +59,10 @@ class Place:
     async def _wait(self) -> None:
         admission = self._admission
         since = time.monotonic()
+        self._turn = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(admission.queue_s):
-                await self._ticket
+                await self._turn
         except TimeoutError:
             self._leave()
             raise RouteFailed(
@@ -81,7 +85,12 @@ class Place:
         self._leave()
 
     def _leave(self) -> None:
-        successor = self._admission.lane.leave(self._ticket)
-        # A successor that is being cancelled at this moment leaves by itself and passes it on.
-        if successor is not None and not successor.done():
-            successor.set_result(None)
+        successor = self._admission.lane.leave(self)
+        if successor is not None:
+            successor.proceed()
+
+    def proceed(self) -> None:
+        """End the wait: the place is ours."""
+        # Who is being cancelled at this moment leaves by itself and passes the place on.
+        if self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)

@@ -6,7 +6,6 @@ another route.
 
 import math
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -36,13 +35,14 @@ _TEXT_KEYS = ("error", "detail", "message")
 _MAX_TEXT = 500
 
 
-@dataclass(frozen=True, slots=True)
-class OpenStream:
+class OpenStream(msgspec.Struct, frozen=True):
     """A stream whose first event with data is at hand: what follows can only end in a frame.
 
-    `first` are the events up to it, `pending` those that came in the same piece after it.
+    `first` are the events up to it, `pending` those that came in the same piece after it; the rest
+    is still to be read from `answer`.
     """
 
+    answer: Answer
     headers: tuple[tuple[bytes, bytes], ...]
     first: tuple[bytes, ...]
     pending: tuple[bytes, ...]
@@ -50,8 +50,7 @@ class OpenStream:
     state: ChatStream
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(msgspec.Struct, frozen=True):
     """What matters of an answer's headers: how the body is written, and what the client may see."""
 
     encoding: bytes
@@ -112,7 +111,7 @@ async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream
                 if state.said_error:
                     raise _failed_at_once(provider, head, payload_of(event) or b"")
                 pending = tuple(events[position:])
-                return OpenStream(head.passed, tuple(held), pending, splitter, state)
+                return OpenStream(answer, head.passed, tuple(held), pending, splitter, state)
         except StreamFailed as error:
             raise _invalid(provider, "a stream whose events are not JSON") from error
     raise _invalid(provider, "a stream that ended before its first event")

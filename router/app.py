@@ -19,7 +19,7 @@ from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
-from router.deadline import Sweeper
+from router.deadline import Deadlines, Sweeper
 from router.descriptors import places_for_clients, raise_limit
 from router.events import InFlight
 from router.guard import App, Guard, Policy
@@ -28,7 +28,7 @@ from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits
-from router.reach import Deadlines, Reach
+from router.reach import Reach
 from router.server import BindError, Server, bind, stopped_by_signals
 from router.settings import (
     AccessKeys,

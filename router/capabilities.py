@@ -1,9 +1,10 @@
 """Which capabilities does this request need? Read from its structure only, never from its words."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 
 class Capability(StrEnum):
@@ -28,8 +29,7 @@ class Input(StrEnum):
     VIDEO = "video"
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(msgspec.Struct, frozen=True):
     """What one request needs: levers in the order of `Capability`, inputs, a named model."""
 
     levers: tuple[Capability, ...]
@@ -44,6 +44,9 @@ class Requirement:
         return (*self.levers, *self.inputs)
 
 
+_LEVERS = tuple(Capability)
+_INPUTS = tuple(Input)
+_TEXT_ONLY = (Capability.TEXT,)
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 _INPUT_PARTS = {"input_audio": Input.AUDIO, "file": Input.FILE, "video_url": Input.VIDEO}
 _SCHEMA_FORMATS = frozenset({"json_schema", "json_object"})
@@ -54,38 +57,40 @@ def classify_chat(body: Mapping[str, Any], *, local_only: bool = False) -> Requi
 
     Fields of an unexpected type need nothing: what they mean is for the provider to say.
     """
-    levers: set[Capability] = set()
-    inputs: set[Input] = set()
-    for message in _dicts(body.get("messages")):
-        if message.get("role") == "tool" or message.get("tool_calls"):
-            levers.add(Capability.TOOL_USE)
-        for part in _dicts(message.get("content")):
-            kind = _text(part.get("type"))
-            if kind in _IMAGE_PARTS:
-                levers.add(Capability.VISION)
-            elif kind in _INPUT_PARTS:
-                inputs.add(_INPUT_PARTS[kind])
+    needs: set[Capability | Input] = set()
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict):
+            _look_at_message(message, needs)
     if (body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none":
-        levers.add(Capability.TOOL_USE)
+        needs.add(Capability.TOOL_USE)
     response_format = body.get("response_format")
     if isinstance(response_format, dict) and _text(response_format.get("type")) in _SCHEMA_FORMATS:
-        levers.add(Capability.STRUCTURED_OUTPUT)
-    if not levers:
-        levers.add(Capability.TEXT)
+        needs.add(Capability.STRUCTURED_OUTPUT)
     model = body.get("model")
     return Requirement(
-        levers=tuple(capability for capability in Capability if capability in levers),
-        inputs=tuple(kind for kind in Input if kind in inputs),
+        # Most requests are text alone.
+        levers=tuple([lever for lever in _LEVERS if lever in needs]) or _TEXT_ONLY
+        if needs
+        else _TEXT_ONLY,
+        inputs=tuple([kind for kind in _INPUTS if kind in needs]) if needs else (),
         model=model if isinstance(model, str) else None,
         stream=body.get("stream") is True,
         local_only=local_only,
     )
 
 
-def _dicts(value: object) -> Iterator[Mapping[str, Any]]:
-    """Yield the objects of a list; nothing when it is no list."""
-    if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, dict))
+def _look_at_message(message: Mapping[str, Any], needs: set[Capability | Input]) -> None:
+    """Add what one message of a chat needs."""
+    if message.get("tool_calls") or message.get("role") == "tool":
+        needs.add(Capability.TOOL_USE)
+    content = message.get("content")
+    for part in content if isinstance(content, list) else ():
+        kind = _text(part.get("type")) if isinstance(part, dict) else ""
+        if kind in _IMAGE_PARTS:
+            needs.add(Capability.VISION)
+        elif kind in _INPUT_PARTS:
+            needs.add(_INPUT_PARTS[kind])
 
 
 def _text(value: object) -> str:

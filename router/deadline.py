@@ -7,12 +7,26 @@ fires. Here an alarm is a number that may be moved by assignment; the loop has o
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 _NEVER = math.inf
 # How late an alarm may ring, in seconds: what rings at nearly the same time rings in one sweep.
 _RESOLUTION_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds a provider may take.
+
+    `first_byte_s` to the head of its answer and a stream's first event, `idle_s` from one event
+    with data to the next, `total_s` for all of it.
+    """
+
+    first_byte_s: float
+    idle_s: float
+    total_s: float
 
 
 class Sweeper:

@@ -12,7 +12,8 @@ Mistakes of our own are ordinary Python exceptions and become `internal_error` i
 
 import json
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from backends.wire import CODES, SHOULD_RETRY, envelope
 
@@ -21,8 +22,7 @@ _CONFLICT = 409
 _SERVER_ERROR = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A whole answer, ready to be sent."""
 
     status: int

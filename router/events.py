@@ -3,13 +3,13 @@
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import msgspec
 
-@dataclass(slots=True)
-class Flight:
+
+class Flight(msgspec.Struct):
     """One request in flight; its fields are filled in as they become known."""
 
     id: int
@@ -56,6 +56,8 @@ class InFlight:
 
 class Tracked:
     """Keeps one flight in the registry while it is entered."""
+
+    __slots__ = ("_flight", "_flights")
 
     def __init__(self, flights: dict[int, Flight], flight: Flight) -> None:
         self._flights = flights

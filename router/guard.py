@@ -17,7 +17,7 @@ from typing import Any
 
 from backends.wire import REQUEST_ID
 from router.errors import ClientGone, Refused, SignalboxError, shutting_down
-from router.request import Message, Receive, Scope, Send, send_reply, told
+from router.request import Message, Receive, Scope, Send, send_reply
 
 log = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -95,11 +95,9 @@ class Guard:
         """Check the request, pass it on, and answer whatever it raises."""
         if scope["type"] != "http":
             return None
-        headers = told(scope["headers"])
-        request_id = _request_id(headers)
         state: dict[str, Any] = scope["state"]
-        state["request_id"] = request_id
-        state["headers"] = headers
+        headers: Mapping[bytes, bytes] = state["headers"]
+        state["request_id"] = request_id = _request_id(headers)
         reply = _Outgoing(send, request_id.encode())
         try:
             reply.origin = origin = self._check_source(scope, headers)
@@ -243,11 +241,10 @@ class _Outgoing:
     def __call__(self, message: Message) -> Awaitable[None]:
         if not self._begun:
             self._begun = True
-            headers = [*message["headers"], (_REQUEST_ID, self._id)]
+            headers = message["headers"] = [*message["headers"], (_REQUEST_ID, self._id)]
             if self.origin is not None:
                 headers.append((b"access-control-allow-origin", self.origin))
                 headers.append((b"vary", b"Origin"))
-            message["headers"] = headers
             self._is_stream = _EVENT_STREAM in headers
         return self._send(message)
 

@@ -8,8 +8,9 @@ Every refusal is OpenAI's envelope. An upgrade is ignored, as HTTP allows: nothi
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 from urllib.parse import unquote
 
 import httptools
@@ -19,7 +20,8 @@ from uvicorn.server import ServerState
 from backends.wire import REQUEST_ID
 from router.deadline import Sweeper
 from router.errors import Refused, SignalboxError, shutting_down
-from router.turn import Turn, head_of
+from router.request import told
+from router.turn import NOTHING, Turn, head_of
 
 # Longer than our clients keep an idle connection, so that it is they who close it.
 _KEEP_ALIVE_S = 75.0
@@ -58,13 +60,10 @@ class Http1(asyncio.Protocol):
         *,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        self.loop = _loop or asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.app = config.loaded_app
         self._rules = rules
-        self._app_state = app_state
         self.server_state = server_state
         self._parser = httptools.HttpRequestParser(self)
         self._receiving = sweeper.alarm(self._too_slow)
@@ -88,7 +87,7 @@ class Http1(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         # Bytes that came and are no body.
         self._overhead = 0
-        self._chunked = False
+        self._is_chunked = False
         self._upgrading = False
 
     # asyncio.Protocol
@@ -145,7 +144,7 @@ class Http1(asyncio.Protocol):
             return
         if self._incoming is None:
             raise self._too_large()
-        if self._chunked:
+        if self._is_chunked:
             raise Refused("invalid_request", "The body has more framing than content.")
 
     def _too_large(self) -> Refused:
@@ -181,10 +180,10 @@ class Http1(asyncio.Protocol):
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    async def drained(self) -> None:
-        """Return when more may be written."""
-        if self._drained is not None:
-            await self._drained
+    def drained(self) -> Awaitable[None]:
+        """Return what is over when more may be written."""
+        # Who waits may be cancelled, but not for the others who do.
+        return NOTHING if self._drained is None else asyncio.shield(self._drained)
 
     def _pause(self) -> None:
         if not self._paused:
@@ -216,17 +215,22 @@ class Http1(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless its head is one that could be misread."""
-        method: str = self._parser.get_method().decode("ascii")
-        if self._parser.should_upgrade() and method != "CONNECT":
+        parser, headers = self._parser, self._headers
+        method: str = parser.get_method().decode("ascii")
+        if parser.should_upgrade() and method != "CONNECT":
             self._upgrading = True
             return
-        headers = self._headers
-        size = sum([len(name) + len(value) for name, value in headers]) + 4 * len(headers)
-        if size > self._rules.header_bytes or len(headers) > _MAX_HEADERS:
+        fields = told(headers)
+        version: str = parser.get_http_version()
+        coding = fields.get(b"transfer-encoding")
+        if coding is not None and (version != "1.1" or coding.lower() != b"chunked"):
+            raise Refused("invalid_request", "The only transfer coding that is taken is chunked.")
+        # What came with it may be body, but is no less than the head.
+        if self._overhead > self._rules.header_bytes or coding is not None:
+            self._weigh_head()
+        if len(headers) > _MAX_HEADERS:
             raise self._too_large()
-        version: str = self._parser.get_http_version()
-        chunked = self._check_coding(version)
-        path, query = self._target()
+        path, query = self._target(fields)
         scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -240,34 +244,34 @@ class Http1(asyncio.Protocol):
             "raw_path": path.encode("ascii"),
             "query_string": query,
             "headers": headers,
-            "state": self._app_state.copy(),
+            "state": {"headers": fields},
         }
-        keep_alive = version == "1.1" and self._parser.should_keep_alive()
+        keep_alive = version == "1.1" and parser.should_keep_alive()
         turn = Turn(self, scope, keep_alive=keep_alive)
         if len(self.turns) >= _MAX_PIPELINED:
             raise Refused("invalid_request", f"More than {_MAX_PIPELINED} requests at once.")
         self.turns.append(turn)
         self._incoming = turn
-        self._overhead -= size + len(self._url)
-        self._chunked = chunked
+        self._is_chunked = coding is not None
         if len(self.turns) == 1:
             turn.start()
 
-    def _check_coding(self, version: str) -> bool:
-        """Return whether the body is chunked; refuse every other transfer coding."""
-        codings = [value for name, value in self._headers if name == b"transfer-encoding"]
-        if codings and (version != "1.1" or codings[0].lower() != b"chunked" or len(codings) > 1):
-            raise Refused("invalid_request", "The only transfer coding that is taken is chunked.")
-        return bool(codings)
+    def _weigh_head(self) -> None:
+        """Refuse a head that is too large, and take it off what is counted."""
+        headers = self._headers
+        size = sum([len(name) + len(value) for name, value in headers]) + 4 * len(headers)
+        if size > self._rules.header_bytes:
+            raise self._too_large()
+        self._overhead -= size + len(self._url)
 
-    def _target(self) -> tuple[str, bytes]:
+    def _target(self, fields: Mapping[bytes, bytes]) -> tuple[str, bytes]:
         """Return path and query of the target, which may only name the Host that was named."""
         raw = self._url
         if not raw.startswith(b"/") and raw != b"*":
             scheme, _, rest = raw.partition(b"://")
             authority, slash, rest = rest.partition(b"/")
-            hosts = [value for name, value in self._headers if name == b"host"]
-            if scheme.lower() != b"http" or hosts != [authority]:
+            # Two of them were joined by a comma, which no authority has.
+            if scheme.lower() != b"http" or fields.get(b"host") != authority or b"," in authority:
                 raise Refused("invalid_request", "The request's target is not a path of this host.")
             raw = slash + rest or b"/"
         path, _, query = raw.partition(b"?")

@@ -100,7 +100,7 @@ class Planes:
         }
         self._control = Endpoint(_ADMIN_METHODS, control)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request; raises Refused for a path or a method that is not there."""
         endpoint = self._at(scope["path"])
         # The control plane answers for itself: its own table knows its methods.
@@ -110,7 +110,7 @@ class Planes:
                 f"{scope['method']} is not possible here; use {' or '.join(endpoint.methods)}.",
                 headers=((b"allow", ", ".join(endpoint.methods).encode()),),
             )
-        await endpoint.serve(scope, receive, send)
+        return endpoint.serve(scope, receive, send)
 
     def methods(self, path: str) -> tuple[str, ...]:
         """Return the methods of a path; Refused `not_found` where nothing is."""

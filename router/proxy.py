@@ -5,21 +5,23 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from backends.process_manager import ProcessManager
-from backends.wire import PRIORITY, REQUEST_ID, Priority
-from router.answer import OpenStream, open_answer
+from backends.wire import Priority
 from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
-from router.catalog import Catalog, Kind, Locality
-from router.deadline import Deadline, Sweeper
+from router.catalog import Catalog
+from router.deadline import Sweeper
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
 from router.events import Flight, InFlight
+from router.opening import Opening
+from router.plan import Plan, Plans
 from router.presence import ClientPresent
-from router.pump import Pace, pump
-from router.reach import Reach, Ready, Timed, place, too_slow
+from router.pump import pump
+from router.reach import Reach, Ready, place
 from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
-from router.resolver import Route, resolve
-from router.upstream import Answer, UpstreamRequest
+from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,7 @@ class ProxyLimits:
     default_priority: Priority
 
 
-@dataclass(slots=True)
-class Timing:
+class Timing(msgspec.Struct):
     """Where one request's time went, in seconds: `waited_s` is for others, the rest is ours."""
 
     since: float
@@ -43,15 +44,14 @@ class Timing:
     waited_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One request, understood: its body, what it needs, how urgent it is, and when it came."""
+class Work(msgspec.Struct, frozen=True):
+    """One request, understood: its body, what it needs, how urgent it is, and how far it is."""
 
     path: str
     body: JsonBody
     requirement: Requirement
     priority: Priority
-    request_id: str
+    flight: Flight
     timing: Timing
 
 
@@ -72,8 +72,7 @@ class Proxy:
         limits: ProxyLimits,
         sweeper: Sweeper,
     ) -> None:
-        self._catalog = catalog
-        self._reaches = reaches
+        self._plans = Plans(catalog, reaches)
         self._processes = processes
         self._in_flight = in_flight
         self._buffered = buffered
@@ -90,36 +89,27 @@ class Proxy:
         ):
             data = await read_body(receive, limits.body.size, share)
             body = decode(data, limits.body)
-            requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
-            work = Work(
-                path="/chat/completions",
-                body=body,
-                requirement=requirement,
-                priority=priority(
-                    scope,
-                    body.fields,
-                    limits.default_priority,
-                    is_admin=scope["state"]["is_admin"],
-                ),
-                request_id=flight.request_id,
-                timing=Timing(since),
+            requirement = _named(
+                classify_chat(body.fields, local_only=wants_local_only(scope)), body
+            )
+            state = scope["state"]
+            wanted = priority(
+                scope, body.fields, limits.default_priority, is_admin=state["is_admin"]
             )
             flight.needs = requirement.needs
-            routes = resolve(_named(requirement, body), self._catalog())
-            with ClientPresent(scope["state"]["turn"]):
-                await self._try_routes(routes, work, flight, send)
+            work = Work("/chat/completions", body, requirement, wanted, flight, Timing(since))
+            with ClientPresent(state["turn"]):
+                await self._try_plans(self._plans.plan(requirement), work, send)
 
-    async def _try_routes(
-        self, routes: tuple[Route, ...], work: Work, flight: Flight, send: Send
-    ) -> None:
+    async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
         """Try the routes in order until one answers; the first one's error is the answer else."""
         errors: list[RouteFailed] = []
-        for route in routes[: 1 + self._limits.further_attempts]:
+        for plan in plans[: 1 + self._limits.further_attempts]:
             began = time.perf_counter()
             try:
-                return await self._try_route(route, len(errors) + 1, work, flight, send)
+                return await self._try_plan(plan, len(errors) + 1, work, send)
             except RouteFailed as error:
-                log.info("%s failed: %s (%s)", route.model.name, error.message, error.code)
+                log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
                 errors.append(error)
                 work.timing.waited_s += time.perf_counter() - began
                 if error.may_have_run:
@@ -127,59 +117,32 @@ class Proxy:
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
-        return await send_reply(send, first.answer, _told(routes[0], len(errors), work))
+        return await send_reply(send, first.answer, _told(plans[0], len(errors), work.timing))
 
-    async def _try_route(
-        self, route: Route, attempt: int, work: Work, flight: Flight, send: Send
-    ) -> None:
+    async def _try_plan(self, plan: Plan, attempt: int, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
-        reach = self._reaches[route.provider.name]
+        route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
-        request = _upstream_request(route, work)
+        stream, size = work.requirement.stream, self._limits.response_bytes
+        request = _upstream_request(plan, work)
         began = time.perf_counter()
         async with place(reach) as queued:
             flight.state = "starting"
-            async with (
-                Ready(reach, route.model, self._processes),
-                Timed(
-                    reach.upstream.exchange(request),
-                    route.provider.name,
-                    reach.deadlines.first_byte_s,
-                    self._sweeper,
-                ) as answer,
-            ):
+            async with Ready(reach, route.model, self._processes):
                 flight.state = "upstream"
-                opened = await self._open(answer, route, reach, work, began)
-                work.timing.queued_s += queued.waited_s
-                work.timing.waited_s += time.perf_counter() - began
-                headers = _told(route, attempt, work)
-                if isinstance(opened, Reply):
-                    return await send_reply(send, opened, headers)
-                flight.state = "streaming"
-                pace = Pace(reach.deadlines.idle_s, reach.deadlines.total_s)
-                failure = await pump(
-                    opened, answer, send, (*opened.headers, *headers), pace, self._sweeper
-                )
-                if failure is not None:
-                    log.warning("%s: %s (%s)", route.model.name, failure.message, failure.code)
+                opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
+                async with opening as opened:
+                    timing.queued_s += queued.waited_s
+                    timing.waited_s += time.perf_counter() - began
+                    headers = _told(plan, attempt, timing)
+                    if isinstance(opened, Reply):
+                        return await send_reply(send, opened, headers)
+                    flight.state = "streaming"
+                    headers = (*opened.headers, *headers)
+                    failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
+                    if failure is not None:
+                        log.warning("%s: %s (%s)", route.model.name, failure.message, failure.code)
         return None
-
-    async def _open(
-        self, answer: Answer, route: Route, reach: Reach, work: Work, began: float
-    ) -> Reply | OpenStream:
-        """Return the answer once it is known to be one: whole, or a stream at its first event."""
-        stream, deadlines = work.requirement.stream, reach.deadlines
-        within_s = deadlines.first_byte_s if stream else deadlines.total_s
-        with Deadline(self._sweeper) as deadline:
-            left_s = within_s - (time.perf_counter() - began)
-            deadline.expect(left_s, lambda: too_slow(route.provider.name, within_s))
-            return await open_answer(
-                answer,
-                route.provider.name,
-                stream=stream,
-                size=self._limits.response_bytes,
-                is_local=route.provider.locality is Locality.LOCAL,
-            )
 
 
 def _named(requirement: Requirement, body: JsonBody) -> Requirement:
@@ -195,47 +158,24 @@ def _named(requirement: Requirement, body: JsonBody) -> Requirement:
     return requirement
 
 
-def _upstream_request(route: Route, work: Work) -> UpstreamRequest:
+def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
-    provider = route.provider
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"accept", b"text/event-stream" if work.requirement.stream else b"application/json"),
-        (b"accept-encoding", b"identity"),
-        *((name.encode(), value.encode()) for name, value in provider.headers),
-    ]
-    if provider.api_key is not None:
-        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
-    if provider.locality is Locality.LOCAL:
-        # Nothing by which requests could be linked goes to anybody else.
-        headers.append((REQUEST_ID.encode(), work.request_id.encode()))
-    if provider.kind is Kind.BUILTIN:
-        headers.append((PRIORITY.encode(), b"%d" % work.priority))
+    route = plan.route
     return UpstreamRequest(
         method="POST",
-        url=provider.base_url + work.path,
-        headers=headers,
+        url=route.provider.base_url + work.path,
+        headers=plan.sent,
         body=work.body.encode({"model": route.model.id}),
+        own=plan.own(work.flight.request_id.encode(), work.priority),
     )
 
 
-def _told(route: Route, attempts: int, work: Work) -> tuple[tuple[bytes, bytes], ...]:
+def _told(plan: Plan, attempts: int, timing: Timing) -> FixedHeaders:
     """Return the headers that tell how the answer came about."""
-    served, needs = route.capability, work.requirement.needs
-    timing = work.timing
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
-    told = {
-        "provider": route.provider.name,
-        "model": route.model.id,
-        "capability": ",".join((served, *(need for need in needs if need != served))),
-        "reason": route.reason,
-        "attempts": str(attempts),
-        "queue-ms": f"{timing.queued_s * 1000:.1f}",
-        "overhead-ms": f"{overhead_s * 1000:.2f}",
-    }
-    if route.shims:
-        told["shims"] = ",".join(route.shims)
-    return tuple(
-        (b"x-signalbox-" + name.encode(), value.encode("ascii", "replace"))
-        for name, value in told.items()
+    return (
+        *plan.told,
+        (b"x-signalbox-attempts", b"%d" % attempts),
+        (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
+        (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),
     )

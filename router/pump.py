@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from router.answer import OpenStream
-from router.deadline import Deadline, Sweeper
+from router.deadline import Deadline, Deadlines, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
 from router.sse import ChatStream, Ending
@@ -14,35 +13,20 @@ from router.upstream import Answer
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long a stream may take, in seconds: from one event with data to the next, and in all.
-
-    Comments pass but do not count.
-    """
-
-    idle_s: float
-    total_s: float
-
-
 async def pump(
-    stream: OpenStream,
-    answer: Answer,
-    send: Send,
-    headers: HeaderList,
-    pace: Pace,
-    sweeper: Sweeper,
+    stream: OpenStream, send: Send, headers: HeaderList, deadlines: Deadlines, sweeper: Sweeper
 ) -> StreamFailed | None:
     """Send the stream to the client as its events arrive; return what broke it, or None.
 
-    A stream that breaks ends in an error frame, and never in `[DONE]`.
+    A stream that breaks ends in an error frame, and never in `[DONE]`. Comments pass but are no
+    sign of life.
     """
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     failure: StreamFailed | None = None
     try:
         await _send(send, stream.first)
         with Deadline(sweeper) as deadline:
-            await _flow(stream, answer, send, pace, deadline)
+            await _flow(stream, send, deadlines, deadline)
     except StreamFailed as error:
         failure = error
         await _send(send, [error.frame()])
@@ -50,15 +34,13 @@ async def pump(
     return failure
 
 
-async def _flow(
-    stream: OpenStream, answer: Answer, send: Send, pace: Pace, deadline: Deadline
-) -> None:
+async def _flow(stream: OpenStream, send: Send, deadlines: Deadlines, deadline: Deadline) -> None:
     """Pass events on until the stream has ended as it should.
 
     Raises StreamFailed when it breaks off, stalls, never ends, or says what is not JSON.
     """
     state, splitter = stream.state, stream.splitter
-    over_at = time.monotonic() + pace.total_s
+    over_at = time.monotonic() + deadlines.total_s
     events: Sequence[bytes] = stream.pending
     had_data = True
     while True:
@@ -69,11 +51,11 @@ async def _flow(
             # Comments do not count: only data gives a provider further time.
             had_data = False
             left_s = over_at - time.monotonic()
-            if left_s < pace.idle_s:
-                deadline.expect(max(left_s, 0), lambda: _too_long(pace))
+            if left_s < deadlines.idle_s:
+                deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
             else:
-                deadline.expect(pace.idle_s, lambda: _idle(pace))
-        data = await _read(answer)
+                deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
+        data = await _read(stream.answer)
         if not data:
             break
         events = splitter.feed(data)
@@ -112,15 +94,15 @@ def _truncated() -> StreamFailed:
     )
 
 
-def _idle(pace: Pace) -> StreamFailed:
+def _idle(deadlines: Deadlines) -> StreamFailed:
     return StreamFailed(
-        "upstream_idle_timeout", f"The provider sent nothing for {pace.idle_s:g} s."
+        "upstream_idle_timeout", f"The provider sent nothing for {deadlines.idle_s:g} s."
     )
 
 
-def _too_long(pace: Pace) -> StreamFailed:
+def _too_long(deadlines: Deadlines) -> StreamFailed:
     return StreamFailed(
-        "upstream_total_timeout", f"The answer was not complete within {pace.total_s:g} s."
+        "upstream_total_timeout", f"The answer was not complete within {deadlines.total_s:g} s."
     )
 
 

@@ -8,18 +8,9 @@ from typing import Self
 from backends.process_manager import BackendUnavailable, Lease, ProcessManager
 from router.admission import Admission, Place
 from router.catalog import Model
-from router.deadline import Deadline, Sweeper
+from router.deadline import Deadlines
 from router.errors import RouteFailed
-from router.upstream import Answer, Exchange, Upstream
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds a provider may take: to the head of its answer, between events, and in all."""
-
-    first_byte_s: float
-    idle_s: float
-    total_s: float
+from router.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,39 +93,3 @@ class Ready:
         """Let the process go."""
         if self._lease is not None:
             await self._lease.__aexit__(kind, error, traceback)
-
-
-class Timed:
-    """An exchange whose head must arrive within `first_byte_s`."""
-
-    def __init__(
-        self, exchange: Exchange, provider: str, first_byte_s: float, sweeper: Sweeper
-    ) -> None:
-        self._exchange = exchange
-        self._provider = provider
-        self._first_byte_s = first_byte_s
-        self._sweeper = sweeper
-
-    async def __aenter__(self) -> Answer:
-        """Enter the exchange; RouteFailed `upstream_timeout` when the head takes too long."""
-        with Deadline(self._sweeper) as deadline:
-            deadline.expect(
-                self._first_byte_s, lambda: too_slow(self._provider, self._first_byte_s)
-            )
-            return await self._exchange.__aenter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave the exchange."""
-        await self._exchange.__aexit__(kind, error, traceback)
-
-
-def too_slow(provider: str, seconds: float) -> RouteFailed:
-    """Return the failure of a provider that has the request and does not answer in time."""
-    return RouteFailed(
-        "upstream_timeout", f"{provider} did not answer within {seconds:g} s.", may_have_run=True
-    )

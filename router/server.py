@@ -126,9 +126,7 @@ class Server(uvicorn.Server):
         config, state = self.config, self.server_state
 
         def protocol() -> Http1:
-            return Http1(
-                self._rules, self._sweeper, config=config, server_state=state, app_state={}
-            )
+            return Http1(self._rules, self._sweeper, config=config, server_state=state)
 
         (listener,) = sockets
         self._intake = Intake(listener, protocol, state.connections, self._places)

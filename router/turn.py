@@ -2,8 +2,8 @@
 
 import asyncio
 import http
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any, Protocol
 
 from uvicorn.server import ServerState
 
@@ -12,7 +12,7 @@ from router.guard import App
 from router.request import Message, Scope
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NO_CONTENT, _NOT_MODIFIED = 204, 304
+_WITHOUT_BODY = frozenset({204, 304})
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii")
     for status in http.HTTPStatus
@@ -25,11 +25,24 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     Raises ValueError when a header would break out of its line.
     """
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    lines = [b"%b: %b\r\n" % pair for pair in headers]
-    head = b"%b%b\r\n" % (line, b"".join(lines))
+    lines = [b": ".join(pair) for pair in headers]
+    head = b"%b%b\r\n\r\n" % (line, b"\r\n".join(lines))
     if not head.count(b"\n") == head.count(b"\r") == len(lines) + 2:
         raise ValueError("a header of the answer holds a line break")
     return head
+
+
+class _Nothing:
+    """What is awaited where there is nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        # A generator would cost as much as the coroutine that this saves.
+        return iter(())  # type: ignore[return-value]  # Python asks for an iterator only
+
+
+NOTHING = _Nothing()
 
 
 class ClientConnection(Protocol):
@@ -40,8 +53,8 @@ class ClientConnection(Protocol):
     server_state: ServerState
     transport: asyncio.Transport
 
-    async def drained(self) -> None:
-        """Return when more may be written."""
+    def drained(self) -> Awaitable[None]:
+        """Return what is over when more may be written."""
         ...
 
     def resume(self) -> None:
@@ -58,6 +71,27 @@ class Turn:
 
     `scope["state"]["turn"]` is this object: work for a client that may leave asks it to be told.
     """
+
+    __slots__ = (
+        "_begun",
+        "_bodiless",
+        "_chunked",
+        "_complete",
+        "_connection",
+        "_failure",
+        "_head",
+        "_more",
+        "_on_gone",
+        "_pieces",
+        "_scope",
+        "_task",
+        "_told_end",
+        "_waiter",
+        "gone",
+        "held",
+        "keep_alive",
+        "timed",
+    )
 
     def __init__(self, connection: ClientConnection, scope: Scope, *, keep_alive: bool) -> None:
         self._connection = connection
@@ -88,15 +122,19 @@ class Turn:
         """Begin to answer, in a task of its own."""
         connection = self._connection
         # Owned by the server, which waits for it when it stops.
-        task = connection.loop.create_task(self._run())
-        connection.server_state.tasks.add(task)
-        task.add_done_callback(connection.server_state.tasks.discard)
+        self._task = connection.loop.create_task(self._run())
+        connection.server_state.tasks.add(self._task)
 
     async def _run(self) -> None:
+        connection = self._connection
         try:
-            await self._connection.app(self._scope, self.receive, self.send)
+            await connection.app(self._scope, self.receive, self.send)
         finally:
-            self._connection.over(self, clean=self._complete)
+            # The last thing that the task does; a callback would cost the loop one more turn.
+            connection.server_state.tasks.discard(self._task)
+            # It holds us, and we hold it: nothing is left to the collector.
+            self._scope["state"].clear()
+            connection.over(self, clean=self._complete)
 
     # What the connection says
 
@@ -163,19 +201,19 @@ class Turn:
             self._scope["headers"].remove((b"expect", b"100-continue"))
             self._connection.transport.write(_CONTINUE)
 
-    async def send(self, message: Message) -> None:
-        """Take the head, and then the pieces of the answer; waits while the client does not read.
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take the head, and then the pieces of the answer; awaiting waits for the client to read.
 
         The head goes out together with the first piece.
         """
         if self._complete or self.gone:
-            return
+            return NOTHING
         if message["type"] == "http.response.start":
             self._begin(message)
-            return
+            return NOTHING
         body: bytes = message.get("body", b"")
         self._write(body, more=message.get("more_body", False))
-        await self._connection.drained()
+        return self._connection.drained()
 
     def _begin(self, message: Message) -> None:
         if self._begun:
@@ -185,15 +223,15 @@ class Turn:
             *self._connection.server_state.default_headers,
             *message["headers"],
         ]
-        names = {name for name, _ in headers}
-        self._bodiless = self._scope["method"] == "HEAD" or status in {_NO_CONTENT, _NOT_MODIFIED}
+        names = dict(headers)
+        self._bodiless = self._scope["method"] == "HEAD" or status in _WITHOUT_BODY
         if b"content-length" not in names and not self._bodiless:
             if self._scope["http_version"] == "1.1":
                 self._chunked = True
                 headers.append((b"transfer-encoding", b"chunked"))
             else:
                 self.keep_alive = False
-        if (b"connection", b"close") in headers:
+        if names.get(b"connection") == b"close":
             self.keep_alive = False
         elif not self.keep_alive or self._more:
             self.keep_alive = False

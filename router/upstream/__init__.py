@@ -6,25 +6,32 @@ provider learns that its client has gone.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+import msgspec
+
 # Names in lower case.
 Headers = Sequence[tuple[bytes, bytes]]
+# Those that are the same for many requests, so that what was made of them can be found again.
+FixedHeaders = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """What is sent: an absolute URL, the headers as they go out, and the whole body.
 
-    The headers hold a key and the body a prompt, hence they are in no repr.
+    `headers` are those of many requests, `own` this one's alone.
     """
 
     method: str
     url: str
-    headers: Headers = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: FixedHeaders
+    body: bytes
+    own: Headers = ()
+
+    def __repr__(self) -> str:
+        # The headers hold a key and the body a prompt.
+        return f"<UpstreamRequest {self.method} {self.url}>"
 
 
 class Answer(Protocol):

@@ -13,7 +13,7 @@ from typing import cast
 import httptools
 
 from router.errors import RouteFailed
-from router.upstream import Headers, UpstreamRequest
+from router.upstream import Headers
 
 # A provider's answer head may take this much, interim answers included.
 _MAX_HEAD = 64 << 10
@@ -113,16 +113,16 @@ class Connection(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"<Connection {self._provider} {'idle' if self._answer is None else 'busy'}>"
 
-    def ask(self, head: bytes, request: UpstreamRequest) -> PlainAnswer:
+    def ask(self, head: bytes, body: bytes) -> PlainAnswer:
         """Send a request and return its answer, which has still to come."""
         transport = self._open_transport()
         self._answer = answer = PlainAnswer(self)
         self._head_bytes = self._interim = 0
         self._keep_alive = self._to_eof = False
-        if len(request.body) <= _HIGH_WATER:
-            transport.write(head + request.body)
+        if len(body) <= _HIGH_WATER:
+            transport.write(head + body)
         else:
-            transport.writelines((head, request.body))
+            transport.writelines((head, body))
         return answer
 
     def _open_transport(self) -> asyncio.Transport:
@@ -294,16 +294,9 @@ class _Refused(Exception):
     """An answer that nobody asked for, interim ones without end, or a head that is too long."""
 
 
-def head_of(request: UpstreamRequest, start: bytes) -> bytes:
-    """Return the head of a request as bytes; `start` is its request line and Host.
-
-    Raises ValueError when a header would break out of its line.
-    """
-    lines = [start]
-    lines += [b"%b: %b\r\n" % pair for pair in request.headers]
-    lines.append(b"content-length: %d\r\n\r\n" % len(request.body))
-    head = b"".join(lines)
-    # One line each and one more for the request line, Host, the length and the end.
-    if head.count(b"\n") != len(request.headers) + 4 or head.count(b"\r") != head.count(b"\n"):
+def lines_of(headers: Headers) -> bytes:
+    """Return headers as lines; ValueError when one would break out of its line."""
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
+    if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
         raise ValueError("a header holds a line break")
-    return head
+    return lines

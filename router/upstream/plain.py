@@ -12,12 +12,13 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from router.errors import RouteFailed
-from router.upstream import UpstreamRequest
-from router.upstream.connection import Connection, PlainAnswer, head_of
+from router.upstream import FixedHeaders, UpstreamRequest
+from router.upstream.connection import Connection, PlainAnswer, lines_of
 
 # Less than any server in use here keeps an idle connection, so that it is we who close it.
 _IDLE_S = 4.0
 _MAX_IDLE = 64
+_MAX_PLACES = 64
 _HTTP_PORT = 80
 
 
@@ -35,8 +36,8 @@ class PlainExchange:
         upstream.active += 1
         try:
             place = upstream.place(request)
-            self._connection = upstream.kept(place) or await upstream.connect(place)
-            answer = self._connection.ask(head_of(request, place.start), request)
+            self._connection = connection = upstream.kept() or await upstream.connect(place)
+            answer = connection.ask(place.head(request), request.body)
             await answer.head()
         except BaseException:
             self._leave()
@@ -60,11 +61,11 @@ class PlainExchange:
 
 
 class Place:
-    """Where requests of one URL go, and how their heads begin."""
+    """Where requests of one URL go, and how the heads of those with the same headers begin."""
 
-    __slots__ = ("host", "port", "start")
+    __slots__ = ("_start", "host", "port")
 
-    def __init__(self, method: str, url: str) -> None:
+    def __init__(self, method: str, url: str, headers: FixedHeaders) -> None:
         parts = urlsplit(url)
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"not a plain HTTP URL: {url}")
@@ -75,7 +76,13 @@ class Place:
         if parts.query:
             target += f"?{parts.query}"
         authority = parts.netloc.rpartition("@")[2]
-        self.start = f"{method} {target} HTTP/1.1\r\nhost: {authority}\r\n".encode("ascii")
+        line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+        self._start = line + lines_of([(b"host", authority.encode("ascii")), *headers])
+
+    def head(self, request: UpstreamRequest) -> bytes:
+        """Return the head of a request as bytes; ValueError when it would not be one."""
+        own = lines_of(request.own) if request.own else b""
+        return b"%b%bcontent-length: %d\r\n\r\n" % (self._start, own, len(request.body))
 
 
 class PlainUpstream:
@@ -89,7 +96,7 @@ class PlainUpstream:
         self.active = 0
         self._connect_s = connect_s
         self._keep_alive = keep_alive
-        self._places: dict[tuple[str, str], Place] = {}
+        self._places: dict[tuple[str, str, FixedHeaders], Place] = {}
         self._idle: list[Connection] = []
         self._reaper: asyncio.TimerHandle | None = None
 
@@ -101,14 +108,16 @@ class PlainUpstream:
         return PlainExchange(self, request)
 
     def place(self, request: UpstreamRequest) -> Place:
-        """Return where a request goes; a provider has one address and a handful of paths."""
-        key = (request.method, request.url)
+        """Return where a request goes; a provider has a handful of paths, and of headers."""
+        key = (request.method, request.url, request.headers)
         place = self._places.get(key)
         if place is None:
+            if len(self._places) >= _MAX_PLACES:
+                self._places.clear()
             place = self._places[key] = Place(*key)
         return place
 
-    def kept(self, place: Place) -> Connection | None:  # noqa: ARG002 one provider, one address
+    def kept(self) -> Connection | None:
         """Return a kept connection that still stands, the last used first."""
         while self._idle:
             connection = self._idle.pop()

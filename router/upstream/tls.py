@@ -95,7 +95,10 @@ class AiohttpExchange:
                 request.method,
                 request.url,
                 data=BytesIO(request.body) if len(request.body) > _AT_ONCE else request.body,
-                headers=[(name.decode(), value.decode()) for name, value in request.headers],
+                headers=[
+                    (name.decode(), value.decode())
+                    for name, value in (*request.headers, *request.own)
+                ],
                 allow_redirects=False,
                 proxy=upstream.proxy,
             )

@@ -26,9 +26,10 @@ from tests.harness.asking import (
     one_provider,
     post,
 )
+from tests.harness.one_provider import DONE, STOP
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, running_router
-from tests.harness.scripted_upstream import ScriptedUpstream
+from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 
 MB = 1_000_000
 
@@ -499,6 +500,15 @@ _CHATS = st.builds(
 )
 
 
+async def _as_asked(conversation: Conversation) -> None:
+    """Answer whole or as a stream."""
+    if conversation.json.get("stream") is not True:
+        return await conversation.answer()
+    await conversation.begin_stream()
+    await conversation.event(STOP + DONE)
+    return await conversation.end_stream()
+
+
 @contextmanager
 def _running(folder: Path) -> Iterator[tuple[asyncio.Runner, RunningRouter]]:
     """Run one router for many examples."""
@@ -506,7 +516,7 @@ def _running(folder: Path) -> Iterator[tuple[asyncio.Runner, RunningRouter]]:
         stack = AsyncExitStack()
 
         async def enter() -> RunningRouter:
-            fm = await stack.enter_async_context(ScriptedUpstream())
+            fm = await stack.enter_async_context(ScriptedUpstream(_as_asked))
             return await stack.enter_async_context(running_router(folder, **one_provider(fm)))
 
         signalbox = runner.run(enter())

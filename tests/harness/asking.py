@@ -24,7 +24,7 @@ def one_provider(upstream: ScriptedUpstream, **sections: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Told:
-    """A whole answer; `content` is its body, decoded where there is one."""
+    """A whole answer; `content` is its body, decoded where there is one, and no stream."""
 
     status: int
     headers: dict[str, str]
@@ -68,7 +68,8 @@ async def answer(client: RawClient, *, has_body: bool = True) -> Told:
     """Read one answer of a connection."""
     status, headers = await client.head()
     body = await client.body(headers) if has_body and status != 204 else b""
-    return Told(status, headers, json.loads(body) if body else None)
+    is_json = body and headers.get("content-type") != "text/event-stream"
+    return Told(status, headers, json.loads(body) if is_json else None)
 
 
 def assert_error(told: Told, status: int, code: str) -> None:

@@ -212,7 +212,7 @@ async def test_requests_in_flight_are_listed_without_their_words(tmp_path: Path)
         "provider": "a",
         "model": "m",
         "needs": ["text"],
-        "state": "starting",
+        "state": "upstream",
     }
     assert "hello" not in listed.text
 

@@ -157,6 +157,6 @@ async def test_a_model_name_cannot_break_a_header(tmp_path: Path) -> None:
 
 def test_what_is_sent_is_in_no_repr() -> None:
     """A key and a prompt cannot end in a log by way of a traceback."""
-    request = UpstreamRequest("POST", "http://a/v1", [(b"authorization", b"sk-1")], b"secret")
+    request = UpstreamRequest("POST", "http://a/v1", ((b"authorization", b"sk-1"),), b"secret")
     assert "sk-1" not in repr(request)
     assert "secret" not in repr(request)

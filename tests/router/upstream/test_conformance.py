@@ -66,7 +66,7 @@ def wire(request: pytest.FixtureRequest, authority: Authority) -> Wire:
 
 def _request(url: str, body: bytes = b"{}") -> UpstreamRequest:
     headers = [(b"content-type", b"application/json"), (b"authorization", b"Bearer sk-1")]
-    return UpstreamRequest("POST", url + "/chat", headers, body)
+    return UpstreamRequest("POST", url + "/chat", tuple(headers), body)
 
 
 async def _whole(answer: Answer) -> bytes:

@@ -23,7 +23,7 @@ HELLO = {"model": "text", "messages": [{"role": "user", "content": "hello"}]}
 
 
 async def _ask(upstream: Upstream, url: str) -> bytes:
-    request = UpstreamRequest("POST", f"{url}/chat", [(b"x-team", b"a")], b"{}")
+    request = UpstreamRequest("POST", f"{url}/chat", ((b"x-team", b"a"),), b"{}")
     pieces = []
     async with asyncio.timeout(3), upstream.exchange(request) as answer:
         while piece := await answer.read():

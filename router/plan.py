@@ -1,0 +1,106 @@
+"""What stays the same for all requests that need the same: worked out once, not for each."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from backends.wire import PRIORITY, REQUEST_ID, Priority
+from router.capabilities import Requirement
+from router.catalog import Catalog, Kind, Locality
+from router.reach import Reach
+from router.resolver import Route, resolve
+from router.upstream import FixedHeaders
+
+# Clients name few models in few ways; those who name a new one each time are served without it.
+_MAX_KNOWN = 512
+_REQUEST_ID = REQUEST_ID.encode()
+_PRIORITY = PRIORITY.encode()
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A route, how its provider is reached, and the headers that are known before the request is.
+
+    `told` goes to the client, `sent` to the provider.
+    """
+
+    route: Route
+    reach: Reach
+    told: FixedHeaders
+    sent: FixedHeaders
+
+    def own(self, request_id: bytes, priority: Priority) -> FixedHeaders:
+        """Return the headers of one request to the provider: nothing of the client's but its id."""
+        provider = self.route.provider
+        if provider.kind is Kind.BUILTIN:
+            return ((_REQUEST_ID, request_id), (_PRIORITY, b"%d" % priority))
+        # Nothing by which requests could be linked goes to anybody else.
+        return ((_REQUEST_ID, request_id),) if provider.locality is Locality.LOCAL else ()
+
+
+class Plans:
+    """The plans for every requirement, remembered as long as the catalog is the same.
+
+    `catalog` returns the snapshot of the moment; `reaches` holds every provider by its name.
+    """
+
+    def __init__(self, catalog: Callable[[], Catalog], reaches: Mapping[str, Reach]) -> None:
+        self._catalog_now = catalog
+        self._reaches = reaches
+        self._catalog: Catalog | None = None
+        self._known: dict[Requirement, tuple[Plan, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Plans known={len(self._known)}>"
+
+    def plan(self, requirement: Requirement) -> tuple[Plan, ...]:
+        """Return the plans to try, in order; never an empty tuple.
+
+        Raises Refused with the code that says why no route can serve the requirement.
+        """
+        catalog = self._catalog_now()
+        if catalog is not self._catalog:
+            self._catalog = catalog
+            self._known = {}
+        plans = self._known.get(requirement)
+        if plans is None:
+            routes = resolve(requirement, catalog)
+            plans = tuple([self._plan(route, requirement) for route in routes])
+            if len(self._known) < _MAX_KNOWN:
+                self._known[requirement] = plans
+        return plans
+
+    def _plan(self, route: Route, requirement: Requirement) -> Plan:
+        reach = self._reaches[route.provider.name]
+        return Plan(route, reach, _told(route, requirement), _sent(route, requirement))
+
+
+def _told(route: Route, requirement: Requirement) -> FixedHeaders:
+    """Return the headers that tell the client who answers, and on whose word."""
+    served = route.capability
+    needs = (need for need in requirement.needs if need != served)
+    told = {
+        "provider": route.provider.name,
+        "model": route.model.id,
+        "capability": ",".join((served, *needs)),
+        "reason": route.reason,
+    }
+    if route.shims:
+        told["shims"] = ",".join(route.shims)
+    return tuple(
+        (b"x-signalbox-" + name.encode(), value.encode("ascii", "replace"))
+        for name, value in told.items()
+    )
+
+
+def _sent(route: Route, requirement: Requirement) -> FixedHeaders:
+    """Return the headers that the provider gets with every such request."""
+    provider = route.provider
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"accept", b"text/event-stream" if requirement.stream else b"application/json"),
+        (b"accept-encoding", b"identity"),
+        *((name.encode(), value.encode()) for name, value in provider.headers),
+    ]
+    if provider.api_key is not None:
+        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
+    return tuple(headers)
