@@ -1,7 +1,7 @@
 """The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
@@ -41,7 +41,7 @@ async def _flow(stream: OpenStream, send: Send, deadlines: Deadlines, deadline: 
     """
     state, splitter = stream.state, stream.splitter
     over_at = time.monotonic() + deadlines.total_s
-    events: Sequence[bytes] = stream.pending
+    events = list(stream.pending)
     had_data = True
     while True:
         had_data = await _pass_on(events, state, send) or had_data
@@ -59,14 +59,20 @@ async def _flow(stream: OpenStream, send: Send, deadlines: Deadlines, deadline: 
         if not data:
             break
         events = splitter.feed(data)
+        del data
     if state.ending is not Ending.COMPLETE or splitter.rest.strip():
         raise _truncated()
-    # The other half of a last CRLF.
-    await _send(send, [splitter.rest])
+    if rest := splitter.rest:
+        # The other half of a last CRLF.
+        await _send(send, [rest])
 
 
-async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bool:
-    """Send events up to the last one that counts; return whether any of them had data."""
+async def _pass_on(events: list[bytes], state: ChatStream, send: Send) -> bool:
+    """Send events up to the last one that counts; return whether any of them had data.
+
+    `events` is emptied: while a slow client makes us wait, only its connection holds what it is
+    sent.
+    """
     good: list[bytes] = []
     had_data = False
     try:
@@ -77,7 +83,11 @@ async def _pass_on(events: Sequence[bytes], state: ChatStream, send: Send) -> bo
                 break
     finally:
         # What was whole before a bad event is the client's.
-        await _send(send, good)
+        if good:
+            sent = _send(send, good)
+            good.clear()
+            events.clear()
+            await sent
     return had_data
 
 
@@ -106,7 +116,6 @@ def _too_long(deadlines: Deadlines) -> StreamFailed:
     )
 
 
-async def _send(send: Send, events: Iterable[bytes]) -> None:
-    body = b"".join(events)
-    if body:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+def _send(send: Send, events: Iterable[bytes]) -> Awaitable[None]:
+    """Send events at once; what is returned is over when more may be sent."""
+    return send({"type": "http.response.body", "body": b"".join(events), "more_body": True})

@@ -15,7 +15,7 @@ from router.app import Router
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
-from tests.harness.served import tiny
+from tests.harness.served import served, tiny
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "text", "messages": [{"role": "user", "content": "hello"}]}
@@ -324,6 +324,44 @@ async def test_row_31_a_client_that_leaves_as_the_router_stops_leaves_nothing_he
             await asyncio.sleep(0)
         await _until(lambda: signalbox.router.reaches["fm"].upstream.active == 0)
         await _until(lambda: not tasks and not len(signalbox.router.in_flight))
+
+
+async def test_row_32_a_stream_that_nobody_reads_holds_its_provider_back(tmp_path: Path) -> None:
+    """Each such stream costs the router less than 1 MiB of memory, however long it would be."""
+    event = DELTA.replace(b'"x"', b'"%s"' % (b"x" * 16384))
+    sent, streams = 0, 16
+
+    async def script(conversation: Conversation) -> None:
+        nonlocal sent
+        await conversation.begin_stream()
+        while True:
+            await conversation.event(event)
+            sent += len(event)
+
+    async with (
+        AsyncExitStack() as stack,
+        ScriptedUpstream(script) as fm,
+        served(tmp_path, **_one(fm)) as router,
+    ):
+        process = psutil.Process(router.process.pid)
+
+        async def resident_with(more: int) -> int:
+            for _ in range(more):
+                client = RawClient(router.port, receive_buffer=2048)
+                await stack.enter_async_context(client)
+                await client.post(CHAT, STREAMED)
+                assert (await client.head())[0] == 200
+                client.stop_reading()
+            await _settled(lambda: sent)
+            return process.memory_info().rss
+
+        # The first ones load what the others find.
+        before = await resident_with(2)
+        after = await resident_with(streams)
+        # What is on its way fills the kernel's buffers, which are no memory of ours.
+        assert sent < (2 + streams) * (16 << 20)
+        assert (after - before) / streams < 1 << 20
+        await stack.aclose()
 
 
 async def test_row_32_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
