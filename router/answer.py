@@ -24,6 +24,10 @@ _REFUSES_US = frozenset({401, 403})
 _PROXY_REFUSES_US = 407
 # What a client may learn of a provider's headers; the provider's request id gets a name of its own.
 _PASSED = frozenset({b"x-should-retry"})
+# What nearly every answer has and nobody behind us needs; looked up before anything else is asked.
+_DROPPED = frozenset(
+    {b"date", b"server", b"content-length", b"connection", b"transfer-encoding", b"keep-alive"}
+)
 _PASSED_PREFIXES = (b"x-ratelimit-", b"openai-")
 # The longest that an SDK obeys; whoever says more means "not now".
 _MAX_RETRY_AFTER_S = 120
@@ -221,6 +225,8 @@ def _head_of(headers: Headers) -> _Head:
     encoding = kind = b""
     passed = []
     for name, value in headers:
+        if name in _DROPPED:
+            continue
         told, known = name, value
         if name == b"content-type":
             kind = kind or value.partition(b";")[0].strip().lower()

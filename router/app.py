@@ -14,6 +14,7 @@ import uvloop
 from backends.downloads import Downloads
 from backends.process_manager import ProcessManager
 from backends.wire import BackendEvent
+from router import collector
 from router.admission import Admission
 from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
@@ -90,6 +91,7 @@ async def _serve(settings: Settings, announce: Announce, places: int) -> int:
                 server = router.server(places)
                 with stopped_by_signals(server):
                     announce(router.capability_map, listener.getsockname()[1])
+                    collector.spare()
                     await server.serve(sockets=[listener])
                     ended = await server.unless_hurried(router.aclose())
                     log.info("stopped" if ended else "stopped; children end by their guardians")
@@ -207,6 +209,8 @@ class Router:
         from router.admin.pulls import Pulls  # noqa: PLC0415 likewise
         from router.store import Store  # noqa: PLC0415 likewise
 
+        # A hundred thousand objects came with these, and they stay.
+        collector.spare()
         store = Store(self._folder.database)
         self._resources.callback(store.close)
         pulls = Pulls(self.downloads, self.capability_map)

@@ -33,7 +33,7 @@ class Sweeper:
     """Rings alarms of one event loop. Times are the loop's own, in seconds."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._alarms: set[Rings] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._next = _NEVER
@@ -56,7 +56,7 @@ class Sweeper:
 
     def set(self, alarm: "Rings", within_s: float) -> None:
         """Let an alarm ring in `within_s` seconds; math.inf silences it."""
-        alarm.due = due = self._loop.time() + within_s
+        alarm.due = due = self.loop.time() + within_s
         if due < self._next:
             self._wake_at(due)
 
@@ -71,12 +71,12 @@ class Sweeper:
         if self._timer is not None:
             self._timer.cancel()
         self._next = due
-        self._timer = self._loop.call_at(due, self._sweep)
+        self._timer = self.loop.call_at(due, self._sweep)
 
     def _sweep(self) -> None:
         """Ring what is due, and sleep until the next one is."""
         self._timer, self._next = None, _NEVER
-        now = self._loop.time()
+        now = self.loop.time()
         for alarm in [alarm for alarm in self._alarms if alarm.due <= now]:
             alarm.due = _NEVER
             alarm.ring()
@@ -135,7 +135,7 @@ class Deadline:
 
     def __enter__(self) -> Self:
         """Begin, without a time as yet."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._sweeper.loop)
         if task is None:
             raise RuntimeError("a deadline needs a task that it can cancel")
         self._task = task

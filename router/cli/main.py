@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from router import collector
 from router.cli.call import Call
 from router.cli.failure import CommandFailure, Exit
 from router.settings import SettingsError, environment
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(call: Call) -> int:
     command: str = call.options.command
     if command == "serve":
+        collector.hold()
         from router.cli import serve  # noqa: PLC0415 each command loads what it needs
 
         return serve.run(call)

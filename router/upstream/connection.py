@@ -7,7 +7,6 @@ how far the answer had come.
 import asyncio
 import select
 import time
-from collections import deque
 from typing import cast
 
 import httptools
@@ -30,11 +29,23 @@ _SWITCHING = 101
 class PlainAnswer:
     """The head of an answer and its body in pieces, as they come in over a connection."""
 
+    __slots__ = (
+        "_connection",
+        "_failure",
+        "_held",
+        "_pieces",
+        "_waiter",
+        "begun",
+        "complete",
+        "headers",
+        "status",
+    )
+
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._held = 0
         self.begun = False
         self.complete = False
@@ -270,8 +281,8 @@ class Connection(asyncio.Protocol):
             raise _Refused
         answer.status = status
         answer.begun = True
-        names = {name for name, _ in answer.headers}
-        self._to_eof = not names & {b"content-length", b"transfer-encoding"}
+        names = dict(answer.headers)
+        self._to_eof = b"content-length" not in names and b"transfer-encoding" not in names
 
     def on_body(self, data: bytes) -> None:
         """Hold a piece of the body; too much of it, and the provider has to wait."""
@@ -299,7 +310,8 @@ class _Refused(Exception):
 
 def lines_of(headers: Headers) -> bytes:
     """Return headers as lines; ValueError when one would break out of its line."""
-    lines = b"".join([b"%b: %b\r\n" % pair for pair in headers])
-    if not lines.count(b"\n") == lines.count(b"\r") == len(headers):
+    lines = [b": ".join(pair) for pair in headers]
+    text = b"".join(lines)
+    if b"\n" in text or b"\r" in text:
         raise ValueError("a header holds a line break")
-    return lines
+    return b"\r\n".join([*lines, b""])
