@@ -21,6 +21,7 @@ from backends.wire import REQUEST_ID
 from router.deadline import Sweeper
 from router.errors import Refused, SignalboxError, shutting_down
 from router.request import told
+from router.stall import Stall
 from router.turn import NOTHING, Turn, head_of
 
 # Longer than our clients keep an idle connection, so that it is they who close it.
@@ -67,7 +68,7 @@ class Http1(asyncio.Protocol):
         self.server_state = server_state
         self._parser = httptools.HttpRequestParser(self)
         self._receiving = sweeper.alarm(self._too_slow)
-        self._stalled = sweeper.alarm(self._abort)
+        self._stall = Stall(sweeper, rules.send_stall_s)
         # The turns that are not over, oldest first: it alone is being answered.
         self.turns: deque[Turn] = deque()
         # The one whose body is coming in.
@@ -105,7 +106,7 @@ class Http1(asyncio.Protocol):
         """Tell every request that its client has gone."""
         self.server_state.connections.discard(self)
         self._receiving.close()
-        self._stalled.close()
+        self._stall.close()
         self._deaf = True
         self.resume_writing()
         for turn in self.turns:
@@ -171,11 +172,11 @@ class Http1(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Hold answers back, but not for ever."""
         self._drained = self.loop.create_future()
-        self._stalled.set(self._rules.send_stall_s)
+        self._stall.watch(self.transport)
 
     def resume_writing(self) -> None:
         """Let answers flow again."""
-        self._stalled.silence()
+        self._stall.rest()
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
@@ -348,10 +349,6 @@ class Http1(asyncio.Protocol):
             self._refuse(Refused("request_timeout", "The request's head did not arrive in time."))
         else:
             self.transport.close()
-
-    def _abort(self) -> None:
-        """Drop a client that does not read its answer."""
-        self.transport.abort()
 
     def shutdown(self) -> None:
         """Close when idle, else after the answer that is under way.

@@ -28,8 +28,6 @@ _LET_GO_S = 0.5
 _FLUSH_S = 0.25
 _LOOK_S = 0.02
 _DATE_S = 1.0
-# What the kernel may hold of an answer that it has not sent yet, in bytes, per connection.
-_UNSENT = 128 << 10
 
 
 class BindError(Exception):
@@ -41,10 +39,6 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit it. The kernel would take megabytes of an answer and then say nothing
-    # until a third of them had gone: a client that reads slowly would pass for one that does not.
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
     try:
         listener.bind((host, port))
         # Listening at once: a bound address alone can still be taken.
