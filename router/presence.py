@@ -12,6 +12,7 @@ class Client(Protocol):
     """Somebody who waits for an answer, and may cease to."""
 
     gone: bool
+    loop: asyncio.AbstractEventLoop
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
         """Call `tell` once when the client leaves; None to be left alone."""
@@ -31,7 +32,8 @@ class ClientPresent:
         """Begin to watch; raises ClientGone where there is nobody any more."""
         if self._client.gone:
             raise ClientGone
-        task = asyncio.current_task()
+        # Unless it is told the loop, CPython 3.11 asks the system who we are, each time.
+        task = asyncio.current_task(self._client.loop)
         if task is None:
             raise RuntimeError("a request is handled in a task")
         self._worker = task

@@ -8,7 +8,6 @@ from router.deadline import Deadline, Deadlines, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
 from router.sse import ChatStream, Ending
-from router.upstream import Answer
 
 HeaderList = Iterable[tuple[bytes, bytes]]
 
@@ -55,7 +54,10 @@ async def _flow(stream: OpenStream, send: Send, deadlines: Deadlines, deadline: 
                 deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
             else:
                 deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
-        data = await _read(stream.answer)
+        try:
+            data = await stream.answer.read()
+        except RouteFailed as error:
+            raise _truncated() from error
         if not data:
             break
         events = splitter.feed(data)
@@ -89,13 +91,6 @@ async def _pass_on(events: list[bytes], state: ChatStream, send: Send) -> bool:
             events.clear()
             await sent
     return had_data
-
-
-async def _read(answer: Answer) -> bytes:
-    try:
-        return await answer.read()
-    except RouteFailed as error:
-        raise _truncated() from error
 
 
 def _truncated() -> StreamFailed:

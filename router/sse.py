@@ -41,6 +41,8 @@ class EventSplitter:
         Raises StreamFailed `upstream_invalid_frame` when an event grows over `max_event`.
         """
         rest = self._rest
+        if not rest and len(data) <= self._max_event and _is_one_event(data):
+            return [data]
         # The blank line may straddle the border, so the search starts a little before it.
         search_from = max(0, len(rest) - _LONGEST_MATCH)
         rest += data
@@ -58,9 +60,14 @@ class EventSplitter:
         return events
 
 
+def _is_one_event(data: bytes) -> bool:
+    """Tell the common form, one line and its blank one, without a look at each byte."""
+    return data.find(b"\n") == len(data) - 2 and data.endswith(b"\n\n") and b"\r" not in data
+
+
 def payload_of(event: bytes) -> bytes | None:
     """Return an event's data, its lines joined by LF; None when it has none (a comment, a ping)."""
-    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:  # noqa: PLR2004 the common form: one line and its blank one
+    if event.startswith(b"data: ") and _is_one_event(event):
         return event[6:-2]
     lines = []
     # A byte order mark may stand before the first event.

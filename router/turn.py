@@ -90,11 +90,13 @@ class Turn:
         "gone",
         "held",
         "keep_alive",
+        "loop",
         "timed",
     )
 
     def __init__(self, connection: ClientConnection, scope: Scope, *, keep_alive: bool) -> None:
         self._connection = connection
+        self.loop = connection.loop
         self._scope = scope
         scope["state"]["turn"] = self
         self.keep_alive = keep_alive

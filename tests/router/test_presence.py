@@ -14,6 +14,7 @@ class Client:
 
     def __init__(self, *, gone: bool = False) -> None:
         self.gone = gone
+        self.loop = asyncio.get_running_loop()
         self.tell: Callable[[], None] | None = None
 
     def when_gone(self, tell: Callable[[], None] | None) -> None:
