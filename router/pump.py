@@ -2,12 +2,17 @@
 
 import time
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
 from router.sse import ChatStream, Ending
+from router.upstream import Answer
+
+# How long after its last event a provider may take to end its body.
+_LET_END_S = 0.05
 
 HeaderList = Iterable[tuple[bytes, bytes]]
 
@@ -30,6 +35,8 @@ async def pump(
         failure = error
         await _send(send, [error.frame()])
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+    if failure is None:
+        await _let_end(stream.answer, sweeper)
     return failure
 
 
@@ -91,6 +98,18 @@ async def _pass_on(events: list[bytes], state: ChatStream, send: Send) -> bool:
             events.clear()
             await sent
     return had_data
+
+
+async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
+    """Let a provider that has said everything end its body too, so that its connection is kept.
+
+    Most send the last chunk in a packet of its own, after `[DONE]`; not to wait for it would cost
+    the next request a new connection.
+    """
+    with suppress(RouteFailed, TimeoutError), Deadline(sweeper) as deadline:
+        deadline.expect(_LET_END_S, TimeoutError)
+        while await answer.read():
+            pass
 
 
 def _truncated() -> StreamFailed:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from router import pump
 from tests.harness.authority import Authority
 from tests.harness.one_provider import (
     DELTA,
@@ -27,6 +28,7 @@ from tests.harness.one_provider import (
     two_providers,
 )
 from tests.harness.raw_client import RawClient
+from tests.harness.running_router import idle
 from tests.harness.scripted_upstream import Conversation, Script, hello
 
 _UNICODE = (
@@ -458,6 +460,28 @@ async def test_row_65_nothing_comes_after_done(
     pieces = [DELTA, STOP + DONE + after] if together else [DELTA, STOP + DONE, after]
     async with one_provider(tmp_path, tls, streams(*pieces)) as (_, signalbox):
         assert await streamed(signalbox) == DELTA + STOP + DONE
+
+
+async def test_row_65_a_connection_on_which_a_stream_was_ended_is_used_again(
+    tmp_path: Path, tls: Authority | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the body may come after [DONE], and the client has its answer before it does."""
+    monkeypatch.setattr(pump, "_LET_END_S", 5.0)
+    answered = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        await conversation.event(DELTA + STOP + DONE)
+        await answered.wait()
+        answered.clear()
+        await conversation.end_stream()
+
+    async with one_provider(tmp_path, tls, script) as (fm, signalbox):
+        for _ in range(3):
+            assert await streamed(signalbox) == DELTA + STOP + DONE
+            answered.set()
+            await idle(signalbox.router)
+        assert (len(fm.seen), fm.connections) == (3, 1)
 
 
 async def test_row_65_done_ends_a_stream_that_the_provider_leaves_open(
