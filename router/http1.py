@@ -69,7 +69,7 @@ class Http1(asyncio.Protocol):
         self.server_state = server_state
         self._parser = httptools.HttpRequestParser(self)
         self._receiving = sweeper.alarm(self._too_slow)
-        self.writer = Writer(outbox, sweeper, rules.send_stall_s, self._abort)
+        self.writer = Writer(outbox, sweeper, rules.send_stall_s)
         # The turns that are not over, oldest first: it alone is being answered.
         self.turns: deque[Turn] = deque()
         # The one whose body is coming in.
@@ -341,10 +341,6 @@ class Http1(asyncio.Protocol):
             self._refuse(Refused("request_timeout", "The request's head did not arrive in time."))
         else:
             self._close()
-
-    def _abort(self) -> None:
-        """Drop a client that does not read its answer."""
-        self.transport.abort()
 
     def _close(self) -> None:
         self.writer.flush()

@@ -5,9 +5,10 @@ costs both sides more than the bytes do; written to in a row, it wakes up once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 from router.deadline import Sweeper
+from router.stall import Stall
 from router.waiting import NOTHING
 
 # More than this is not held back for company.
@@ -37,18 +38,12 @@ class Outbox:
 
 
 class Writer:
-    """The sending side of a connection, whose other side has `stall_s` seconds to read.
+    """The sending side of a connection, dropped when not one byte is taken in `stall_s` seconds."""
 
-    `stalled` is called when it has not read for so long.
-    """
-
-    def __init__(
-        self, outbox: Outbox, sweeper: Sweeper, stall_s: float, stalled: Callable[[], None]
-    ) -> None:
+    def __init__(self, outbox: Outbox, sweeper: Sweeper, stall_s: float) -> None:
         self._outbox = outbox
         self._loop = sweeper.loop
-        self._alarm = sweeper.alarm(stalled)
-        self._stall_s = stall_s
+        self._stall = Stall(sweeper, stall_s)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._drained: asyncio.Future[None] | None = None
@@ -63,7 +58,7 @@ class Writer:
 
     def close(self) -> None:
         """Drop what was not sent; nobody waits for it any more."""
-        self._alarm.close()
+        self._stall.close()
         self._transport = None
         self._held.clear()
         self.resume()
@@ -88,11 +83,12 @@ class Writer:
     def pause(self) -> None:
         """Let whoever sends wait, but not for ever."""
         self._drained = self._loop.create_future()
-        self._alarm.set(self._stall_s)
+        if self._transport is not None:
+            self._stall.watch(self._transport)
 
     def resume(self) -> None:
         """Let whoever waits send on."""
-        self._alarm.silence()
+        self._stall.rest()
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)

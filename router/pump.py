@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
 from router.sse import Ending
+from router.upstream import Answer
 from router.waiting import NOTHING
 
+# How long after its last event a provider may take to end its body.
+_LET_END_S = 0.05
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 
@@ -30,6 +34,8 @@ async def pump(
         failure = error
         await _send(send, [error.frame()])
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+    if failure is None:
+        await _let_end(stream.answer, sweeper)
     return failure
 
 
@@ -45,8 +51,24 @@ async def _flow(stream: OpenStream, sink: "EventSink") -> None:
         raise _truncated() from error
     if sink.failure is not None:
         raise sink.failure
-    if not sink.over and (stream.state.ending is Ending.OPEN or stream.splitter.rest.strip()):
+    rest = stream.splitter.rest
+    if not sink.over and (stream.state.ending is Ending.OPEN or rest.strip()):
         raise _truncated()
+    if rest and not sink.over:
+        # The other half of a last CRLF.
+        await _send(sink.send, [rest])
+
+
+async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
+    """Let a provider that has said everything end its body too, so that its connection is kept.
+
+    Most send the last chunk in a packet of its own, after `[DONE]`; not to wait for it would cost
+    the next request a new connection.
+    """
+    with suppress(RouteFailed, TimeoutError), Deadline(sweeper) as deadline:
+        deadline.expect(_LET_END_S, TimeoutError)
+        while await answer.read():
+            pass
 
 
 class EventSink:
@@ -63,7 +85,7 @@ class EventSink:
         self.failure: StreamFailed | None = None
         self._state = stream.state
         self._splitter = stream.splitter
-        self._send = send
+        self.send = send
         self._deadlines = deadlines
         self._deadline = deadline
         self._over_at = time.monotonic() + deadlines.total_s
@@ -93,7 +115,7 @@ class EventSink:
             self._fail(error)
         if had_data:
             self._expect_more()
-        waiting = _send(self._send, events[:good])
+        waiting = _send(self.send, events[:good])
         return waiting if waiting is NOTHING else self._patiently(waiting)
 
     def _fail(self, failure: StreamFailed) -> None:

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = [
     "tests.harness.authority",
     "tests.harness.invariants",
+    "tests.harness.loops",
     "tests.harness.models",
     "tests.harness.skips",
 ]

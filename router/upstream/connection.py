@@ -19,8 +19,11 @@ from router.waiting import NOTHING
 # A provider's answer head may take this much, interim answers included.
 _MAX_HEAD = 64 << 10
 _MAX_INTERIM = 16
-# What is held of a body that nobody reads; then the provider has to wait.
-_HIGH_WATER = 256 << 10
+# What is held of a body that nobody reads; then the provider has to wait. One read more, of up to
+# 250 KiB with uvloop, may be on top of it.
+_HIGH_WATER = 64 << 10
+# Up to this many bytes of a request go out in one write with its head.
+_JOINED = 256 << 10
 _INTERIM = range(100, 200)
 _SWITCHING = 101
 
@@ -171,7 +174,7 @@ class Connection(asyncio.Protocol):
         self._answer = answer = PlainAnswer(self)
         self._head_bytes = self._interim = 0
         self._keep_alive = self._to_eof = False
-        if len(body) <= _HIGH_WATER:
+        if len(body) <= _JOINED:
             transport.write(head + body)
         else:
             transport.writelines((head, body))

@@ -1,29 +1,23 @@
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import uvloop
 
 from tests.harness.children import Yard
+from tests.harness.loops import LoopFactory
 
-_LOOPS: Mapping[str, Callable[[], asyncio.AbstractEventLoop]]
-_LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-_LOOPS_BY_FILE = {
-    # What touches the loop's own machinery runs on both, what the router runs on its own.
-    "test_pipe.py": ("asyncio", "uvloop"),
-    "test_process_manager.py": ("asyncio", "uvloop"),
-    "test_managed_process.py": ("uvloop",),
-    "test_process_flips.py": ("uvloop",),
-}
+# What touches the loop's own machinery runs on both.
+_ON_BOTH_LOOPS = frozenset({"test_pipe.py", "test_process_manager.py"})
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_asyncio_loop_factories(
-    item: pytest.Item,
-) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Choose the event loops that a file's tests run on."""
-    return {name: _LOOPS[name] for name in _LOOPS_BY_FILE.get(item.path.name, ("asyncio",))}
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory] | None:
+    """Choose the event loops that a file's tests run on; None: the router's."""
+    if item.path.name in _ON_BOTH_LOOPS:
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return None
 
 
 @pytest.fixture

@@ -58,3 +58,38 @@ async def test_callers_among_flips_are_answered(yard: Yard, seed: int) -> None:
         assert "served" in answers
         assert manager.status("fake").leases == 0
     assert not yard.journal("overlap")
+
+
+@pytest.mark.parametrize("want", [Want.EAGER, Want.ON_DEMAND])
+@pytest.mark.parametrize("seed", range(3))
+async def test_callers_that_lose_patience_during_a_start_leave_one_child_at_most(
+    yard: Yard, seed: int, want: Want
+) -> None:
+    """A start that the map wants is one start for all; on demand it ends with its last caller."""
+    dice = random.Random(seed)  # noqa: S311 repeatable
+    async with yard.manager(yard.spec()) as manager:
+        manager.set_desired({"fake": want})
+
+        async def visit(delay_s: float, patience_s: float) -> bool:
+            await asyncio.sleep(delay_s)
+            try:
+                async with asyncio.timeout(patience_s), manager.lease("fake"):
+                    status = manager.status("fake")
+                    return await ask(status.port) == str(status.pid).encode()
+            except TimeoutError:
+                return False
+
+        patience_s = (0, 0.001, 0.005, 0.02, 0.05)
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            for _ in range(60):
+                group.create_task(visit(dice.random() * 0.3, dice.choice(patience_s)))
+        assert await visit(0, 10)
+        status = manager.status("fake")
+        assert (status.state, status.leases) == (S.READY, 0)
+        starts = yard.journal("start")
+        assert starts[-1] == status.pid
+        assert all(is_gone(pid) for pid in starts[:-1])
+        if want is Want.EAGER:
+            assert (len(starts), status.generation) == (1, 1)
+    assert not yard.journal("overlap")
+    assert is_gone(starts[-1])

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import psutil
 import pytest
 
 from router.app import Router
+from tests.harness.children import Gate, Yard, is_gone
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
-from tests.harness.served import tiny
+from tests.harness.served import fake_builtin, served
 
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "text", "messages": [{"role": "user", "content": "hello"}]}
@@ -216,46 +216,82 @@ async def test_row_25_a_client_that_leaves_the_queue_is_never_sent_upstream(
     assert "the-leaver: the client left" in caplog.text
 
 
-async def test_row_26_a_client_that_leaves_a_cold_start_does_not_end_or_orphan_it(
-    tmp_path: Path, tiny_vision_model: Path
-) -> None:
-    """Only the wait ends: the child that was being started stays the router's, and there is one."""
-    gate, program = tmp_path / "gate", tmp_path / "python"
-    os.mkfifo(gate)
-    program.write_text(f"#!/bin/sh\nread line < {gate}\n", encoding="utf-8")
-    program.chmod(0o700)
-    settings = tiny(tiny_vision_model, start="on_demand", python=str(program))
-    async with (
-        running_router(
-            tmp_path, **settings, capabilities={"text": ["builtin/tiny"]}, processes={"stop_s": 1}
-        ) as signalbox,
-        RawClient(signalbox.port) as leaver,
-        RawClient(signalbox.port) as stayer,
-    ):
-        flights = signalbox.router.in_flight
-        for client in (leaver, stayer):
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    """Lend a folder for a fake child; its journal tells which children did what."""
+    made = Yard(tmp_path)
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def _cold_start(
+    yard: Yard, start: str
+) -> AsyncIterator[tuple[RunningRouter, list[RawClient], Gate]]:
+    """Have two clients wait for a child that is not ready before its gate is opened."""
+    gate = yard.gate("ready")
+    habits = ("--ready-gate", str(gate.path), "--journal", str(yard.folder / "fake.journal"))
+    alone = ("--alone", str(yard.folder / "fake.alone"))
+    settings = fake_builtin(yard.folder, *habits, *alone, start=start)
+    async with AsyncExitStack() as stack, running_router(yard.folder, **settings) as signalbox:
+        clients = await _clients(stack, signalbox.port, 2)
+        for client in clients:
             await client.post(CHAT, HELLO)
+        flights = signalbox.router.in_flight
         await _until(lambda: [flight.state for flight in flights] == ["starting"] * 2)
-        await _until(lambda: bool(_waiting_at(program)))
+        await _until(lambda: len(yard.journal("start")) == 1, 10)
+        yield signalbox, clients, gate
+
+
+async def _leave_all(signalbox: RunningRouter, clients: list[RawClient]) -> None:
+    for client in clients:
+        client.reset()
+    await _until(lambda: len(signalbox.router.in_flight) == 0)
+
+
+async def test_row_26_a_start_that_the_map_wants_goes_on_when_its_clients_leave(
+    yard: Yard,
+) -> None:
+    """Whoever comes next meets the child that was being started for those who left."""
+    async with _cold_start(yard, "eager") as (signalbox, clients, gate):
+        await _leave_all(signalbox, clients)
+        later = asyncio.create_task(signalbox.chat(HELLO))
+        await _until(lambda: len(signalbox.router.in_flight) == 1)
+        gate.open()
+        # The fake child speaks HTTP but no JSON.
+        assert (await later).json()["error"]["code"] == "upstream_invalid_response"
+        status = signalbox.router.processes.status("builtin")
+        assert (status.state, status.generation, status.leases) == ("ready", 1, 0)
+        assert yard.journal("start") == yard.journal("request") == [status.pid]
+    assert is_gone(yard.journal("start")[0])
+
+
+async def test_row_26_a_start_on_demand_goes_on_for_those_who_stay(yard: Yard) -> None:
+    """One client's leaving ends its own waiting alone."""
+    async with _cold_start(yard, "on_demand") as (signalbox, (leaver, stayer), gate):
         leaver.reset()
-        await _until(lambda: len(flights) == 1)
-        (child,) = _waiting_at(program)
-        stayer.reset()
-        await _until(lambda: len(flights) == 0)
-        assert signalbox.router.processes.status("builtin").generation == 1
-    assert not child.is_running()
+        await _until(lambda: len(signalbox.router.in_flight) == 1)
+        gate.open()
+        assert (await stayer.head())[0] == 502
+        status = signalbox.router.processes.status("builtin")
+        assert (status.state, status.generation, status.leases) == ("ready", 1, 0)
+        assert yard.journal("start") == yard.journal("request") == [status.pid]
+    assert is_gone(yard.journal("start")[0])
 
 
-def _waiting_at(program: Path) -> list[psutil.Process]:
-    """Return the processes below this one that run this program."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[:2] == ["/bin/sh", str(program)]:
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
+async def test_row_26_a_start_on_demand_ends_when_nobody_waits_for_it(yard: Yard) -> None:
+    """Its child is ended before the next one, which the next client has started."""
+    async with _cold_start(yard, "on_demand") as (signalbox, clients, gate):
+        await _leave_all(signalbox, clients)
+        await signalbox.router.processes.wait_for("builtin", "gone")
+        assert is_gone(yard.journal("start")[0])
+        gate.open()
+        assert (await signalbox.chat(HELLO)).status_code == 502
+        status = signalbox.router.processes.status("builtin")
+        assert (status.state, status.generation, status.leases) == ("ready", 2, 0)
+        assert yard.journal("request") == yard.journal("start")[1:] == [status.pid]
+        assert yard.journal("overlap") == []
+    assert is_gone(yard.journal("start")[1])
 
 
 async def test_row_27_a_client_that_leaves_before_the_first_byte_frees_the_provider(
@@ -326,6 +362,44 @@ async def test_row_31_a_client_that_leaves_as_the_router_stops_leaves_nothing_he
         await _until(lambda: not tasks and not len(signalbox.router.in_flight))
 
 
+async def test_row_32_a_stream_that_nobody_reads_holds_its_provider_back(tmp_path: Path) -> None:
+    """Each such stream costs the router less than 1 MiB of memory, however long it would be."""
+    event = DELTA.replace(b'"x"', b'"%s"' % (b"x" * 16384))
+    sent, streams = 0, 16
+
+    async def script(conversation: Conversation) -> None:
+        nonlocal sent
+        await conversation.begin_stream()
+        while True:
+            await conversation.event(event)
+            sent += len(event)
+
+    async with (
+        AsyncExitStack() as stack,
+        ScriptedUpstream(script) as fm,
+        served(tmp_path, **_one(fm)) as router,
+    ):
+        process = psutil.Process(router.process.pid)
+
+        async def resident_with(more: int) -> int:
+            for _ in range(more):
+                client = RawClient(router.port, receive_buffer=2048)
+                await stack.enter_async_context(client)
+                await client.post(CHAT, STREAMED)
+                assert (await client.head())[0] == 200
+                client.stop_reading()
+            await _settled(lambda: sent)
+            return process.memory_info().rss
+
+        # The first ones load what the others find.
+        before = await resident_with(2)
+        after = await resident_with(streams)
+        # What is on its way fills the kernel's buffers, which are no memory of ours.
+        assert sent < (2 + streams) * (16 << 20)
+        assert (after - before) / streams < 1 << 20
+        await stack.aclose()
+
+
 async def test_row_32_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     """An answer that is not taken for the time of timeouts.send_stall_s is given up."""
     gone = asyncio.Event()
@@ -393,7 +467,7 @@ def _post(body: bytes, *more: str) -> bytes:
 
 
 async def test_row_34_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
-    """The second answer waits for the first, although it was ready sooner, and neither is mixed."""
+    """Each answer waits for those before it, bad as those may be, and none is mixed up."""
     first = asyncio.Event()
 
     async def script(conversation: Conversation) -> None:
@@ -409,16 +483,17 @@ async def test_row_34_pipelined_requests_are_answered_in_order(tmp_path: Path) -
         RawClient(signalbox.port) as client,
     ):
         bodies = [json.dumps({**HELLO, "user": user}).encode() for user in ("first", "second")]
+        bodies.insert(1, b"{")
         await client.send(b"".join(_post(body) for body in bodies) + MODELS + b"\r\n")
         await _until(lambda: len(fm.seen) > 0)
         first.set()
         told = []
-        for _ in range(3):
+        for _ in range(4):
             status, headers = await client.head()
             told.append((status, json.loads(await client.body(headers))))
-    assert [status for status, _ in told] == [200, 200, 200]
-    assert [body.get("user") for _, body in told] == ["first", "second", None]
-    assert told[2][1]["object"] == "list"
+    assert [status for status, _ in told] == [200, 400, 200, 200]
+    assert [body.get("user") for _, body in told] == ["first", None, "second", None]
+    assert told[3][1]["object"] == "list"
 
 
 @pytest.mark.parametrize(

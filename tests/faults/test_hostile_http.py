@@ -151,8 +151,9 @@ async def test_row_20_framing_that_outweighs_its_body_is_cut_off(
 
 
 async def test_row_20_many_small_chunks_are_still_a_body(tmp_path: Path) -> None:
-    """A client that sends byte by byte in chunks is slow, and honest."""
-    body = b"".join(b"1\r\n%c\r\n" % byte for byte in HELLO + b" " * 9000) + b"0\r\n\r\n"
+    """A client that sends byte by byte in chunks is slow, and honest; so is a short trailer."""
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in HELLO + b" " * 9000)
+    body = chunks + b"0\r\nx-trailer: a\r\n\r\n"
     async with (
         ScriptedUpstream() as fm,
         running_router(tmp_path, **_one(fm)) as signalbox,

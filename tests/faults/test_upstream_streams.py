@@ -1,13 +1,18 @@
 """Providers that fail within a stream: what the client sees is whole events and one clear end."""
 
 import asyncio
+import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import openai
 import psutil
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from router import pump
 from tests.harness.authority import Authority
 from tests.harness.one_provider import (
     DELTA,
@@ -23,6 +28,7 @@ from tests.harness.one_provider import (
     two_providers,
 )
 from tests.harness.raw_client import RawClient
+from tests.harness.running_router import idle
 from tests.harness.scripted_upstream import Conversation, Script, hello
 
 _UNICODE = (
@@ -50,6 +56,101 @@ async def test_row_52_events_cut_anywhere_arrive_whole_and_unchanged(
     async with one_provider(tmp_path, tls, script) as (_, signalbox):
         for cut in range(1, len(_TRANSCRIPT)):
             assert await streamed(signalbox, {**STREAMED, "cut": cut}) == _TRANSCRIPT, cut
+
+
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+# The very last byte comes alone, after a blank line that was one without it.
+_HALF_A_LINE_END = STOP[:-1] + b"\r\n", (_STREAM_HEAD + b"\r\n", STOP[:-1] + b"\r", b"\n")
+# How a line and the blank line after it may end. CR and then LF would be one end of one line.
+_LINE_ENDS = [(a, b) for a in ("\n", "\r", "\r\n") for b in ("\n", "\r", "\r\n") if a + b != "\r\n"]
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+_FIELDS = st.sampled_from([": a comment", "event: message", "id: 7", "retry: 10", "unknown: field"])
+
+
+@st.composite
+def _transcripts(draw: st.DrawFn) -> bytes:
+    """Draw a whole answer: deltas with any text, other fields, comments, any line ends."""
+
+    def event(*lines: str) -> str:
+        end, blank = draw(st.sampled_from(_LINE_ENDS))
+        return "".join(line + end for line in lines) + blank
+
+    def chunk(delta: dict[str, str], reason: str | None) -> str:
+        space = draw(st.sampled_from(["", " "]))
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        data = json.dumps({"choices": [choice]}, ensure_ascii=draw(st.booleans()))
+        return event(*draw(st.lists(_FIELDS, max_size=2)), f"data:{space}{data}")
+
+    events = [chunk({"content": draw(_TEXT)}, None) for _ in range(draw(st.integers(1, 4)))]
+    events.insert(draw(st.integers(0, len(events))), event(": nothing"))
+    events.append(chunk({}, "stop"))
+    # After [DONE] nothing is read, not even the second half of a line end.
+    events.append(draw(st.sampled_from(["", "data: [DONE]\n\n", "data:[DONE]\r\r"])))
+    return "".join(events).encode()
+
+
+@st.composite
+def _pieces(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    """Draw a cutting of `data` into pieces: anywhere, and more often where a line ends."""
+    line_ends = [
+        at
+        for at in range(1, len(data))
+        if b"\r" in data[at - 1 : at + 1] or b"\n" in data[at - 1 : at + 1]
+    ]
+    anywhere = st.integers(1, len(data) - 1)
+    cuts = draw(st.sets(anywhere | st.sampled_from(line_ends), max_size=8))
+    return [data[start:end] for start, end in pairwise([0, *sorted(cuts), len(data)])]
+
+
+@st.composite
+def _answers(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
+    """Draw a transcript and the packets in which it comes, chunked or ended by the connection."""
+    transcript = draw(_transcripts())
+    if draw(st.booleans()):
+        return transcript, [_STREAM_HEAD + b"\r\n", *draw(_pieces(transcript))]
+    chunks = [b"%x\r\n%s\r\n" % (len(data), data) for data in draw(_pieces(transcript))]
+    head = _STREAM_HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    return transcript, [head, *draw(_pieces(b"".join(chunks) + b"0\r\n\r\n"))]
+
+
+async def test_row_52_any_cut_of_any_framing_leaves_the_bytes_alone(
+    tmp_path: Path, tls: Authority | None
+) -> None:
+    """However an answer is chunked and wherever its packets are cut, its very bytes arrive."""
+    packets: list[bytes] = []
+
+    async def script(conversation: Conversation) -> None:
+        # The client has all it wants with [DONE], and may ask again before we are through.
+        mine = tuple(packets)
+        for packet in mine:
+            await conversation.send(packet)
+            # Turns of the loop in which the router reads what there is.
+            for _ in range(3):
+                await asyncio.sleep(0)
+        if b"chunked" not in mine[0]:
+            conversation.close()
+
+    async def arrives(client: RawClient, transcript: bytes) -> None:
+        await client.post("/v1/chat/completions", STREAMED)
+        status, headers = await client.head()
+        assert status == 200
+        assert await client.body(headers) == transcript
+
+    async with (
+        one_provider(tmp_path, tls, script) as (_, signalbox),
+        RawClient(signalbox.port) as client,
+    ):
+        loop = asyncio.get_running_loop()
+
+        @settings(max_examples=60)
+        @given(_answers())
+        @example((_HALF_A_LINE_END[0], list(_HALF_A_LINE_END[1])))
+        def any_answer(answer: tuple[bytes, list[bytes]]) -> None:
+            transcript, packets[:] = answer
+            asyncio.run_coroutine_threadsafe(arrives(client, transcript), loop).result(10)
+
+        # Hypothesis calls what it tests; the router goes on in this thread meanwhile.
+        await asyncio.to_thread(any_answer)
 
 
 async def test_row_52_single_bytes_arrive_as_whole_events(
@@ -361,6 +462,28 @@ async def test_row_65_nothing_comes_after_done(
     pieces = [DELTA, STOP + DONE + after] if together else [DELTA, STOP + DONE, after]
     async with one_provider(tmp_path, tls, streams(*pieces)) as (_, signalbox):
         assert await streamed(signalbox) == DELTA + STOP + DONE
+
+
+async def test_row_65_a_connection_on_which_a_stream_was_ended_is_used_again(
+    tmp_path: Path, tls: Authority | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the body may come after [DONE], and the client has its answer before it does."""
+    monkeypatch.setattr(pump, "_LET_END_S", 5.0)
+    answered = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        await conversation.event(DELTA + STOP + DONE)
+        await answered.wait()
+        answered.clear()
+        await conversation.end_stream()
+
+    async with one_provider(tmp_path, tls, script) as (fm, signalbox):
+        for _ in range(3):
+            assert await streamed(signalbox) == DELTA + STOP + DONE
+            answered.set()
+            await idle(signalbox.router)
+        assert (len(fm.seen), fm.connections) == (3, 1)
 
 
 async def test_row_65_done_ends_a_stream_that_the_provider_leaves_open(

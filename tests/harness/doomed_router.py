@@ -5,6 +5,7 @@ those switches and waits for its end.
 """
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -21,4 +22,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    # Ignored by inheritance where a shell has started the tests in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.run(main())

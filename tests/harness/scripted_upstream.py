@@ -140,7 +140,7 @@ class ScriptedUpstream:
         self.seen: list[Conversation] = []
         self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def open_connections(self) -> int:
@@ -155,7 +155,7 @@ class ScriptedUpstream:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._writers.append(writer)
+        self._writers.add(writer)
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -172,6 +172,7 @@ class ScriptedUpstream:
             pass
         finally:
             self._tasks.discard(task)
+            self._writers.discard(writer)
             writer.close()
 
     async def __aexit__(

@@ -1,5 +1,6 @@
 """Server-sent events from bytes cut anywhere, and how their streams end."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -38,6 +39,27 @@ def test_events_come_out_whole_wherever_the_bytes_are_cut(cuts: list[int]) -> No
         b"mixed",
         b"",
         b"[DONE]",
+    ]
+
+
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"data: 1", b": c", b"x"]), max_size=20),
+    st.lists(st.integers(0, 60), max_size=6),
+)
+def test_any_lines_are_cut_into_the_events_that_the_standard_sees(
+    parts: list[bytes], cuts: list[int]
+) -> None:
+    """Whatever ends a line, and wherever the bytes are cut, the payloads are the standard's."""
+    data = b"".join(parts)
+    blocks = re.split(b"\n\n+", data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b"\n"))
+    splitter = EventSplitter()
+    borders = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    out = [event for start, end in pairwise(borders) for event in splitter.feed(data[start:end])]
+    assert b"".join(out) + splitter.rest == data
+    # The last block has no blank line after it as yet.
+    payloads = [payload_of(event) for event in out], [payload_of(block) for block in blocks[:-1]]
+    assert [each for each in payloads[0] if each is not None] == [
+        each for each in payloads[1] if each is not None
     ]
 
 

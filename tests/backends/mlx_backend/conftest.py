@@ -1,7 +1,8 @@
+import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,16 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.backends.mlx_backend.child import TOKEN, Child, backend
+from tests.harness.loops import LoopFactory
 
 # Read when MLX is imported: it would spend seconds on compiling kernels in C++.
 os.environ["MLX_DISABLE_COMPILE"] = "1"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
+    """Name the loop that the backend runs on: it is not the router's."""
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,12 @@ async def health_when(http: httpx2.AsyncClient, **wanted: Any) -> dict[str, Any]
 
 
 @asynccontextmanager
-async def busy(http: httpx2.AsyncClient, **fields: Any) -> AsyncIterator[None]:
+async def busy(
+    http: httpx2.AsyncClient, priority: str = "low", **fields: Any
+) -> AsyncIterator[None]:
     """Hold the only row until the block ends, by a stream that has begun."""
     body = chat(COUNT, stream=True, **fields)
-    async with http.stream("POST", CHAT, json=body) as response:
+    async with http.stream("POST", CHAT, params={"priority": priority}, json=body) as response:
         lines = response.aiter_lines()
         assert (await anext(lines)).startswith("data: ")
         yield
@@ -228,21 +230,26 @@ async def test_tiny_top_p_is_greedy(http: httpx2.AsyncClient) -> None:
 
 async def test_high_overtakes_low(http: httpx2.AsyncClient) -> None:
     """A HIGH request is served before those LOW ones that came earlier."""
-    order = []
+    order: asyncio.Queue[str] = asyncio.Queue()
+    seen = asyncio.Semaphore(0)
 
     async def ask(name: str, priority: str) -> None:
-        await http.post(CHAT, params={"priority": priority}, json=chat(max_tokens=2))
-        order.append(name)
+        # Whoever has the only row keeps it until it was seen to have it.
+        async with busy(http, priority):
+            order.put_nowait(name)
+            await seen.acquire()
 
-    async with busy(http):
-        tasks = []
-        for count, (name, priority) in enumerate(
-            [("low", "10"), ("low too", "low"), ("high", "1")], start=1
-        ):
-            tasks.append(asyncio.create_task(ask(name, priority)))
-            await health_when(http, queue=count)
-    await asyncio.gather(*tasks)
-    assert order == ["high", "low", "low too"]
+    names = {"low": "10", "low too": "low", "high": "1"}
+    async with asyncio.timeout(GONE_S), asyncio.TaskGroup() as tasks:
+        async with busy(http):
+            for count, (name, priority) in enumerate(names.items(), start=1):
+                tasks.create_task(ask(name, priority))
+                await health_when(http, queue=count)
+        for name in ("high", "low", "low too"):
+            assert await order.get() == name
+            assert order.empty()
+            seen.release()
+    await health_when(http, active=0)
 
 
 async def test_a_full_queue(http: httpx2.AsyncClient, openai: AsyncOpenAI) -> None:
