@@ -2,6 +2,7 @@
 
 import asyncio
 import http
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
@@ -87,7 +88,7 @@ class Turn:
         self.keep_alive = keep_alive
         self.timed = False
         # The request.
-        self._pieces: list[bytes] = []
+        self._pieces: deque[bytes] = deque()
         self.held = 0
         self._more = True
         self._told_end = False
@@ -174,13 +175,13 @@ class Turn:
                 self._waiter = None
         if self.gone:
             return {"type": "http.disconnect"}
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self.held = 0
-        self._told_end = not self._more
-        if self._more:
+        # One at a time: whoever wants them joined joins them once.
+        body = self._pieces.popleft() if self._pieces else b""
+        self.held -= len(body)
+        self._told_end = not self._more and not self._pieces
+        if self._more and not self._pieces:
             self._connection.resume()
-        return {"type": "http.request", "body": body, "more_body": self._more}
+        return {"type": "http.request", "body": body, "more_body": not self._told_end}
 
     def _continue(self) -> None:
         """Ask for the body where the client waits to be asked."""
