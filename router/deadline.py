@@ -148,6 +148,10 @@ class Deadline:
         self._error = error
         self._sweeper.set(self, within_s)
 
+    def silence(self) -> None:
+        """Let time stand still until the next `expect`."""
+        self.due = _NEVER
+
     def ring(self) -> None:
         """Cancel the work."""
         self._late = True

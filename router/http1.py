@@ -8,7 +8,7 @@ Every refusal is OpenAI's envelope. An upgrade is ignored, as HTTP allows: nothi
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import unquote
@@ -20,9 +20,9 @@ from uvicorn.server import ServerState
 from backends.wire import REQUEST_ID
 from router.deadline import Sweeper
 from router.errors import Refused, SignalboxError, shutting_down
+from router.outbox import Outbox, Writer
 from router.request import told
-from router.stall import Stall
-from router.turn import NOTHING, Turn, head_of
+from router.turn import Turn, head_of
 
 # Longer than our clients keep an idle connection, so that it is they who close it.
 _KEEP_ALIVE_S = 75.0
@@ -58,6 +58,7 @@ class Http1(asyncio.Protocol):
         self,
         rules: Rules,
         sweeper: Sweeper,
+        outbox: Outbox,
         *,
         config: Config,
         server_state: ServerState,
@@ -68,7 +69,7 @@ class Http1(asyncio.Protocol):
         self.server_state = server_state
         self._parser = httptools.HttpRequestParser(self)
         self._receiving = sweeper.alarm(self._too_slow)
-        self._stall = Stall(sweeper, rules.send_stall_s)
+        self.writer = Writer(outbox, sweeper, rules.send_stall_s)
         # The turns that are not over, oldest first: it alone is being answered.
         self.turns: deque[Turn] = deque()
         # The one whose body is coming in.
@@ -76,7 +77,6 @@ class Http1(asyncio.Protocol):
         self._last_words: bytes | None = None
         self._deaf = False
         self._paused = False
-        self._drained: asyncio.Future[None] | None = None
         self._fresh()
 
     def __repr__(self) -> str:
@@ -97,6 +97,7 @@ class Http1(asyncio.Protocol):
         """Take the transport; a client that says nothing is not kept."""
         # uvloop's transports are of no class of asyncio's.
         self.transport = cast("asyncio.Transport", transport)
+        self.writer.open(self.transport)
         self.server_state.connections.add(self)  # type: ignore[arg-type]  # one of uvicorn's own
         self._client = self.transport.get_extra_info("peername")
         self._server = self.transport.get_extra_info("sockname")
@@ -106,9 +107,8 @@ class Http1(asyncio.Protocol):
         """Tell every request that its client has gone."""
         self.server_state.connections.discard(self)
         self._receiving.close()
-        self._stall.close()
         self._deaf = True
-        self.resume_writing()
+        self.writer.close()
         for turn in self.turns:
             turn.leave()
         self.turns.clear()
@@ -171,20 +171,11 @@ class Http1(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Hold answers back, but not for ever."""
-        self._drained = self.loop.create_future()
-        self._stall.watch(self.transport)
+        self.writer.pause()
 
     def resume_writing(self) -> None:
         """Let answers flow again."""
-        self._stall.rest()
-        drained, self._drained = self._drained, None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
-
-    def drained(self) -> Awaitable[None]:
-        """Return what is over when more may be written."""
-        # Who waits may be cancelled, but not for the others who do.
-        return NOTHING if self._drained is None else asyncio.shield(self._drained)
+        self.writer.resume()
 
     def _pause(self) -> None:
         if not self._paused:
@@ -327,7 +318,8 @@ class Http1(asyncio.Protocol):
         Closed at once, unread bytes would make the kernel reset it, and the answer be lost.
         """
         if self._last_words is not None:
-            self.transport.write(self._last_words)
+            self.writer.write(self._last_words)
+        self.writer.flush()
         self._deaf = True
         self._incoming = None
         self._overhead = 0
@@ -348,7 +340,11 @@ class Http1(asyncio.Protocol):
         elif self._overhead and not self.turns:
             self._refuse(Refused("request_timeout", "The request's head did not arrive in time."))
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.writer.flush()
+        self.transport.close()
 
     def shutdown(self) -> None:
         """Close when idle, else after the answer that is under way.
@@ -361,7 +357,7 @@ class Http1(asyncio.Protocol):
             self._deaf = True
             self.turns[-1].keep_alive = False
         else:
-            self.transport.close()
+            self._close()
 
     def over(self, turn: Turn, *, clean: bool) -> None:
         """Go on after an answer: with the next request, or by closing."""
@@ -369,6 +365,8 @@ class Http1(asyncio.Protocol):
             return
         self.turns.popleft()
         if not clean:
+            # An error frame may be on its way.
+            self.writer.flush()
             self.transport.abort()
             return
         # What was not read of a request would be taken for the next one.

@@ -1,19 +1,19 @@
 """The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
 
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
 from router.errors import RouteFailed, StreamFailed
 from router.request import Send
-from router.sse import ChatStream, Ending
+from router.sse import Ending
 from router.upstream import Answer
+from router.waiting import NOTHING
 
 # How long after its last event a provider may take to end its body.
 _LET_END_S = 0.05
-
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 
@@ -22,15 +22,14 @@ async def pump(
 ) -> StreamFailed | None:
     """Send the stream to the client as its events arrive; return what broke it, or None.
 
-    A stream that breaks ends in an error frame, and never in `[DONE]`. Comments pass but are no
-    sign of life.
+    A stream that breaks ends in an error frame, and never in `[DONE]`.
     """
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+    await _send(send, stream.first)
     failure: StreamFailed | None = None
     try:
-        await _send(send, stream.first)
         with Deadline(sweeper) as deadline:
-            await _flow(stream, send, deadlines, deadline)
+            await _flow(stream, EventSink(stream, send, deadlines, deadline))
     except StreamFailed as error:
         failure = error
         await _send(send, [error.frame()])
@@ -40,64 +39,24 @@ async def pump(
     return failure
 
 
-async def _flow(stream: OpenStream, send: Send, deadlines: Deadlines, deadline: Deadline) -> None:
-    """Pass events on until the stream has ended as it should.
+async def _flow(stream: OpenStream, sink: "EventSink") -> None:
+    """Let the stream flow until it has ended as it should.
 
     Raises StreamFailed when it breaks off, stalls, never ends, or says what is not JSON.
     """
-    state, splitter = stream.state, stream.splitter
-    over_at = time.monotonic() + deadlines.total_s
-    events = list(stream.pending)
-    had_data = True
-    while True:
-        had_data = await _pass_on(events, state, send) or had_data
-        if state.said_done or state.said_error:
-            return
-        if had_data:
-            # Comments do not count: only data gives a provider further time.
-            had_data = False
-            left_s = over_at - time.monotonic()
-            if left_s < deadlines.idle_s:
-                deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
-            else:
-                deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
-        try:
-            data = await stream.answer.read()
-        except RouteFailed as error:
-            raise _truncated() from error
-        if not data:
-            break
-        events = splitter.feed(data)
-        del data
-    if state.ending is not Ending.COMPLETE or splitter.rest.strip():
-        raise _truncated()
-    if rest := splitter.rest:
-        # The other half of a last CRLF.
-        await _send(send, [rest])
-
-
-async def _pass_on(events: list[bytes], state: ChatStream, send: Send) -> bool:
-    """Send events up to the last one that counts; return whether any of them had data.
-
-    `events` is emptied: while a slow client makes us wait, only its connection holds what it is
-    sent.
-    """
-    good: list[bytes] = []
-    had_data = False
+    await sink.pass_on(stream.pending)
     try:
-        for event in events:
-            had_data = state.observe_event(event) or had_data
-            good.append(event)
-            if state.said_done or state.said_error:
-                break
-    finally:
-        # What was whole before a bad event is the client's.
-        if good:
-            sent = _send(send, good)
-            good.clear()
-            events.clear()
-            await sent
-    return had_data
+        await stream.answer.flow(sink)
+    except RouteFailed as error:
+        raise _truncated() from error
+    if sink.failure is not None:
+        raise sink.failure
+    rest = stream.splitter.rest
+    if not sink.over and (stream.state.ending is Ending.OPEN or rest.strip()):
+        raise _truncated()
+    if rest and not sink.over:
+        # The other half of a last CRLF.
+        await _send(sink.send, [rest])
 
 
 async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
@@ -110,6 +69,72 @@ async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
         deadline.expect(_LET_END_S, TimeoutError)
         while await answer.read():
             pass
+
+
+class EventSink:
+    """Takes a provider's bytes and passes whole events on, as long as they are good.
+
+    The deadline counts from event to event with data: comments pass but are no sign of life, and
+    while the client is waited for, time stands still. `failure` is what a bad event was.
+    """
+
+    def __init__(
+        self, stream: OpenStream, send: Send, deadlines: Deadlines, deadline: Deadline
+    ) -> None:
+        self.over = False
+        self.failure: StreamFailed | None = None
+        self._state = stream.state
+        self._splitter = stream.splitter
+        self.send = send
+        self._deadlines = deadlines
+        self._deadline = deadline
+        self._over_at = time.monotonic() + deadlines.total_s
+        self._expect_more()
+
+    def take(self, data: bytes) -> Awaitable[None]:
+        """Pass on what `data` completes; return NOTHING, or the wait for a slow client."""
+        try:
+            events = self._splitter.feed(data)
+        except StreamFailed as error:
+            self._fail(error)
+            return NOTHING
+        return self.pass_on(events) if events else NOTHING
+
+    def pass_on(self, events: Sequence[bytes]) -> Awaitable[None]:
+        """Send events up to the last one that counts."""
+        state, had_data, good = self._state, False, 0
+        try:
+            for event in events:
+                had_data = state.observe_event(event) or had_data
+                good += 1
+                if state.said_done or state.said_error:
+                    self.over = True
+                    break
+        except StreamFailed as error:
+            # What was whole before a bad event is the client's.
+            self._fail(error)
+        if had_data:
+            self._expect_more()
+        waiting = _send(self.send, events[:good])
+        return waiting if waiting is NOTHING else self._patiently(waiting)
+
+    def _fail(self, failure: StreamFailed) -> None:
+        self.failure = failure
+        self.over = True
+
+    def _expect_more(self) -> None:
+        deadlines = self._deadlines
+        left_s = self._over_at - time.monotonic()
+        if left_s < deadlines.idle_s:
+            self._deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
+        else:
+            self._deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
+
+    async def _patiently(self, waiting: Awaitable[None]) -> None:
+        """Wait for the client to read, which is no time of the provider's."""
+        self._deadline.silence()
+        await waiting
+        self._expect_more()
 
 
 def _truncated() -> StreamFailed:
@@ -130,6 +155,9 @@ def _too_long(deadlines: Deadlines) -> StreamFailed:
     )
 
 
-def _send(send: Send, events: Iterable[bytes]) -> Awaitable[None]:
-    """Send events at once; what is returned is over when more may be sent."""
-    return send({"type": "http.response.body", "body": b"".join(events), "more_body": True})
+def _send(send: Send, events: Sequence[bytes]) -> Awaitable[None]:
+    """Send whole events as one piece; NOTHING is left to wait for while the client keeps up."""
+    if not events:
+        return NOTHING
+    body = events[0] if len(events) == 1 else b"".join(events)
+    return send({"type": "http.response.body", "body": body, "more_body": True})

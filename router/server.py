@@ -19,6 +19,7 @@ from router.deadline import Sweeper
 from router.guard import Guard
 from router.http1 import Http1, Rules
 from router.intake import BACKLOG, Intake
+from router.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +118,10 @@ class Server(uvicorn.Server):
         """Accept connections on the one socket that is given."""
         if not sockets:
             raise ValueError("the socket is bound before the server starts")
-        config, state = self.config, self.server_state
+        config, state, outbox = self.config, self.server_state, Outbox()
 
         def protocol() -> Http1:
-            return Http1(self._rules, self._sweeper, config=config, server_state=state)
+            return Http1(self._rules, self._sweeper, outbox, config=config, server_state=state)
 
         (listener,) = sockets
         self._intake = Intake(listener, protocol, state.connections, self._places)

@@ -2,14 +2,16 @@
 
 import asyncio
 import http
-from collections.abc import Awaitable, Callable, Generator, Iterable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 from uvicorn.server import ServerState
 
 from router.errors import SignalboxError
 from router.guard import App
+from router.outbox import Writer
 from router.request import Message, Scope
+from router.waiting import NOTHING
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _WITHOUT_BODY = frozenset({204, 304})
@@ -32,30 +34,13 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"%b%b\r\n\r\n" % (line, b"\r\n".join(lines))
 
 
-class _Nothing:
-    """What is awaited where there is nothing to wait for."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        # A generator would cost as much as the coroutine that this saves.
-        return iter(())  # type: ignore[return-value]  # Python asks for an iterator only
-
-
-NOTHING = _Nothing()
-
-
 class ClientConnection(Protocol):
     """What a turn needs of the connection that it came over."""
 
     loop: asyncio.AbstractEventLoop
     app: App
     server_state: ServerState
-    transport: asyncio.Transport
-
-    def drained(self) -> Awaitable[None]:
-        """Return what is over when more may be written."""
-        ...
+    writer: Writer
 
     def resume(self) -> None:
         """Read on."""
@@ -201,7 +186,7 @@ class Turn:
         """Ask for the body where the client waits to be asked."""
         if not self._begun and (b"expect", b"100-continue") in self._scope["headers"]:
             self._scope["headers"].remove((b"expect", b"100-continue"))
-            self._connection.transport.write(_CONTINUE)
+            self._connection.writer.write(_CONTINUE)
 
     def send(self, message: Message) -> Awaitable[None]:
         """Take the head, and then the pieces of the answer; awaiting waits for the client to read.
@@ -215,7 +200,7 @@ class Turn:
             return NOTHING
         body: bytes = message.get("body", b"")
         self._write(body, more=message.get("more_body", False))
-        return self._connection.drained()
+        return self._connection.writer.drained()
 
     def _begin(self, message: Message) -> None:
         if self._begun:
@@ -256,7 +241,7 @@ class Turn:
         elif body and not self._bodiless:
             parts.append(body)
         if parts:
-            self._connection.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            self._connection.writer.write(parts[0] if len(parts) == 1 else b"".join(parts))
         if not more:
             self._complete = True
             self._connection.over(self, clean=True)

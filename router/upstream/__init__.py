@@ -5,7 +5,7 @@ wants its body any more; leaving it before the body's end closes the connection,
 provider learns that its client has gone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -34,6 +34,16 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
         return f"<UpstreamRequest {self.method} {self.url}>"
 
 
+class Sink(Protocol):
+    """Where the body of an answer flows; `over` when it wants no more."""
+
+    over: bool
+
+    def take(self, data: bytes) -> Awaitable[None]:
+        """Take a piece; return NOTHING, or what has to be awaited before the next."""
+        ...
+
+
 class Answer(Protocol):
     """The head of a provider's answer, and its body in pieces."""
 
@@ -55,6 +65,13 @@ class Answer(Protocol):
         """Return the next piece of the body as soon as there is one; empty at its end.
 
         Raises RouteFailed `upstream_reset` when the connection breaks before the body's end.
+        """
+        ...
+
+    async def flow(self, sink: Sink) -> None:
+        """Hand the rest of the body to `sink` as it comes, until its end or until that is over.
+
+        Raises RouteFailed as `read` does.
         """
         ...
 

@@ -7,12 +7,14 @@ how far the answer had come.
 import asyncio
 import select
 import time
+from collections.abc import Awaitable
 from typing import cast
 
 import httptools
 
 from router.errors import RouteFailed
-from router.upstream import Headers
+from router.upstream import Headers, Sink
+from router.waiting import NOTHING
 
 # A provider's answer head may take this much, interim answers included.
 _MAX_HEAD = 64 << 10
@@ -34,6 +36,8 @@ class PlainAnswer:
         "_failure",
         "_held",
         "_pieces",
+        "_sink",
+        "_slow",
         "_waiter",
         "begun",
         "complete",
@@ -51,6 +55,8 @@ class PlainAnswer:
         self.complete = False
         self._failure: RouteFailed | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Sink | None = None
+        self._slow: Awaitable[None] = NOTHING
 
     def __repr__(self) -> str:
         return f"<PlainAnswer {self.status} complete={self.complete} held={self._held}>"
@@ -77,11 +83,40 @@ class PlainAnswer:
             if self._failure is not None:
                 raise self._failure
             await self._more()
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        """Return all that is held, and let more of it come."""
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._held = 0
         self._connection.resume()
         return data
+
+    async def flow(self, sink: Sink) -> None:
+        """Hand the rest of the body to `sink` as it comes, until its end or until that is over.
+
+        While the sink keeps up, it is served where the bytes come in, and this task sleeps on.
+        """
+        self._sink = sink
+        try:
+            while not sink.over:
+                if self._pieces:
+                    await sink.take(self._taken())
+                elif self.complete:
+                    return
+                elif self._failure is not None:
+                    raise self._failure
+                else:
+                    await self._more()
+                    await self._slowness()
+        finally:
+            self._sink = None
+
+    def _slowness(self) -> Awaitable[None]:
+        """Return what a sink that was served has still to wait for."""
+        slow, self._slow = self._slow, NOTHING
+        return slow
 
     async def _more(self) -> None:
         self._waiter = waiter = self._connection.loop.create_future()
@@ -91,9 +126,15 @@ class PlainAnswer:
             self._waiter = None
 
     def wake(self) -> None:
-        """Tell the reader that there is something new."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Tell the reader that there is something new, or serve its sink in its stead."""
+        waiter, sink = self._waiter, self._sink
+        if waiter is None or waiter.done():
+            return
+        if sink is not None and self._pieces:
+            self._slow = sink.take(self._taken())
+            if not (self._slow is not NOTHING or sink.over or self.complete or self._failure):
+                return
+        waiter.set_result(None)
 
     def add(self, data: bytes) -> int:
         """Append to the body; return how much of it is held."""

@@ -16,7 +16,7 @@ import truststore
 from aiohttp.http_exceptions import HttpProcessingError
 
 from router.errors import RouteFailed
-from router.upstream import Headers, UpstreamRequest
+from router.upstream import Headers, Sink, UpstreamRequest
 from router.upstream.pool import Connector, LoopbackResolver, SpokeFirst
 
 # A cloud's balancer keeps an idle connection for a minute and more; TLS anew costs a round trip.
@@ -76,6 +76,11 @@ class AiohttpAnswer:
                 f"{self._provider} broke the connection within its answer.",
                 may_have_run=True,
             ) from error
+
+    async def flow(self, sink: Sink) -> None:
+        """Hand the rest of the body to `sink` as it comes."""
+        while not sink.over and (data := await self.read()):
+            await sink.take(data)
 
 
 class AiohttpExchange:
