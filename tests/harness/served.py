@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -22,6 +23,7 @@ _MAIN = "import sys; from router.cli.main import main; sys.exit(main())"
 PROGRAM = (sys.executable, "-c", _MAIN)
 
 
+_ANSWERS_AT = re.compile(r"answers at http://\S+:(\d+)/v1")
 _given: set[int] = set()
 
 
@@ -61,15 +63,17 @@ def environment(folder: Path) -> dict[str, str]:
 class Served:
     """A running router process; `client` talks to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, log_path: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, output: list[str], port: int, log_path: Path
+    ) -> None:
         self.process = process
+        self.output = output
         self.port = port
         self.log_path = log_path
         self.url = f"http://127.0.0.1:{port}/v1"
         self.client = httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
         )
-        self.output: list[str] = []
 
     @classmethod
     async def start(cls, folder: Path, **sections: Any) -> Self:
@@ -80,8 +84,8 @@ class Served:
         """
         limits = sections.pop("limits_of_shell", "")
         tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
-        port = free_port()
-        tree["server"] = {"port": port, **tree.get("server", {})}
+        # The kernel chooses, and what it has chosen is said: nobody can come in between.
+        tree["server"] = {"port": 0, **tree.get("server", {})}
         config = folder / "router.yaml"
         config.write_text(json.dumps(tree), encoding="utf-8")
         arguments = ("serve", "--config", str(config), "--data-dir", str(folder / "data"))
@@ -94,19 +98,13 @@ class Served:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
-        served = cls(process, tree["server"]["port"], folder / "serve.log")
-        await served._ready(folder)
-        return served
-
-    async def _ready(self, folder: Path) -> None:
-        assert self.process.stdout is not None
-        while not self.output or "answers at" not in self.output[0]:
-            line = await self.process.stdout.readline()
-            if not line:
-                await self.process.wait()
-                await self.client.aclose()
-                raise RuntimeError((folder / "serve.log").read_text(encoding="utf-8"))
-            self.output.append(line.decode())
+        assert process.stdout is not None
+        first = (await process.stdout.readline()).decode()
+        said = _ANSWERS_AT.search(first)
+        if said is None:
+            await process.wait()
+            raise RuntimeError(first + (folder / "serve.log").read_text(encoding="utf-8"))
+        return cls(process, [first], int(said[1]), folder / "serve.log")
 
     async def state(self, capability: str) -> str:
         """Return the state of a capability."""
