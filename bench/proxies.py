@@ -1,4 +1,4 @@
-"""The project's own targets: no proxy at all, nginx, and the router over each of its clients."""
+"""The project's own targets: no proxy, nginx, an empty server, and the router over its clients."""
 
 import json
 import sys
@@ -88,10 +88,21 @@ def _tls_ports(upstreams: Upstreams) -> Mapping[str, int]:
     return upstreams.tls
 
 
+def _uvicorn(stage: Stage, _upstreams: Upstreams) -> Target:
+    port = stage.ports.take()
+    argv = [sys.executable, "-m", "uvicorn", "bench.empty_app:app", "--port", str(port)]
+    argv += ["--loop", "uvloop", "--http", "httptools", "--lifespan", "off"]
+    argv += ["--no-access-log", "--log-level", "warning"]
+    child = stage.start("uvicorn", argv, port, stage.placement.proxy)
+    # It has no upstream: only what is asked and answered whole can be compared.
+    return started("uvicorn", child, {"requests": Way(port, "m")}, "/")
+
+
 # Without one of these a run has not measured what it is for.
 OWN: Final[Mapping[str, Start]] = {
     "direct": _direct,
     "nginx": _nginx,
+    "uvicorn": _uvicorn,
     "router": _router,
     "nginx-https": _nginx_https,
     "router-https": _router_https,

@@ -107,7 +107,7 @@ class Rounds:
         scripts = self._scripts("requests", exchange.request, scenarios, CONNECTIONS[-1])
         for number in range(1, plan.rounds + 1):
             for scenario, connections in scenarios.items():
-                for target in self._turns(scenario, number, plan.rounds):
+                for target in self._turns("requests", scenario, number, plan.rounds):
                     lua = scripts[target.name]
                     yield from self._load(
                         scenario, target, number, lua, connections, plan.request_s
@@ -118,7 +118,7 @@ class Rounds:
         plan, connections = self._plan, _IMAGE_CONNECTIONS
         scripts = self._scripts("image", exchange.image_request, ["image"], connections)
         for number in range(1, plan.image_rounds + 1):
-            for target in self._turns("image", number, plan.image_rounds):
+            for target in self._turns("image", "image", number, plan.image_rounds):
                 lua = scripts[target.name]
                 yield from self._load("image", target, number, lua, connections, plan.image_s)
 
@@ -128,7 +128,7 @@ class Rounds:
         for number in range(1, plan.stream_rounds + 1):
             for count in STREAMS:
                 scenario, sent = f"{count} streams", count * events_in(plan.stream_s)
-                for target in self._turns(scenario, number, plan.stream_rounds):
+                for target in self._turns("streams", scenario, number, plan.stream_rounds):
                     before_s = _cpu_s(target)
                     way = target.ways["streams"]
                     try:
@@ -149,7 +149,9 @@ class Rounds:
         """Write what wrk posts to each target, by its name, and run each for a moment."""
         found = {}
         for target in self._targets:
-            way = target.ways[kind]
+            way = target.ways.get(kind)
+            if way is None:
+                continue
             posted = body(way.model)
             found[target.name] = lua = self._folder / f"{target.name}-{kind}.lua"
             lua.write_text(script(posted.decode()), encoding="utf-8")
@@ -161,9 +163,9 @@ class Rounds:
                     self._fail(target, scenario, failed)
         return found
 
-    def _turns(self, scenario: str, number: int, rounds: int) -> Iterator[Target]:
+    def _turns(self, kind: str, scenario: str, number: int, rounds: int) -> Iterator[Target]:
         for target in self._targets:
-            if (target.name, scenario) not in self._failed:
+            if kind in target.ways and (target.name, scenario) not in self._failed:
                 self._say(f"{scenario}, round {number} of {rounds}: {target.name}")
                 yield target
 
