@@ -110,7 +110,8 @@ class Proxy:
                 return await self._try_plan(plan, len(errors) + 1, work, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
-                errors.append(error)
+                # Its frames, this one among them, would be held by the list that they hold.
+                errors.append(error.with_traceback(None))
                 work.timing.waited_s += time.perf_counter() - began
                 if error.may_have_run:
                     break

@@ -26,17 +26,16 @@ async def pump(
     """
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     await _send(send, stream.first)
-    failure: StreamFailed | None = None
     try:
         with Deadline(sweeper) as deadline:
             await _flow(stream, EventSink(stream, send, deadlines, deadline))
     except StreamFailed as error:
-        failure = error
-        await _send(send, [error.frame()])
+        await send({"type": "http.response.body", "body": error.frame()})
+        # The frames that it went through hold it too.
+        return error.with_traceback(None)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-    if failure is None:
-        await _let_end(stream.answer, sweeper)
-    return failure
+    await _let_end(stream.answer, sweeper)
+    return None
 
 
 async def _flow(stream: OpenStream, sink: "EventSink") -> None:

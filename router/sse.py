@@ -138,10 +138,13 @@ class ChatStream:
             return
         try:
             chunk = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _invalid_frame() from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            chunk = None
+        # Raised here, without that as its cause: a cause holds the frames that hold the error.
         if not isinstance(chunk, dict):
-            raise _invalid_frame()
+            raise StreamFailed(
+                "upstream_invalid_frame", "The provider sent an event that is not JSON."
+            )
         if chunk.get("error"):
             self.said_error = True
         choices = chunk.get("choices")
@@ -165,7 +168,3 @@ def _is_named_error(event: bytes) -> bool:
     names = [line for line in _LINE_END.split(event.removeprefix(_BOM)) if line[:6] == b"event:"]
     # The last name counts.
     return bool(names) and names[-1][6:].removeprefix(b" ") == b"error"
-
-
-def _invalid_frame() -> StreamFailed:
-    return StreamFailed("upstream_invalid_frame", "The provider sent an event that is not JSON.")

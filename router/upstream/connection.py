@@ -53,7 +53,8 @@ class PlainAnswer:
         self._held = 0
         self.begun = False
         self.complete = False
-        self._failure: RouteFailed | None = None
+        # Its code and text: an error that is kept would hold whoever reads, and be held by it.
+        self._failure: tuple[str, str] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
         self._slow: Awaitable[None] = NOTHING
@@ -71,8 +72,7 @@ class PlainAnswer:
     async def head(self) -> None:
         """Return when status and headers are there; raises RouteFailed."""
         while not self.begun:
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             await self._more()
 
     async def read(self) -> bytes:
@@ -80,10 +80,14 @@ class PlainAnswer:
         while not self._pieces:
             if self.complete:
                 return b""
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             await self._more()
         return self._taken()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            code, message = self._failure
+            raise RouteFailed(code, message, may_have_run=True)
 
     def _taken(self) -> bytes:
         """Return all that is held, and let more of it come."""
@@ -105,9 +109,8 @@ class PlainAnswer:
                     await sink.take(self._taken())
                 elif self.complete:
                     return
-                elif self._failure is not None:
-                    raise self._failure
                 else:
+                    self._raise_failure()
                     await self._more()
                     await self._slowness()
         finally:
@@ -142,9 +145,9 @@ class PlainAnswer:
         self._held += len(data)
         return self._held
 
-    def fail(self, failure: RouteFailed) -> None:
-        """Let the reader have what came, and then this."""
-        self._failure = failure
+    def fail(self, code: str, message: str) -> None:
+        """Let the reader have what came, and then this failure."""
+        self._failure = code, message
         self.wake()
 
 
@@ -270,11 +273,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         if answer is not None:
             # An answer that came to its end is whole all the same; its reader has to be woken.
-            answer.fail(
-                RouteFailed(
-                    "upstream_protocol_error", f"{self._provider} {what}.", may_have_run=True
-                )
-            )
+            answer.fail("upstream_protocol_error", f"{self._provider} {what}.")
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -288,13 +287,7 @@ class Connection(asyncio.Protocol):
             answer.wake()
             return
         when = "within its answer" if answer.begun else "before it answered"
-        answer.fail(
-            RouteFailed(
-                "upstream_reset",
-                f"{self._provider} closed the connection {when}.",
-                may_have_run=True,
-            )
-        )
+        answer.fail("upstream_reset", f"{self._provider} closed the connection {when}.")
 
     # httptools
 
