@@ -18,6 +18,8 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LONGEST_MATCH = 4
 _BOM = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
+# What an event has beside its data when that is all it has, at most.
+_DATA_ALONE = len(b"data: \r\n\r\n")
 
 
 class EventSplitter:
@@ -122,7 +124,8 @@ class ChatStream:
         if payload is None:
             return False
         self.observe(payload)
-        if not event.startswith(b"data:") and not self.said_error and _is_named_error(event):
+        has_more = len(event) - len(payload) > _DATA_ALONE
+        if has_more and not self.said_error and _is_named_error(event):
             raise StreamFailed(
                 "upstream_invalid_frame", "The provider ended its answer with an error of its own."
             )
