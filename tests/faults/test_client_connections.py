@@ -104,6 +104,21 @@ async def test_row_22_the_next_header_has_the_same_deadline(tmp_path: Path) -> N
             assert _refusal(await client.dribble(0.03)) == (408, "request_timeout")
 
 
+async def test_row_22_a_header_that_came_with_the_request_before_has_the_deadline_too(
+    tmp_path: Path,
+) -> None:
+    """Half a head that was there before the last answer is not waited for any longer."""
+    async with (
+        running_router(tmp_path, timeouts={"header_s": 0.2}) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.send(MODELS + b"\r\n" + MODELS)
+        _, headers = await client.head()
+        await client.body(headers)
+        async with asyncio.timeout(2):
+            await client.rest()
+
+
 async def test_row_23_a_slow_body_is_cut_off_and_holds_no_place(tmp_path: Path) -> None:
     """A body that dribbles in is a 408 at its deadline; others have the provider meanwhile."""
     lanes = {"fm": {"concurrency": 1, "queue": 0, "reserve_high": 0}}
