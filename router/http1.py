@@ -344,8 +344,7 @@ class Http1(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        self.writer.flush()
-        self.transport.close()
+        self.writer.end()
 
     def shutdown(self) -> None:
         """Close when idle, else after the answer that is under way.

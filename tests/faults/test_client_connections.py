@@ -439,6 +439,31 @@ async def test_row_32_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> No
             await gone.wait()
 
 
+async def test_row_32_a_client_that_leaves_the_end_unread_is_cut_off(tmp_path: Path) -> None:
+    """The last bytes of an answer, too few to hold anybody back, keep no connection open."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        (connection,) = signalbox.server.server_state.connections
+        while not connection.transport.get_write_buffer_size():
+            await conversation.event(DELTA * 100)
+            # Turns of the loop in which the router passes it on.
+            await asyncio.sleep(0.002)
+        await conversation.event(b"data: [DONE]\n\n")
+        await conversation.end_stream()
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, timeouts={"send_stall_s": 0.2}, **_one(fm)) as signalbox,
+        RawClient(signalbox.port, receive_buffer=2048) as client,
+    ):
+        await client.post(CHAT, STREAMED, connection="close")
+        client.stop_reading()
+        await _until(lambda: len(signalbox.router.in_flight) == 1)
+        await _until(lambda: not len(signalbox.router.in_flight), 10)
+        await _until(lambda: not signalbox.server.server_state.connections, 4)
+
+
 async def test_row_32_a_client_that_reads_slowly_is_not_cut_off(tmp_path: Path) -> None:
     """Whoever takes something now and then has all the time that the answer has."""
     count = 400
