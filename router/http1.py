@@ -76,7 +76,7 @@ class Http1(asyncio.Protocol):
         self._incoming: Turn | None = None
         self._last_words: bytes | None = None
         self._deaf = False
-        self._paused = False
+        self._paused = self._holding_back = False
         self._fresh()
 
     def __repr__(self) -> str:
@@ -174,8 +174,10 @@ class Http1(asyncio.Protocol):
         self.writer.pause()
 
     def resume_writing(self) -> None:
-        """Let answers flow again."""
+        """Let answers flow again, and begin the one that had to wait for that."""
         self.writer.resume()
+        if self._holding_back:
+            self._start()
 
     def _pause(self) -> None:
         if not self._paused:
@@ -247,7 +249,7 @@ class Http1(asyncio.Protocol):
         self._incoming = turn
         self._is_chunked = coding is not None
         if len(self.turns) == 1:
-            turn.start()
+            self._start()
 
     def _weigh_head(self) -> None:
         """Refuse a head that is too large, and take it off what is counted."""
@@ -341,10 +343,7 @@ class Http1(asyncio.Protocol):
         elif self._overhead and not self.turns:
             self._refuse(Refused("request_timeout", "The request's head did not arrive in time."))
         else:
-            self._close()
-
-    def _close(self) -> None:
-        self.writer.end()
+            self.writer.end()
 
     def shutdown(self) -> None:
         """Close when idle, else after the answer that is under way.
@@ -357,7 +356,13 @@ class Http1(asyncio.Protocol):
             self._deaf = True
             self.turns[-1].keep_alive = False
         else:
-            self._close()
+            self.writer.end()
+
+    def _start(self) -> None:
+        """Begin with the oldest turn, once the client has taken most of the answer before."""
+        self._holding_back = self.writer.paused
+        if not self._holding_back:
+            self.turns[0].start()
 
     def over(self, turn: Turn, *, clean: bool) -> None:
         """Go on after an answer: with the next request, or by closing."""
@@ -373,7 +378,7 @@ class Http1(asyncio.Protocol):
         if self._incoming is turn or not turn.keep_alive:
             self._say_last_words()
         elif self.turns:
-            self.turns[0].start()
+            self._start()
         elif self._last_words is not None:
             self._say_last_words()
         else:

@@ -51,7 +51,7 @@ class Writer:
         self._ending = False
 
     def __repr__(self) -> str:
-        return f"<Writer held={self._held_bytes} paused={self._drained is not None}>"
+        return f"<Writer held={self._held_bytes} paused={self.paused}>"
 
     def open(self, transport: asyncio.Transport) -> None:
         """Write to this transport from now on."""
@@ -95,6 +95,11 @@ class Writer:
         self._drained = self._loop.create_future()
         if self._transport is not None:
             self._stall.watch(self._transport)
+
+    @property
+    def paused(self) -> bool:
+        """Whether more is waiting to be sent than the client takes."""
+        return self._drained is not None
 
     def resume(self) -> None:
         """Let whoever waits send on."""

@@ -11,9 +11,11 @@ import psutil
 import pytest
 
 from router.app import Router
+from router.http1 import Http1
 from tests.harness.children import Gate, Yard, is_gone
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
+from tests.harness.scripted_upstream import CHAT as CHAT_ANSWER
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.harness.served import fake_builtin, served
 
@@ -490,6 +492,43 @@ async def test_row_32_a_client_that_reads_slowly_is_not_cut_off(tmp_path: Path) 
                 await asyncio.sleep(0.01)
     assert headers["transfer-encoding"] == "chunked"
     assert taken >= count * 500 * len(DELTA)
+
+
+async def test_row_32_a_client_that_asks_on_and_never_reads_is_not_answered_on(
+    tmp_path: Path,
+) -> None:
+    """While an answer waits for its reader so does the next request, and little is held."""
+    answer = CHAT_ANSWER.replace(b'"hi"', b'"%b"' % (b"x" * 100_000))
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(answer)
+
+    def answered() -> bool:
+        (connection,) = signalbox.server.server_state.connections
+        assert isinstance(connection, Http1)
+        return len(fm.seen) == asked and not connection.turns
+
+    asked, held = 0, 0
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, **_one(fm)) as signalbox,
+        RawClient(signalbox.port, receive_buffer=2048) as client,
+    ):
+        client.stop_reading()
+        while asked < 100:
+            await client.post(CHAT, HELLO)
+            asked += 1
+            try:
+                await _until(answered, 0.2)
+            except TimeoutError:
+                break
+            (connection,) = signalbox.server.server_state.connections
+            held = max(held, connection.transport.get_write_buffer_size())
+        assert held < 3 * len(answer)
+        client.read_on()
+        for _ in range(asked):
+            status, headers = await client.head()
+            assert (status, await client.body(headers)) == (200, answer)
 
 
 @pytest.mark.parametrize("phase", PHASES)
