@@ -112,6 +112,8 @@ class Http1(asyncio.Protocol):
         for turn in self.turns:
             turn.leave()
         self.turns.clear()
+        # The parser holds us, and we hold it: no body has to wait for the collector with us.
+        self._incoming = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""

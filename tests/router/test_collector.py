@@ -152,6 +152,19 @@ async def test_a_client_that_leaves_leaves_no_cycle_behind(tmp_path: Path, body:
 
 
 @pytest.mark.usefixtures("no_collection")
+async def test_a_client_that_leaves_within_its_body_leaves_no_cycle_behind(tmp_path: Path) -> None:
+    """What did come of it is let go of."""
+    async with running_router(tmp_path) as signalbox:
+        async with RawClient(signalbox.port) as client:
+            await client.post(_CHAT, b"{", content_length="2")
+            async with asyncio.timeout(1):
+                while not len(signalbox.router.in_flight):
+                    await asyncio.sleep(0.001)
+            client.reset()
+        await _nothing_left(signalbox)
+
+
+@pytest.mark.usefixtures("no_collection")
 async def test_a_body_that_never_comes_leaves_no_cycle_behind(tmp_path: Path) -> None:
     """What did come of it is let go of."""
     async with running_router(tmp_path, timeouts={"body_s": 0.1}) as signalbox:
