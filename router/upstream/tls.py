@@ -64,18 +64,19 @@ class AiohttpAnswer:
 
     async def read(self) -> bytes:
         """Return the next piece of the body as soon as there is one; empty at its end."""
+        # aiohttp keeps its errors, and would keep by their frames all that waits for this.
         try:
             return await self._response.content.readany()
         except HttpProcessingError as error:
             raise RouteFailed(
                 "upstream_protocol_error", f"{self._provider} {_NOT_HTTP}", may_have_run=True
-            ) from error
+            ) from error.with_traceback(None)
         except (aiohttp.ClientError, OSError) as error:
             raise RouteFailed(
                 "upstream_reset",
                 f"{self._provider} broke the connection within its answer.",
                 may_have_run=True,
-            ) from error
+            ) from error.with_traceback(None)
 
     async def flow(self, sink: Sink) -> None:
         """Hand the rest of the body to `sink` as it comes."""

@@ -11,6 +11,7 @@ import pytest
 from router.body import JsonBody
 from router.turn import Turn
 from router.upstream.connection import PlainAnswer
+from tests.harness.authority import Authority
 from tests.harness.one_provider import (
     DELTA,
     DONE,
@@ -51,6 +52,13 @@ async def _stall(conversation: Conversation) -> None:
     await conversation.left()
 
 
+async def _broken_midway(conversation: Conversation) -> None:
+    await conversation.begin_stream()
+    await conversation.event(DELTA)
+    await asyncio.sleep(0.02)
+    await conversation.send(b"nonsense")
+
+
 async def _broken(conversation: Conversation) -> None:
     await conversation.send(b"nonsense")
 
@@ -86,6 +94,7 @@ _ENDINGS: dict[str, tuple[Script, Any]] = {
     "closed": (_hang_up, HELLO),
     "first byte too late": (_silence, HELLO),
     "stream reset": (_reset_midway, STREAMED),
+    "stream not HTTP": (_broken_midway, STREAMED),
     "stream cut": (streams(DELTA), STREAMED),
     "stream stalls": (_stall, STREAMED),
     "bad event": (streams(DELTA, b"data: {\n\n"), STREAMED),
@@ -112,11 +121,13 @@ async def _nothing_left(signalbox: RunningRouter) -> None:
 
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("ending", _ENDINGS)
-async def test_a_request_leaves_no_cycle_behind(tmp_path: Path, ending: str) -> None:
+async def test_a_request_leaves_no_cycle_behind(
+    tmp_path: Path, tls: Authority | None, ending: str
+) -> None:
     """Its body is let go of at once, however it went: nobody collects it for a long while."""
     script, body = _ENDINGS[ending]
     timeouts = {"first_byte_s": 0.1, "idle_s": 0.1}
-    async with one_provider(tmp_path, None, script, fm={"timeouts": timeouts}) as (_, signalbox):
+    async with one_provider(tmp_path, tls, script, fm={"timeouts": timeouts}) as (_, signalbox):
         async with RawClient(signalbox.port) as client:
             await client.post(_CHAT, body, connection="close")
             await client.rest()
