@@ -142,8 +142,8 @@ async def _error_answer(answer: Answer, head: _Head, provider: str, *, is_local:
     if status == _PROXY_REFUSES_US:
         raise RouteFailed(
             "upstream_unreachable",
-            f"A proxy on the way to {provider} asks for credentials. See the provider's proxy in "
-            "router.yaml.",
+            f"A proxy on the way to {provider} asks for credentials, and none can be given to it. "
+            "Name one that needs none in the provider's proxy in router.yaml.",
         )
     body = await _error_body(answer)
     error = _error_of(body)
