@@ -6,7 +6,6 @@ Every refusal is OpenAI's envelope. An upgrade is ignored, as HTTP allows: nothi
 """
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from backends.wire import REQUEST_ID
 from router.deadline import Sweeper
 from router.errors import Refused, SignalboxError, shutting_down
 from router.outbox import Outbox, Writer
 from router.request import told
-from router.turn import Turn, head_of
+from router.turn import Turn, refusal
 
 # Longer than our clients keep an idle connection, so that it is they who close it.
 _KEEP_ALIVE_S = 75.0
@@ -104,16 +102,20 @@ class Http1(asyncio.Protocol):
         self._receiving.set(self._rules.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 asyncio's signature
-        """Tell every request that its client has gone."""
+        """Forget the connection."""
         self.server_state.connections.discard(self)
         self._receiving.close()
-        self._deaf = True
         self.writer.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Tell every request that its client has gone."""
+        self._deaf = True
         for turn in self.turns:
             turn.leave()
         self.turns.clear()
         # The parser holds us, and we hold it: no body has to wait for the collector with us.
-        self._incoming = None
+        self._incoming, self._holding_back = None, False
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -169,7 +171,9 @@ class Http1(asyncio.Protocol):
             self._receiving.set(self._rules.header_s)
 
     def eof_received(self) -> None:
-        """Take a half-closed connection for a closed one."""
+        """Take a half-closed connection for a closed one, which was to be answered before."""
+        self._leave()
+        self.writer.end()
 
     def pause_writing(self) -> None:
         """Hold answers back, but not for ever."""
@@ -313,7 +317,7 @@ class Http1(asyncio.Protocol):
             # Its head was fine; whoever reads the body is told.
             turn.fail(refused)
             return
-        self._last_words = _refusal(refused)
+        self._last_words = refusal(refused)
         if not self.turns:
             self._say_last_words()
 
@@ -386,15 +390,3 @@ class Http1(asyncio.Protocol):
         else:
             # The next one may have begun already.
             self._receiving.set(self._rules.header_s if self._url else _KEEP_ALIVE_S)
-
-
-def _refusal(error: SignalboxError) -> bytes:
-    """Return an error as a whole answer that ends its connection."""
-    reply = error.reply()
-    headers = [
-        *reply.headers,
-        (REQUEST_ID.encode(), f"req-{secrets.token_hex(12)}".encode()),
-        (b"content-length", b"%d" % len(reply.body)),
-        (b"connection", b"close"),
-    ]
-    return head_of(reply.status, headers) + reply.body

@@ -2,12 +2,14 @@
 
 import asyncio
 import http
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from uvicorn.server import ServerState
 
+from backends.wire import REQUEST_ID
 from router.errors import SignalboxError
 from router.guard import App
 from router.outbox import Writer
@@ -33,6 +35,18 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     if b"\n" in text or b"\r" in text:
         raise ValueError("a header of the answer holds a line break")
     return b"%b%b\r\n\r\n" % (line, b"\r\n".join(lines))
+
+
+def refusal(error: SignalboxError) -> bytes:
+    """Return an error as a whole answer that ends its connection; no request was begun for it."""
+    reply = error.reply()
+    headers = [
+        *reply.headers,
+        (REQUEST_ID.encode(), f"req-{secrets.token_hex(12)}".encode()),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"connection", b"close"),
+    ]
+    return head_of(reply.status, headers) + reply.body
 
 
 class ClientConnection(Protocol):

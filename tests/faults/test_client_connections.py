@@ -545,6 +545,35 @@ def _post(body: bytes, *more: str) -> bytes:
     return f"{HEAD}{lines}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
+async def test_row_33_a_half_closed_connection_is_a_closed_one_unread_as_it_is(
+    tmp_path: Path,
+) -> None:
+    """What such a client has yet to take keeps neither its provider nor its connection."""
+    gone = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        (connection,) = signalbox.server.server_state.connections
+        while not connection.transport.get_write_buffer_size():
+            await conversation.event(DELTA * 100)
+            # Turns of the loop in which the router passes it on.
+            await asyncio.sleep(0.002)
+        client.half_close()
+        await conversation.left()
+        gone.set()
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, timeouts={"send_stall_s": 0.2}, **_one(fm)) as signalbox,
+        RawClient(signalbox.port, receive_buffer=2048) as client,
+    ):
+        await client.post(CHAT, STREAMED)
+        client.stop_reading()
+        async with asyncio.timeout(5):
+            await gone.wait()
+        await _until(lambda: not signalbox.server.server_state.connections)
+
+
 async def test_row_34_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
     """Each answer waits for those before it, bad as those may be, and none is mixed up."""
     first = asyncio.Event()
