@@ -127,8 +127,6 @@ class Http1(asyncio.Protocol):
             self._check_overhead()
         except httptools.HttpParserUpgrade as upgrade:
             offset: int = upgrade.args[0]
-            self._ignore_upgrade(data[offset:])
-            return
         except httptools.HttpParserCallbackError as error:
             refused = error.__context__
             if not isinstance(refused, Refused):
@@ -141,7 +139,11 @@ class Http1(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
             return
-        self._wait_for_more()
+        else:
+            self._wait_for_more()
+            return
+        # Out here, as the parser's errors would else have that one for their context.
+        self._ignore_upgrade(data[offset:])
 
     def _check_overhead(self) -> None:
         """Bound what is no body: a head without end, or trailers and extensions of chunks."""
@@ -300,7 +302,9 @@ class Http1(asyncio.Protocol):
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Take the request again without its wish to switch; llhttp stops reading at one."""
         kept = [pair for pair in self._headers if pair[0] not in _UPGRADE_HEADERS]
-        line = self._parser.get_method() + b" " + self._url + b" HTTP/1.1\r\n"
+        parser = self._parser
+        version = parser.get_http_version().encode()
+        line = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, version)
         head = line + b"".join([b"%b: %b\r\n" % pair for pair in kept]) + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
         self._fresh()

@@ -14,6 +14,7 @@ HELLO = b'{"model":"text","messages":[{"role":"user","content":"hello"}]}'
 POST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 )
+LENGTH = b"Content-Length: %d\r\n\r\n" % len(HELLO) + HELLO
 
 
 def _bound(fm: ScriptedUpstream, **more: Any) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def _bound(fm: ScriptedUpstream, **more: Any) -> dict[str, Any]:
 
 
 def _whole(extra: bytes = b"") -> bytes:
-    return POST + extra + b"Content-Length: %d\r\n\r\n" % len(HELLO) + HELLO
+    return POST + extra + LENGTH
 
 
 def _chunked(body: bytes) -> bytes:
@@ -52,6 +53,34 @@ async def test_a_wish_to_switch_protocols_is_ignored(
             status, headers = await client.head()
             await client.body(headers)
             assert status == 200
+
+
+async def test_what_is_refused_is_refused_with_a_wish_to_switch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client is told why, and nothing is logged as a failure of ours."""
+    wish = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    async with running_router(tmp_path) as signalbox, RawClient(signalbox.port) as client:
+        await client.send(b"GET http://evil/ HTTP/1.1\r\nHost: 127.0.0.1\r\n" + wish + b"\r\n")
+        status, headers = await client.head()
+        assert status == 400
+        assert json.loads(await client.body(headers))["error"]["code"] == "invalid_request"
+    assert caplog.records == []
+
+
+async def test_an_old_client_that_wishes_to_switch_is_still_an_old_one(tmp_path: Path) -> None:
+    """It is answered as its version wants it, and held to what that version has."""
+    wish = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    old = POST.replace(b"HTTP/1.1", b"HTTP/1.0")
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(HELLO), HELLO)
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **_bound(fm)) as signalbox:
+        for request, status in ((old + wish + chunked, b"400"), (old + wish + LENGTH, b"200")):
+            async with RawClient(signalbox.port) as client:
+                await client.send(request)
+                answer = await client.rest()
+                assert answer.split(b" ")[1] == status
+                assert b"connection: close" in answer
+        assert len(fm.seen) == 1
 
 
 async def test_an_answer_given_early_reaches_a_client_that_is_still_sending(tmp_path: Path) -> None:
