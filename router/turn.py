@@ -199,8 +199,10 @@ class Turn:
 
     def _continue(self) -> None:
         """Ask for the body where the client waits to be asked."""
-        if not self._begun and (b"expect", b"100-continue") in self._scope["headers"]:
-            self._scope["headers"].remove((b"expect", b"100-continue"))
+        if self._begun:
+            return
+        expects = self._scope["state"]["headers"].pop(b"expect", b"")
+        if expects.lower() == b"100-continue":
             self._connection.writer.write(_CONTINUE)
 
     def send(self, message: Message) -> Awaitable[None]:

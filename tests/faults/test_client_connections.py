@@ -663,7 +663,8 @@ async def test_row_35_an_oversized_body_is_refused_instead_of_asked_for(tmp_path
     assert fm.seen == []
 
 
-async def test_row_35_a_body_that_fits_is_asked_for_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("expects", ["100-continue", "100-Continue"])
+async def test_row_35_a_body_that_fits_is_asked_for_once(tmp_path: Path, expects: str) -> None:
     """100 Continue comes before the body is sent, and the answer after it."""
     body = json.dumps(HELLO).encode()
     async with (
@@ -672,7 +673,7 @@ async def test_row_35_a_body_that_fits_is_asked_for_once(tmp_path: Path) -> None
         RawClient(signalbox.port) as client,
     ):
         await client.send(
-            f"{HEAD}expect: 100-continue\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            f"{HEAD}expect: {expects}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
         )
         assert await client.head() == (100, {})
         assert fm.seen == []
