@@ -13,6 +13,7 @@ from typing import cast
 import httptools
 
 from router.errors import RouteFailed
+from router.outbox import Outbox
 from router.upstream import Headers, Sink
 from router.waiting import NOTHING
 
@@ -143,16 +144,27 @@ class PlainAnswer:
         return self._held
 
     def fail(self, failure: RouteFailed) -> None:
-        """Let the reader have what came, and then this."""
-        self._failure = failure
+        """Let the reader have what came, and then this; what comes of it later is not told."""
+        if self._failure is None:
+            self._failure = failure
         self.wake()
+
+
+class NotSent(RouteFailed):
+    """The connection came to its end before anything was sent over it: another one will do."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__("upstream_reset", f"{provider} closed the connection before it was asked.")
 
 
 class Connection(asyncio.Protocol):
     """A connection to a provider; `reusable` once an answer is over and nothing is amiss."""
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, outbox: Outbox) -> None:
         self.loop = asyncio.get_running_loop()
+        self._outbox = outbox
+        # A request that was not sent yet: its head and its body.
+        self._unsent: tuple[bytes, bytes] | None = None
         self._provider = provider
         self._parser = httptools.HttpResponseParser(self)
         self._answer: PlainAnswer | None = None
@@ -169,16 +181,37 @@ class Connection(asyncio.Protocol):
         return f"<Connection {self._provider} {'idle' if self._answer is None else 'busy'}>"
 
     def ask(self, head: bytes, body: bytes) -> PlainAnswer:
-        """Send a request and return its answer, which has still to come."""
-        transport = self._open_transport()
+        """Send a request soon and return its answer, which has still to come."""
         self._answer = answer = PlainAnswer(self)
         self._head_bytes = self._interim = 0
         self._keep_alive = self._to_eof = False
+        if self.idle_since_s:
+            # With those of others, and looked at once more before: who kept it may have closed it.
+            self._unsent = head, body
+            self._outbox.add(self)
+        else:
+            self._send(head, body)
+        return answer
+
+    def flush(self) -> None:
+        """Send the request, unless the connection has seen its end meanwhile."""
+        unsent, self._unsent = self._unsent, None
+        answer, transport = self._answer, self._transport
+        # Whoever asked may have gone.
+        if unsent is None or answer is None:
+            return
+        if transport is None or transport.is_closing() or self._has_news():
+            answer.fail(NotSent(self._provider))
+            self.abort()
+        else:
+            self._send(*unsent)
+
+    def _send(self, head: bytes, body: bytes) -> None:
+        transport = self._open_transport()
         if len(body) <= _JOINED:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        return answer
 
     def _open_transport(self) -> asyncio.Transport:
         if self._transport is None:
@@ -196,10 +229,10 @@ class Connection(asyncio.Protocol):
         ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         return bool(ends[0] == ends[1])
 
-    def has_news(self) -> bool:
+    def _has_news(self) -> bool:
         """Tell whether the kernel holds something that the event loop has not had a turn to see.
 
-        On an idle connection that is its end, or bytes that nobody asked for.
+        Before a request that is the connection's end, or bytes that nobody asked for.
         """
         if self._poll is None:
             # Made once: asking again costs a microsecond less.
@@ -210,7 +243,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> bool:
         """End the exchange; return whether the connection can take another one."""
-        answer, self._answer = self._answer, None
+        answer, self._answer, self._unsent = self._answer, None, None
         transport = self._transport
         if (
             transport is not None
@@ -248,7 +281,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came and wake the reader once."""
         answer = self._answer
-        if answer is None or answer.complete:
+        if self._unsent is not None or answer is None or answer.complete:
             # Nobody asked: whatever this is, it must not become the next answer.
             self._keep_alive = False
             self.abort()
@@ -282,6 +315,9 @@ class Connection(asyncio.Protocol):
         self._transport = None
         answer = self._answer
         if answer is None or answer.complete:
+            return
+        if self._unsent is not None:
+            answer.fail(NotSent(self._provider))
             return
         if self._to_eof and exc is None:
             answer.complete = True
