@@ -5,6 +5,9 @@ import ssl
 import sys
 from pathlib import Path
 
+if sys.platform == "darwin" or sys.platform == "win32":
+    import truststore
+
 # Where distributions keep their authorities, for a Python whose OpenSSL looks in another place.
 _BUNDLES = (
     "/etc/ssl/cert.pem",
@@ -37,10 +40,8 @@ def context_for(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _platform() -> ssl.SSLContext:
-    if sys.platform in {"darwin", "win32"}:
+    if sys.platform == "darwin" or sys.platform == "win32":
         # There trust is a service of the system, which is asked for each certificate.
-        import truststore  # noqa: PLC0415 it is not installed elsewhere
-
         return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     places = ssl.get_default_verify_paths()
