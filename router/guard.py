@@ -109,7 +109,9 @@ class Guard:
             state["is_admin"] = self._has_keys and self._check_keys(scope["path"], headers)
             await self._app(scope, receive, reply)
         except SignalboxError as error:
-            await reply.error(error)
+            # The frames that it went through hold the request's body, and some hold the error: left
+            # together they would wait for the collector.
+            await reply.error(error.with_traceback(None))
         except asyncio.CancelledError:
             # Nobody but the server cancels a request here, when its grace at the end is over.
             await reply.break_off(shutting_down())

@@ -217,8 +217,9 @@ class Http1(asyncio.Protocol):
         coding = fields.get(b"transfer-encoding")
         if coding is not None and (version != "1.1" or coding.lower() != b"chunked"):
             raise Refused("invalid_request", "The only transfer coding that is taken is chunked.")
-        # What came with it may be body, but is no less than the head.
-        if self._overhead > self._rules.header_bytes or coding is not None:
+        # What came with it may be body, but is no less than the head, unless another request came
+        # before it: that one's end has set the count to nothing.
+        if self._overhead > self._rules.header_bytes or coding is not None or self.turns:
             self._weigh_head()
         if len(headers) > _MAX_HEADERS:
             raise self._too_large()
@@ -343,8 +344,7 @@ class Http1(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        self.writer.flush()
-        self.transport.close()
+        self.writer.end()
 
     def shutdown(self) -> None:
         """Close when idle, else after the answer that is under way.
@@ -377,7 +377,8 @@ class Http1(asyncio.Protocol):
         elif self._last_words is not None:
             self._say_last_words()
         else:
-            self._receiving.set(_KEEP_ALIVE_S)
+            # The next one may have begun already.
+            self._receiving.set(self._rules.header_s if self._url else _KEEP_ALIVE_S)
 
 
 def _refusal(error: SignalboxError) -> bytes:

@@ -57,6 +57,7 @@ class Writer:
         self._held_bytes = 0
         self._drained: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
+        self._ending = False
 
     def __repr__(self) -> str:
         return f"<Writer held={self._held_bytes} paused={self._drained is not None}>"
@@ -89,6 +90,15 @@ class Writer:
         held.clear()
         self._held_bytes = 0
 
+    def end(self) -> None:
+        """Close once all is sent that was written; a client that does not take it is dropped."""
+        self.flush()
+        if self._transport is not None:
+            self._ending = True
+            self._transport.close()
+            # However little it is, it would keep the connection open for as long as it is unread.
+            self._stall.watch(self._transport)
+
     def pause(self) -> None:
         """Let whoever sends wait, but not for ever."""
         self._drained = self._loop.create_future()
@@ -97,7 +107,8 @@ class Writer:
 
     def resume(self) -> None:
         """Let whoever waits send on."""
-        self._stall.rest()
+        if not self._ending:
+            self._stall.rest()
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)

@@ -24,6 +24,8 @@ from router.request import Receive, Scope, Send, priority, read_body, send_reply
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
+# Longer than any identifier, and than most paths, by which servers name their models.
+_MAX_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Proxy:
                 return await self._try_plan(plan, len(errors) + 1, work, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
-                errors.append(error)
+                # Its frames, this one among them, would be held by the list that they hold.
+                errors.append(error.with_traceback(None))
                 work.timing.waited_s += time.perf_counter() - began
                 if error.may_have_run:
                     break
@@ -150,10 +153,13 @@ def _named(requirement: Requirement, body: JsonBody) -> Requirement:
     model = body.fields.get("model")
     if model is None:
         return requirement
-    # The name goes into headers and logs, where a control character would end a line.
-    if not isinstance(model, str) or not model.isprintable():
+    # The name goes into headers and logs, where a control character would end a line, and it is
+    # remembered: a long one would be for long.
+    if not isinstance(model, str) or len(model) > _MAX_NAME or not model.isprintable():
         raise Refused(
-            "invalid_request", "model must be a string of printable characters.", param="model"
+            "invalid_request",
+            f"model must be a string of at most {_MAX_NAME} printable characters.",
+            param="model",
         )
     return requirement
 

@@ -1,8 +1,9 @@
 """The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
 
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
@@ -26,17 +27,16 @@ async def pump(
     """
     await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
     await _send(send, stream.first)
-    failure: StreamFailed | None = None
     try:
         with Deadline(sweeper) as deadline:
             await _flow(stream, EventSink(stream, send, deadlines, deadline))
     except StreamFailed as error:
-        failure = error
-        await _send(send, [error.frame()])
+        await send({"type": "http.response.body", "body": error.frame()})
+        # The frames that it went through hold it too.
+        return error.with_traceback(None)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-    if failure is None:
-        await _let_end(stream.answer, sweeper)
-    return failure
+    await _let_end(stream.answer, sweeper)
+    return None
 
 
 async def _flow(stream: OpenStream, sink: "EventSink") -> None:
@@ -87,9 +87,9 @@ class EventSink:
         self._splitter = stream.splitter
         self.send = send
         self._deadlines = deadlines
-        self._deadline = deadline
+        self.deadline = deadline
         self._over_at = time.monotonic() + deadlines.total_s
-        self._expect_more()
+        self.expect_more()
 
     def take(self, data: bytes) -> Awaitable[None]:
         """Pass on what `data` completes; return NOTHING, or the wait for a slow client."""
@@ -114,27 +114,40 @@ class EventSink:
             # What was whole before a bad event is the client's.
             self._fail(error)
         if had_data:
-            self._expect_more()
+            self.expect_more()
         waiting = _send(self.send, events[:good])
-        return waiting if waiting is NOTHING else self._patiently(waiting)
+        return waiting if waiting is NOTHING else _Patience(self, waiting)
 
     def _fail(self, failure: StreamFailed) -> None:
         self.failure = failure
         self.over = True
 
-    def _expect_more(self) -> None:
+    def expect_more(self) -> None:
+        """Begin to count to the next event."""
         deadlines = self._deadlines
         left_s = self._over_at - time.monotonic()
         if left_s < deadlines.idle_s:
-            self._deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
+            self.deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
         else:
-            self._deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
+            self.deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
 
-    async def _patiently(self, waiting: Awaitable[None]) -> None:
-        """Wait for the client to read, which is no time of the provider's."""
-        self._deadline.silence()
-        await waiting
-        self._expect_more()
+
+class _Patience:
+    """The wait for a client to read, which is no time of the provider's.
+
+    No coroutine: whoever should await it may be cancelled before it has its turn.
+    """
+
+    __slots__ = ("_sink", "_waiting")
+
+    def __init__(self, sink: EventSink, waiting: Awaitable[None]) -> None:
+        self._sink = sink
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        self._sink.deadline.silence()
+        yield from self._waiting.__await__()
+        self._sink.expect_more()
 
 
 def _truncated() -> StreamFailed:

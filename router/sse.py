@@ -18,6 +18,8 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LONGEST_MATCH = 4
 _BOM = b"\xef\xbb\xbf"
 DONE = b"[DONE]"
+# What an event has beside its data when that is all it has, at most.
+_DATA_ALONE = len(b"data: \r\n\r\n")
 
 
 class EventSplitter:
@@ -122,7 +124,8 @@ class ChatStream:
         if payload is None:
             return False
         self.observe(payload)
-        if not event.startswith(b"data:") and not self.said_error and _is_named_error(event):
+        has_more = len(event) - len(payload) > _DATA_ALONE
+        if has_more and not self.said_error and _is_named_error(event):
             raise StreamFailed(
                 "upstream_invalid_frame", "The provider ended its answer with an error of its own."
             )
@@ -138,10 +141,13 @@ class ChatStream:
             return
         try:
             chunk = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _invalid_frame() from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            chunk = None
+        # Raised here, without that as its cause: a cause holds the frames that hold the error.
         if not isinstance(chunk, dict):
-            raise _invalid_frame()
+            raise StreamFailed(
+                "upstream_invalid_frame", "The provider sent an event that is not JSON."
+            )
         if chunk.get("error"):
             self.said_error = True
         choices = chunk.get("choices")
@@ -165,7 +171,3 @@ def _is_named_error(event: bytes) -> bool:
     names = [line for line in _LINE_END.split(event.removeprefix(_BOM)) if line[:6] == b"event:"]
     # The last name counts.
     return bool(names) and names[-1][6:].removeprefix(b" ") == b"error"
-
-
-def _invalid_frame() -> StreamFailed:
-    return StreamFailed("upstream_invalid_frame", "The provider sent an event that is not JSON.")

@@ -7,7 +7,8 @@ how far the answer had come.
 import asyncio
 import select
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import httptools
@@ -54,7 +55,8 @@ class PlainAnswer:
         self._held = 0
         self.begun = False
         self.complete = False
-        self._failure: RouteFailed | None = None
+        # How to make it: an error that is kept would hold whoever reads, and be held by it.
+        self._failure: Callable[[], RouteFailed] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
         self._slow: Awaitable[None] = NOTHING
@@ -72,8 +74,7 @@ class PlainAnswer:
     async def head(self) -> None:
         """Return when status and headers are there; raises RouteFailed."""
         while not self.begun:
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             await self._more()
 
     async def read(self) -> bytes:
@@ -81,10 +82,13 @@ class PlainAnswer:
         while not self._pieces:
             if self.complete:
                 return b""
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             await self._more()
         return self._taken()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure()
 
     def _taken(self) -> bytes:
         """Return all that is held, and let more of it come."""
@@ -106,9 +110,8 @@ class PlainAnswer:
                     await sink.take(self._taken())
                 elif self.complete:
                     return
-                elif self._failure is not None:
-                    raise self._failure
                 else:
+                    self._raise_failure()
                     await self._more()
                     await self._slowness()
         finally:
@@ -143,7 +146,7 @@ class PlainAnswer:
         self._held += len(data)
         return self._held
 
-    def fail(self, failure: RouteFailed) -> None:
+    def fail(self, failure: Callable[[], RouteFailed]) -> None:
         """Let the reader have what came, and then this; what comes of it later is not told."""
         if self._failure is None:
             self._failure = failure
@@ -201,7 +204,7 @@ class Connection(asyncio.Protocol):
         if unsent is None or answer is None:
             return
         if transport is None or transport.is_closing() or self._has_news():
-            answer.fail(NotSent(self._provider))
+            answer.fail(partial(NotSent, self._provider))
             self.abort()
         else:
             self._send(*unsent)
@@ -303,11 +306,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         if answer is not None:
             # An answer that came to its end is whole all the same; its reader has to be woken.
-            answer.fail(
-                RouteFailed(
-                    "upstream_protocol_error", f"{self._provider} {what}.", may_have_run=True
-                )
-            )
+            answer.fail(partial(_failed, "upstream_protocol_error", f"{self._provider} {what}."))
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -317,20 +316,15 @@ class Connection(asyncio.Protocol):
         if answer is None or answer.complete:
             return
         if self._unsent is not None:
-            answer.fail(NotSent(self._provider))
+            answer.fail(partial(NotSent, self._provider))
             return
         if self._to_eof and exc is None:
             answer.complete = True
             answer.wake()
             return
         when = "within its answer" if answer.begun else "before it answered"
-        answer.fail(
-            RouteFailed(
-                "upstream_reset",
-                f"{self._provider} closed the connection {when}.",
-                may_have_run=True,
-            )
-        )
+        told = f"{self._provider} closed the connection {when}."
+        answer.fail(partial(_failed, "upstream_reset", told))
 
     # httptools
 
@@ -379,6 +373,10 @@ class Connection(asyncio.Protocol):
 def _size(headers: Headers) -> int:
     """Return how long headers are on the wire, in bytes."""
     return sum(len(name) + len(value) + len(b": \r\n") for name, value in headers)
+
+
+def _failed(code: str, message: str) -> RouteFailed:
+    return RouteFailed(code, message, may_have_run=True)
 
 
 class _Refused(Exception):

@@ -326,6 +326,19 @@ async def test_row_18_a_name_cannot_break_a_header_or_a_line_of_the_log(
         assert record.getMessage().isprintable(), record
 
 
+async def test_row_16_a_models_name_has_a_bound(tmp_path: Path) -> None:
+    """It is sent back in a header and remembered, so that one of megabytes is refused."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **one_provider(fm)) as signalbox:
+        told = await post(signalbox.port, json.dumps({**HELLO, "model": "fm/" + "m" * MB}).encode())
+        assert_error(told, 400, "invalid_request")
+        assert told.content["error"]["param"] == "model"
+        assert fm.connections == 0
+        whole = await post(
+            signalbox.port, json.dumps({**HELLO, "model": "fm/" + "m" * 1000}).encode()
+        )
+        assert whole.status == 200
+
+
 @pytest.mark.parametrize("value", ["a\x00b", "a\rb", "a\nb", "\x00", "a\x7fb"])
 @pytest.mark.parametrize("name", ["x-request-id", "x-priority", "x-other"])
 async def test_row_18_a_header_with_a_control_character_is_refused(

@@ -104,6 +104,21 @@ async def test_row_22_the_next_header_has_the_same_deadline(tmp_path: Path) -> N
             assert _refusal(await client.dribble(0.03)) == (408, "request_timeout")
 
 
+async def test_row_22_a_header_that_came_with_the_request_before_has_the_deadline_too(
+    tmp_path: Path,
+) -> None:
+    """Half a head that was there before the last answer is not waited for any longer."""
+    async with (
+        running_router(tmp_path, timeouts={"header_s": 0.2}) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.send(MODELS + b"\r\n" + MODELS)
+        _, headers = await client.head()
+        await client.body(headers)
+        async with asyncio.timeout(2):
+            await client.rest()
+
+
 async def test_row_23_a_slow_body_is_cut_off_and_holds_no_place(tmp_path: Path) -> None:
     """A body that dribbles in is a 408 at its deadline; others have the provider meanwhile."""
     lanes = {"fm": {"concurrency": 1, "queue": 0, "reserve_high": 0}}
@@ -422,6 +437,31 @@ async def test_row_32_a_client_that_never_reads_is_cut_off(tmp_path: Path) -> No
         client.stop_reading()
         async with asyncio.timeout(5):
             await gone.wait()
+
+
+async def test_row_32_a_client_that_leaves_the_end_unread_is_cut_off(tmp_path: Path) -> None:
+    """The last bytes of an answer, too few to hold anybody back, keep no connection open."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        (connection,) = signalbox.server.server_state.connections
+        while not connection.transport.get_write_buffer_size():
+            await conversation.event(DELTA * 100)
+            # Turns of the loop in which the router passes it on.
+            await asyncio.sleep(0.002)
+        await conversation.event(b"data: [DONE]\n\n")
+        await conversation.end_stream()
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, timeouts={"send_stall_s": 0.2}, **_one(fm)) as signalbox,
+        RawClient(signalbox.port, receive_buffer=2048) as client,
+    ):
+        await client.post(CHAT, STREAMED, connection="close")
+        client.stop_reading()
+        await _until(lambda: len(signalbox.router.in_flight) == 1)
+        await _until(lambda: not len(signalbox.router.in_flight), 10)
+        await _until(lambda: not signalbox.server.server_state.connections, 4)
 
 
 async def test_row_32_a_client_that_reads_slowly_is_not_cut_off(tmp_path: Path) -> None:

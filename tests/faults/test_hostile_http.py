@@ -204,6 +204,19 @@ async def test_row_13_a_head_that_is_too_large_ends_the_connection(
     assert fm.seen == []
 
 
+async def test_row_13_a_head_is_no_smaller_for_coming_with_another_request(tmp_path: Path) -> None:
+    """What comes in one packet with the request before is bounded like any other."""
+    more = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 8 * KB) for number in range(10))
+    async with running_router(tmp_path) as signalbox, RawClient(signalbox.port) as client:
+        await client.send(GET + b"\r\n" + GET + more + b"\r\n")
+        statuses = []
+        for _ in range(2):
+            status, headers = await client.head()
+            await client.body(headers)
+            statuses.append(status)
+    assert statuses == [200, 431]
+
+
 async def test_row_13_the_heads_of_real_clients_pass(tmp_path: Path) -> None:
     """A long key, a cookie and sixty headers are within the bounds."""
     more = b"".join(b"x-%d: %b\r\n" % (number, b"a" * 100) for number in range(60))

@@ -369,6 +369,7 @@ async def test_row_61_the_providers_own_error_passes_once_and_is_the_end(
         b'event: error\ndata: {"message":"out of memory"}\n\n',
         b'id: 1\r\nevent:error\r\ndata: {"type":"error"}\r\n\r\n',
         b'event: error\ndata: {"error":null}\n\n',
+        b'data: {"message":"the name comes last"}\nevent: error\n\n',
     ],
 )
 @pytest.mark.parametrize("begun", [True, False])
