@@ -43,6 +43,7 @@ from router.settings.values import own_names
 from router.snapshot import survey
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
+from router.upstream.trust import CaFileError
 
 log = logging.getLogger(__name__)
 _KB = 1_000
@@ -284,7 +285,7 @@ def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstr
         ours = provider.kind is Kind.BUILTIN
         return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
     # aiohttp is a quarter of the start: only those who need it wait for it.
-    from router.upstream.tls import AiohttpUpstream, CaFileError  # noqa: PLC0415 see above
+    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
 
     try:
         return AiohttpUpstream(provider.name, connect_s, proxy=told.proxy, ca_file=told.ca_file)

@@ -6,6 +6,7 @@ costs both sides more than the bytes do; written to in a row, it wakes up once.
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Protocol
 
 from router.deadline import Sweeper
 from router.stall import Stall
@@ -15,26 +16,34 @@ from router.waiting import NOTHING
 _AT_ONCE = 64 << 10
 
 
+class Sends(Protocol):
+    """Somebody who has something to send."""
+
+    def flush(self) -> None:
+        """Send it now."""
+        ...
+
+
 class Outbox:
-    """The writers of one event loop that have something to send."""
+    """Everybody in one event loop who has something to send."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Writer] = []
+        self._waiting: list[Sends] = []
 
     def __repr__(self) -> str:
         return f"<Outbox waiting={len(self._waiting)}>"
 
-    def add(self, writer: "Writer") -> None:
+    def add(self, sender: Sends) -> None:
         """Flush this one before the loop waits again."""
         if not self._waiting:
             self._loop.call_soon(self._flush)
-        self._waiting.append(writer)
+        self._waiting.append(sender)
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for writer in waiting:
-            writer.flush()
+        for sender in waiting:
+            sender.flush()
 
 
 class Writer:

@@ -7,12 +7,14 @@ how far the answer had come.
 import asyncio
 import select
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import httptools
 
 from router.errors import RouteFailed
+from router.outbox import Outbox
 from router.upstream import Headers, Sink
 from router.waiting import NOTHING
 
@@ -53,8 +55,8 @@ class PlainAnswer:
         self._held = 0
         self.begun = False
         self.complete = False
-        # Its code and text: an error that is kept would hold whoever reads, and be held by it.
-        self._failure: tuple[str, str] | None = None
+        # How to make it: an error that is kept would hold whoever reads, and be held by it.
+        self._failure: Callable[[], RouteFailed] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._sink: Sink | None = None
         self._slow: Awaitable[None] = NOTHING
@@ -86,8 +88,7 @@ class PlainAnswer:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            code, message = self._failure
-            raise RouteFailed(code, message, may_have_run=True)
+            raise self._failure()
 
     def _taken(self) -> bytes:
         """Return all that is held, and let more of it come."""
@@ -145,17 +146,28 @@ class PlainAnswer:
         self._held += len(data)
         return self._held
 
-    def fail(self, code: str, message: str) -> None:
-        """Let the reader have what came, and then this failure."""
-        self._failure = code, message
+    def fail(self, failure: Callable[[], RouteFailed]) -> None:
+        """Let the reader have what came, and then this; what comes of it later is not told."""
+        if self._failure is None:
+            self._failure = failure
         self.wake()
+
+
+class NotSent(RouteFailed):
+    """The connection came to its end before anything was sent over it: another one will do."""
+
+    def __init__(self, provider: str) -> None:
+        super().__init__("upstream_reset", f"{provider} closed the connection before it was asked.")
 
 
 class Connection(asyncio.Protocol):
     """A connection to a provider; `reusable` once an answer is over and nothing is amiss."""
 
-    def __init__(self, provider: str) -> None:
+    def __init__(self, provider: str, outbox: Outbox) -> None:
         self.loop = asyncio.get_running_loop()
+        self._outbox = outbox
+        # A request that was not sent yet: its head and its body.
+        self._unsent: tuple[bytes, bytes] | None = None
         self._provider = provider
         self._parser = httptools.HttpResponseParser(self)
         self._answer: PlainAnswer | None = None
@@ -172,16 +184,37 @@ class Connection(asyncio.Protocol):
         return f"<Connection {self._provider} {'idle' if self._answer is None else 'busy'}>"
 
     def ask(self, head: bytes, body: bytes) -> PlainAnswer:
-        """Send a request and return its answer, which has still to come."""
-        transport = self._open_transport()
+        """Send a request soon and return its answer, which has still to come."""
         self._answer = answer = PlainAnswer(self)
         self._head_bytes = self._interim = 0
         self._keep_alive = self._to_eof = False
+        if self.idle_since_s:
+            # With those of others, and looked at once more before: who kept it may have closed it.
+            self._unsent = head, body
+            self._outbox.add(self)
+        else:
+            self._send(head, body)
+        return answer
+
+    def flush(self) -> None:
+        """Send the request, unless the connection has seen its end meanwhile."""
+        unsent, self._unsent = self._unsent, None
+        answer, transport = self._answer, self._transport
+        # Whoever asked may have gone.
+        if unsent is None or answer is None:
+            return
+        if transport is None or transport.is_closing() or self._has_news():
+            answer.fail(partial(NotSent, self._provider))
+            self.abort()
+        else:
+            self._send(*unsent)
+
+    def _send(self, head: bytes, body: bytes) -> None:
+        transport = self._open_transport()
         if len(body) <= _JOINED:
             transport.write(head + body)
         else:
             transport.writelines((head, body))
-        return answer
 
     def _open_transport(self) -> asyncio.Transport:
         if self._transport is None:
@@ -199,10 +232,10 @@ class Connection(asyncio.Protocol):
         ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
         return bool(ends[0] == ends[1])
 
-    def has_news(self) -> bool:
+    def _has_news(self) -> bool:
         """Tell whether the kernel holds something that the event loop has not had a turn to see.
 
-        On an idle connection that is its end, or bytes that nobody asked for.
+        Before a request that is the connection's end, or bytes that nobody asked for.
         """
         if self._poll is None:
             # Made once: asking again costs a microsecond less.
@@ -213,7 +246,7 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> bool:
         """End the exchange; return whether the connection can take another one."""
-        answer, self._answer = self._answer, None
+        answer, self._answer, self._unsent = self._answer, None, None
         transport = self._transport
         if (
             transport is not None
@@ -251,7 +284,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came and wake the reader once."""
         answer = self._answer
-        if answer is None or answer.complete:
+        if self._unsent is not None or answer is None or answer.complete:
             # Nobody asked: whatever this is, it must not become the next answer.
             self._keep_alive = False
             self.abort()
@@ -273,7 +306,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         if answer is not None:
             # An answer that came to its end is whole all the same; its reader has to be woken.
-            answer.fail("upstream_protocol_error", f"{self._provider} {what}.")
+            answer.fail(partial(_failed, "upstream_protocol_error", f"{self._provider} {what}."))
         self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -282,12 +315,16 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         if answer is None or answer.complete:
             return
+        if self._unsent is not None:
+            answer.fail(partial(NotSent, self._provider))
+            return
         if self._to_eof and exc is None:
             answer.complete = True
             answer.wake()
             return
         when = "within its answer" if answer.begun else "before it answered"
-        answer.fail("upstream_reset", f"{self._provider} closed the connection {when}.")
+        told = f"{self._provider} closed the connection {when}."
+        answer.fail(partial(_failed, "upstream_reset", told))
 
     # httptools
 
@@ -336,6 +373,10 @@ class Connection(asyncio.Protocol):
 def _size(headers: Headers) -> int:
     """Return how long headers are on the wire, in bytes."""
     return sum(len(name) + len(value) + len(b": \r\n") for name, value in headers)
+
+
+def _failed(code: str, message: str) -> RouteFailed:
+    return RouteFailed(code, message, may_have_run=True)
 
 
 class _Refused(Exception):

@@ -12,8 +12,9 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from router.errors import RouteFailed
+from router.outbox import Outbox
 from router.upstream import FixedHeaders, UpstreamRequest
-from router.upstream.connection import Connection, PlainAnswer, lines_of
+from router.upstream.connection import Connection, NotSent, PlainAnswer, lines_of
 
 # Less than any server in use here keeps an idle connection, so that it is we who close it.
 _IDLE_S = 4.0
@@ -36,12 +37,23 @@ class PlainExchange:
         upstream.active += 1
         try:
             place = upstream.place(request)
-            self._connection = connection = upstream.kept() or await upstream.connect(place)
-            answer = connection.ask(place.head(request), request.body)
-            await answer.head()
+            head = place.head(request)
+            while (kept := upstream.kept()) is not None:
+                self._connection = kept
+                try:
+                    return await self._ask(kept, head)
+                except NotSent:
+                    kept.release()
+                    self._connection = None
+            self._connection = connection = await upstream.connect(place)
+            return await self._ask(connection, head)
         except BaseException:
             self._leave()
             raise
+
+    async def _ask(self, connection: Connection, head: bytes) -> PlainAnswer:
+        answer = connection.ask(head, self._request.body)
+        await answer.head()
         return answer
 
     async def __aexit__(
@@ -93,6 +105,7 @@ class PlainUpstream:
 
     def __init__(self, provider: str, *, connect_s: float, keep_alive: bool = True) -> None:
         self.provider = provider
+        self._outbox = Outbox()
         self.active = 0
         self._connect_s = connect_s
         self._keep_alive = keep_alive
@@ -122,7 +135,7 @@ class PlainUpstream:
         while self._idle:
             connection = self._idle.pop()
             age_s = time.monotonic() - connection.idle_since_s
-            if connection.is_open and age_s < _IDLE_S and not connection.has_news():
+            if connection.is_open and age_s < _IDLE_S:
                 return connection
             connection.abort()
         return None
@@ -130,7 +143,7 @@ class PlainUpstream:
     async def connect(self, place: Place) -> Connection:
         """Return a new connection; raises RouteFailed when there is none to be had in time."""
         loop = asyncio.get_running_loop()
-        make = partial(Connection, self.provider)
+        make = partial(Connection, self.provider, self._outbox)
         try:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(make, place.host, place.port)

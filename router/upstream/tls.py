@@ -5,19 +5,18 @@ cookie, inflates no body and sets no deadline of its own but the one for connect
 pass all the same is caught in `pool`.
 """
 
-import ssl
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 import aiohttp
-import truststore
 from aiohttp.http_exceptions import HttpProcessingError
 
 from router.errors import RouteFailed
 from router.upstream import Headers, Sink, UpstreamRequest
 from router.upstream.pool import Connector, LoopbackResolver, SpokeFirst
+from router.upstream.trust import context_for
 
 # A cloud's balancer keeps an idle connection for a minute and more; TLS anew costs a round trip.
 _KEEP_ALIVE_S = 15.0
@@ -29,10 +28,6 @@ _MAX_FIELD = 1 << 15
 _WRONG_HOST = frozenset({62, 64})
 _EXPIRED = 10
 _NOT_HTTP = "sent something that is not HTTP."
-
-
-class CaFileError(Exception):
-    """A file of certificate authorities that cannot be used, and why."""
 
 
 class AiohttpAnswer:
@@ -146,7 +141,7 @@ class AiohttpUpstream:
         ca_file: Path | None = None,
         keep_alive: bool = True,
     ) -> None:
-        trust = _trust(ca_file)
+        trust = context_for(ca_file)
         self.provider = provider
         self.proxy = proxy
         self.active = 0
@@ -178,20 +173,6 @@ class AiohttpUpstream:
     async def aclose(self) -> None:
         """Close every connection."""
         await self.session.close()
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    """Return the platform's trust, and that of `ca_file` with it."""
-    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_alpn_protocols(["http/1.1"])
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except ssl.SSLError as error:
-            raise CaFileError(f"{ca_file} holds no certificate in PEM form") from error
-        except OSError as error:
-            raise CaFileError(f"{ca_file} cannot be read: {error.strerror}") from error
-    return context
 
 
 # What it means that a request was never run, the narrowest of aiohttp's errors first.

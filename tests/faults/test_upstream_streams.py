@@ -58,6 +58,7 @@ async def test_row_52_events_cut_anywhere_arrive_whole_and_unchanged(
             assert await streamed(signalbox, {**STREAMED, "cut": cut}) == _TRANSCRIPT, cut
 
 
+_EMPTY_DELTA = DELTA.replace(b'"x"', b'""')
 _STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 # The very last byte comes alone, after a blank line that was one without it.
 _HALF_A_LINE_END = STOP[:-1] + b"\r\n", (_STREAM_HEAD + b"\r\n", STOP[:-1] + b"\r", b"\n")
@@ -621,6 +622,32 @@ async def _stalls(conversation: Conversation) -> None:
     await conversation.left()
 
 
+async def _resets(conversation: Conversation) -> None:
+    await conversation.begin_stream()
+    await conversation.event(DELTA)
+    conversation.reset()
+
+
+async def _leaves_within_a_chunk(conversation: Conversation) -> None:
+    await conversation.begin_stream()
+    await conversation.event(DELTA)
+    await conversation.send(b"ff\r\ndata: ")
+    conversation.close()
+
+
+async def _closes(conversation: Conversation) -> None:
+    await conversation.send(_STREAM_HEAD + b"\r\n" + DELTA)
+    conversation.close()
+
+
+async def _drips(conversation: Conversation) -> None:
+    await conversation.begin_stream()
+    await conversation.event(DELTA)
+    while True:
+        await asyncio.sleep(0.02)
+        await conversation.event(_EMPTY_DELTA)
+
+
 def _error_event(conversation: Conversation) -> Any:
     return streams(DELTA, b'data: {"error":{"message":"no","code":"own_code"}}\n\n')(conversation)
 
@@ -632,18 +659,30 @@ def _error_event(conversation: Conversation) -> Any:
         (streams(DELTA, STOP[:20]), "upstream_truncated"),
         (streams(DELTA, b"data: {oops\n\n"), "upstream_invalid_frame"),
         (streams(DELTA, DELTA.replace(b'"x"', b'"\xff"')), "upstream_invalid_frame"),
+        (streams(DELTA, b"event: error\ndata: {}\n\n"), "upstream_invalid_frame"),
+        (streams(DELTA, b"data: " + b"x" * (2 << 20)), "upstream_invalid_frame"),
+        (_resets, "upstream_truncated"),
+        (_leaves_within_a_chunk, "upstream_truncated"),
+        (_closes, "upstream_truncated"),
         (_stalls, "upstream_idle_timeout"),
+        (_drips, "upstream_total_timeout"),
         (_error_event, "own_code"),
     ],
-    ids=["truncated", "half an event", "no JSON", "bad UTF-8", "stall", "own error"],
+    ids=[
+        *("truncated", "half an event", "no JSON", "bad UTF-8", "named error", "endless event"),
+        *("reset", "half a chunk", "closed", "stall", "drip", "own error"),
+    ],
 )
-async def test_rows_56_to_63_the_openai_sdk_raises_an_error_with_the_code(
+async def test_rows_56_to_64_the_openai_sdk_raises_an_error_with_the_code(
     tmp_path: Path, tls: Authority | None, script: Script, code: str
 ) -> None:
     """OpenAI's own client gets what came before, then APIError, never a short answer."""
     deltas = []
     async with (
-        one_provider(tmp_path, tls, script, timeouts={"idle_s": 0.2}) as (_, signalbox),
+        one_provider(tmp_path, tls, script, timeouts={"idle_s": 0.2, "total_s": 0.5}) as (
+            _,
+            signalbox,
+        ),
         openai.AsyncOpenAI(base_url=signalbox.url, api_key="x", max_retries=0) as client,
     ):
         stream = await client.chat.completions.create(
@@ -653,6 +692,33 @@ async def test_rows_56_to_63_the_openai_sdk_raises_an_error_with_the_code(
             async for chunk in stream:
                 deltas.append(chunk.choices[0].delta.content)  # noqa: PERF401 kept when it raises
         await stream.close()
-    assert deltas == ["x"]
+    assert "".join(filter(None, deltas)) == "x"
     assert type(raised.value) is openai.APIError
     assert raised.value.code == code
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        streams(DONE),
+        streams(),
+        streams(b": nothing\n\n"),
+        streams(b'data: {"error":{"message":"no","code":"own_code"}}\n\n'),
+        hello,
+    ],
+    ids=["nothing but [DONE]", "nothing", "a comment", "own error", "JSON"],
+)
+async def test_rows_65_and_68_the_openai_sdk_raises_before_it_has_a_stream(
+    tmp_path: Path, tls: Authority | None, script: Script
+) -> None:
+    """What fails before its first event is a status that OpenAI's own client raises at once."""
+    async with (
+        one_provider(tmp_path, tls, script) as (_, signalbox),
+        openai.AsyncOpenAI(base_url=signalbox.url, api_key="x", max_retries=0) as client,
+    ):
+        with pytest.raises(openai.InternalServerError) as raised:
+            await client.chat.completions.create(
+                model="text", messages=[{"role": "user", "content": "hi"}], stream=True
+            )
+    assert raised.value.status_code == 502
+    assert raised.value.code in {"upstream_invalid_response", "own_code"}

@@ -13,8 +13,9 @@ import pytest
 import trustme
 
 from router.errors import RouteFailed
-from router.upstream import Upstream, UpstreamRequest
-from router.upstream.tls import AiohttpUpstream, CaFileError
+from router.upstream import Upstream, UpstreamRequest, trust
+from router.upstream.tls import AiohttpUpstream
+from router.upstream.trust import CaFileError
 from tests.harness.authority import Authority
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
@@ -92,6 +93,27 @@ async def test_an_authority_of_ones_own_comes_besides_the_platforms(
     ):
         for fm in (public, own):
             assert await _ask(upstream, fm.url) == CHAT
+        await upstream.aclose()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the platform's authorities by a variable")
+@pytest.mark.parametrize("place", ["the platform's", "another"])
+async def test_no_handshake_reads_the_authorities_again(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """They are read once, wherever they are: reading takes longer than all else of a handshake."""
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(authority.file.read_bytes())
+    if place == "another":
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+        monkeypatch.setattr(trust, "_BUNDLES", (str(tmp_path / "none"), str(bundle)))
+    else:
+        monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    upstream = AiohttpUpstream("fm", 1)
+    bundle.unlink()
+    async with ScriptedUpstream(tls=authority.server()) as fm:
+        assert await _ask(upstream, fm.url) == CHAT
         await upstream.aclose()
 
 
