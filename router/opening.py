@@ -35,12 +35,12 @@ class Opening:
         since = time.monotonic()
         with Deadline(self._sweeper) as deadline:
             first_byte_s, total_s = deadlines.first_byte_s, deadlines.total_s
-            deadline.expect(first_byte_s, lambda: _too_slow(provider.name, first_byte_s))
+            deadline.expect(first_byte_s, lambda: self._too_slow(first_byte_s))
             answer = await self._exchange.__aenter__()
             try:
                 if not self._stream:
                     left_s = total_s - (time.monotonic() - since)
-                    deadline.expect(left_s, lambda: _too_slow(provider.name, total_s))
+                    deadline.expect(left_s, lambda: self._too_slow(total_s))
                 return await open_answer(
                     answer,
                     provider.name,
@@ -61,9 +61,10 @@ class Opening:
         """Leave the exchange, whose connection goes back or is closed."""
         await self._exchange.__aexit__(kind, error, traceback)
 
-
-def _too_slow(provider: str, seconds: float) -> RouteFailed:
-    """Return the failure of a provider that has the request and does not answer in time."""
-    return RouteFailed(
-        "upstream_timeout", f"{provider} did not answer within {seconds:g} s.", may_have_run=True
-    )
+    def _too_slow(self, seconds: float) -> RouteFailed:
+        """Return the failure of a provider that does not answer in time."""
+        return RouteFailed(
+            "upstream_timeout",
+            f"{self._plan.route.provider.name} did not answer within {seconds:g} s.",
+            may_have_run=self._exchange.asked,
+        )

@@ -30,6 +30,7 @@ class PlainExchange:
         self._upstream = upstream
         self._request = request
         self._connection: Connection | None = None
+        self.asked = False
 
     async def __aenter__(self) -> PlainAnswer:
         """Send the request and return the head of the answer."""
@@ -44,7 +45,7 @@ class PlainExchange:
                     return await self._ask(kept, head)
                 except NotSent:
                     kept.release()
-                    self._connection = None
+                    self._connection, self.asked = None, False
             self._connection = connection = await upstream.connect(place)
             return await self._ask(connection, head)
         except BaseException:
@@ -52,6 +53,7 @@ class PlainExchange:
             raise
 
     async def _ask(self, connection: Connection, head: bytes) -> PlainAnswer:
+        self.asked = True
         answer = connection.ask(head, self._request.body)
         await answer.head()
         return answer

@@ -86,6 +86,8 @@ class AiohttpExchange:
         self._upstream = upstream
         self._request = request
         self._response: aiohttp.ClientResponse | None = None
+        # aiohttp does not say when.
+        self.asked = True
 
     async def __aenter__(self) -> AiohttpAnswer:
         """Send the request and return the head of the answer."""

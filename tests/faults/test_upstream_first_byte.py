@@ -131,8 +131,11 @@ async def test_row_37_a_stream_that_never_has_an_event_is_a_timeout(
     assert (response.status_code, error_of(response.content)["code"]) == (504, "upstream_timeout")
 
 
-async def test_row_38_a_full_backlog_is_a_timeout_of_the_connection(tmp_path: Path) -> None:
-    """A connection that is never made ends at its own deadline, and the next provider is asked."""
+@pytest.mark.parametrize("deadline", ["connect_s", "first_byte_s"])
+async def test_row_38_a_full_backlog_is_a_timeout_of_the_connection(
+    tmp_path: Path, deadline: str
+) -> None:
+    """Whichever deadline ends a connection that is never made, the next provider is asked."""
     async with AsyncExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
@@ -146,7 +149,7 @@ async def test_row_38_a_full_backlog_is_a_timeout_of_the_connection(tmp_path: Pa
                 tmp_path,
                 providers={"full": openai_provider(address), "fm": openai_provider(fm.url)},
                 capabilities={"text": ["full/m", "fm/m"]},
-                timeouts={"connect_s": 0.2},
+                timeouts={deadline: 0.2},
             )
         )
         alone = await signalbox.chat({**HELLO, "model": "full/m"})
