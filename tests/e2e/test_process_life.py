@@ -169,7 +169,8 @@ async def test_a_stranger_on_the_backends_port_blocks_it_and_is_left_alone(
             answer = await _chat(router)
             assert (answer.status_code, _code(answer)) == (503, "backend_port_in_use")
             assert str(port) in answer.json()["error"]["message"]
-            assert await router.state("text") == "blocked"
+            # The port is looked at again and again, each time a moment of starting.
+            await router.until("blocked")
             stranger.settimeout(0)
             with pytest.raises(BlockingIOError):
                 stranger.accept()
