@@ -29,7 +29,7 @@ HELLO = {"model": "text", "messages": [{"role": "user", "content": "hi"}]}
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 # What a stop may take beyond the grace: a second, and another where the machine is not ours alone.
-MARGIN_S = 2.0
+MARGIN_S = 10.0
 
 
 def _one(fm: ScriptedUpstream, drain_s: float) -> dict[str, Any]:
