@@ -28,7 +28,7 @@ CHAT = "/v1/chat/completions"
 HELLO = {"model": "text", "messages": [{"role": "user", "content": "hi"}]}
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
-# What a stop may take beyond the grace: a second, and another where the machine is not ours alone.
+# What a stop may take beyond the grace: a second, and more where the machine is not ours alone.
 MARGIN_S = 10.0
 
 
