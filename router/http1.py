@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 
 from router.deadline import Sweeper
 from router.errors import Refused, SignalboxError, shutting_down
+from router.fields import field_lines
 from router.outbox import Outbox, Writer
 from router.request import told
 from router.turn import Turn, refusal
@@ -305,7 +306,7 @@ class Http1(asyncio.Protocol):
         parser = self._parser
         version = parser.get_http_version().encode()
         line = b"%b %b HTTP/%b\r\n" % (parser.get_method(), self._url, version)
-        head = line + b"".join([b"%b: %b\r\n" % pair for pair in kept]) + b"\r\n"
+        head = line + field_lines(kept) + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
         self._fresh()
         self.data_received(head + rest)

@@ -42,8 +42,14 @@ class Outbox:
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for sender in waiting:
-            sender.flush()
+        waiting.reverse()
+        try:
+            while waiting:
+                waiting.pop().flush()
+        finally:
+            # One that fails is logged by the loop, and keeps nobody else from being heard.
+            for sender in reversed(waiting):
+                self.add(sender)
 
 
 class Writer:

@@ -11,7 +11,7 @@ from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders
 
-# Clients name few models in few ways; those who name a new one each time are served without it.
+# Clients name few models in few ways; who names a new one each time makes us forget and begin anew.
 _MAX_KNOWN = 512
 _REQUEST_ID = REQUEST_ID.encode()
 _PRIORITY = PRIORITY.encode()
@@ -65,8 +65,9 @@ class Plans:
         if plans is None:
             routes = resolve(requirement, catalog)
             plans = tuple([self._plan(route, requirement) for route in routes])
-            if len(self._known) < _MAX_KNOWN:
-                self._known[requirement] = plans
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[requirement] = plans
         return plans
 
     def _plan(self, route: Route, requirement: Requirement) -> Plan:

@@ -91,9 +91,8 @@ class Proxy:
         ):
             data = await read_body(receive, limits.body.size, share)
             body = decode(data, limits.body)
-            requirement = _named(
-                classify_chat(body.fields, local_only=wants_local_only(scope)), body
-            )
+            _check_name(body.fields.get("model"))
+            requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
             state = scope["state"]
             wanted = priority(
                 scope, body.fields, limits.default_priority, is_admin=state["is_admin"]
@@ -148,11 +147,10 @@ class Proxy:
         return None
 
 
-def _named(requirement: Requirement, body: JsonBody) -> Requirement:
-    """Return the requirement, or refuse a `model` that is no name."""
-    model = body.fields.get("model")
+def _check_name(model: object) -> None:
+    """Refuse a `model` that is no name; none at all is as good as `auto`."""
     if model is None:
-        return requirement
+        return
     # The name goes into headers and logs, where a control character would end a line, and it is
     # remembered: a long one would be for long.
     if not isinstance(model, str) or len(model) > _MAX_NAME or not model.isprintable():
@@ -161,7 +159,6 @@ def _named(requirement: Requirement, body: JsonBody) -> Requirement:
             f"model must be a string of at most {_MAX_NAME} printable characters.",
             param="model",
         )
-    return requirement
 
 
 def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:

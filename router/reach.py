@@ -1,6 +1,5 @@
 """How a provider is reached: its upstream, the lane before it, and the process behind it."""
 
-import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -49,14 +48,13 @@ def place(reach: Reach) -> Place | NoPlace:
 
 
 class Ready:
-    """Holds the model's process ready while entered; `waited_s` says how long that took."""
+    """Holds the model's process ready while entered."""
 
     def __init__(self, reach: Reach, model: Model, processes: ProcessManager) -> None:
         self._reach = reach
         self._model = model
         self._processes = processes
         self._lease: Lease | None = None
-        self.waited_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Make the process ready, starting it if the map lets it live.
@@ -72,7 +70,6 @@ class Ready:
                 f"{self._model.name} is not on this machine yet. "
                 f"Fetch it: signalbox models pull {self._model.id}",
             )
-        since = time.monotonic()
         lease = self._processes.lease(name)
         try:
             await lease.__aenter__()
@@ -81,7 +78,6 @@ class Ready:
                 error.code, error.message, retry_after_s=error.retry_after_s
             ) from error
         self._lease = lease
-        self.waited_s = time.monotonic() - since
         return self
 
     async def __aexit__(

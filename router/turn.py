@@ -11,6 +11,7 @@ from uvicorn.server import ServerState
 
 from backends.wire import REQUEST_ID
 from router.errors import SignalboxError
+from router.fields import field_lines
 from router.guard import App
 from router.outbox import Writer
 from router.request import Message, Scope
@@ -30,11 +31,7 @@ def head_of(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     Raises ValueError when a header would break out of its line.
     """
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    lines = [b": ".join(pair) for pair in headers]
-    text = b"".join(lines)
-    if b"\n" in text or b"\r" in text:
-        raise ValueError("a header of the answer holds a line break")
-    return b"%b%b\r\n\r\n" % (line, b"\r\n".join(lines))
+    return b"%b%b\r\n" % (line, field_lines(headers))
 
 
 def refusal(error: SignalboxError) -> bytes:

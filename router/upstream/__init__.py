@@ -52,10 +52,6 @@ class Answer(Protocol):
         """The HTTP status."""
         ...
 
-    def header(self, name: bytes) -> bytes:
-        """Return the first header of that lower-case name; empty where there is none."""
-        ...
-
     @property
     def headers(self) -> Headers:
         """All headers."""

@@ -64,13 +64,6 @@ class PlainAnswer:
     def __repr__(self) -> str:
         return f"<PlainAnswer {self.status} complete={self.complete} held={self._held}>"
 
-    def header(self, name: bytes) -> bytes:
-        """Return the first header of that lower-case name; empty where there is none."""
-        for key, value in self.headers:
-            if key == name:
-                return value
-        return b""
-
     async def head(self) -> None:
         """Return when status and headers are there; raises RouteFailed."""
         while not self.begun:
@@ -161,7 +154,7 @@ class NotSent(RouteFailed):
 
 
 class Connection(asyncio.Protocol):
-    """A connection to a provider; `reusable` once an answer is over and nothing is amiss."""
+    """A connection to a provider, used again once an answer is over and nothing is amiss."""
 
     def __init__(self, provider: str, outbox: Outbox) -> None:
         self.loop = asyncio.get_running_loop()
@@ -381,12 +374,3 @@ def _failed(code: str, message: str) -> RouteFailed:
 
 class _Refused(Exception):
     """An answer that nobody asked for, interim ones without end, or a head that is too long."""
-
-
-def lines_of(headers: Headers) -> bytes:
-    """Return headers as lines; ValueError when one would break out of its line."""
-    lines = [b": ".join(pair) for pair in headers]
-    text = b"".join(lines)
-    if b"\n" in text or b"\r" in text:
-        raise ValueError("a header holds a line break")
-    return b"\r\n".join([*lines, b""])

@@ -12,9 +12,10 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from router.errors import RouteFailed
+from router.fields import field_lines
 from router.outbox import Outbox
 from router.upstream import FixedHeaders, UpstreamRequest
-from router.upstream.connection import Connection, NotSent, PlainAnswer, lines_of
+from router.upstream.connection import Connection, NotSent, PlainAnswer
 
 # Less than any server in use here keeps an idle connection, so that it is we who close it.
 _IDLE_S = 4.0
@@ -91,11 +92,11 @@ class Place:
             target += f"?{parts.query}"
         authority = parts.netloc.rpartition("@")[2]
         line = f"{method} {target} HTTP/1.1\r\n".encode("ascii")
-        self._start = line + lines_of([(b"host", authority.encode("ascii")), *headers])
+        self._start = line + field_lines([(b"host", authority.encode("ascii")), *headers])
 
     def head(self, request: UpstreamRequest) -> bytes:
         """Return the head of a request as bytes; ValueError when it would not be one."""
-        own = lines_of(request.own) if request.own else b""
+        own = field_lines(request.own) if request.own else b""
         return b"%b%bcontent-length: %d\r\n\r\n" % (self._start, own, len(request.body))
 
 

@@ -50,13 +50,6 @@ class AiohttpAnswer:
         """All headers."""
         return [(name.lower(), value) for name, value in self._response.raw_headers]
 
-    def header(self, name: bytes) -> bytes:
-        """Return the first header of that name."""
-        for key, value in self._response.raw_headers:
-            if key.lower() == name:
-                return value
-        return b""
-
     async def read(self) -> bytes:
         """Return the next piece of the body as soon as there is one; empty at its end."""
         # aiohttp keeps its errors, and would keep by their frames all that waits for this.

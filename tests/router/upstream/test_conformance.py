@@ -126,9 +126,8 @@ async def test_an_exchange_carries_both_sides_as_they_are(wire: Wire) -> None:
         async with upstream.exchange(_request(fm.url, b'{"a": 1}')) as answer:
             assert upstream.active == 1
             assert answer.status == 418
-            assert answer.header(b"x-one") == b"a b"
-            assert answer.header(b"x-two") == b""
-            assert answer.header(b"x-three") == b""
+            headers = dict(answer.headers)
+            assert (headers[b"x-one"], headers[b"x-two"]) == (b"a b", b"")
             assert (b"x-one", b"a b") in answer.headers
             assert await _whole(answer) == b"ok"
             assert await answer.read() == b""
