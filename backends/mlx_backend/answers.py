@@ -10,6 +10,7 @@ from starlette.responses import Response
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Admitted,
+    Begun,
     Event,
     Failed,
     Finished,
@@ -67,7 +68,7 @@ class Inbox:
                     raise error
                 case Admitted():
                     self._ends_at = self._loop.time() + self._deadlines.total_s
-                case Progress():
+                case Begun() | Progress():
                     pass
                 case _:
                     return event

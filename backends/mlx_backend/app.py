@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from backends.mlx_backend.answers import ChatAnswer, Deadlines
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import Generation
+from backends.mlx_backend.generation import Generation, Picture
 from backends.mlx_backend.protocol import Wording, parse_chat
 from backends.wire import PRIORITY, Priority
 
@@ -84,7 +84,7 @@ class Backend:
             model=chat.model,
             folder=self.folder(chat.model),
             messages=chat.messages,
-            images=chat.images,
+            images=tuple(Picture(data) for data in chat.images),
             sampling=chat.sampling,
             max_tokens=chat.max_tokens,
             stop=chat.stop,

@@ -18,6 +18,7 @@ import mlx.core as mx
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Admitted,
+    Begun,
     EngineStatus,
     Event,
     Failed,
@@ -322,7 +323,8 @@ class Engine:
         self._rows[ticket] = Row(
             uid, len(prompt.ids), sink=request.sink, decode=model.decode, stop=generation.stop
         )
-        request.sink(Admitted(len(prompt.ids)))
+        request.sink(Admitted())
+        request.sink(Begun(len(prompt.ids), 0, thinking=False))
 
     def _advance(self) -> None:
         generator = self._loaded_model().generator

@@ -1,7 +1,7 @@
 """What passes between the event loop and the MLX thread: a generation, and what becomes of it."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,42 +9,99 @@ from backends.mlx_backend.errors import ChatError
 from backends.wire import Priority
 
 FinishReason = Literal["stop", "length"]
+Detail = Literal["auto", "low", "high"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; None stands for the model's own default."""
+    """How the next token is chosen; None stands for the model's own default.
+
+    `logit_bias` maps token ids to what is added to their logits. `top_logprobs` None: no log
+    probabilities are wanted; else how many alternatives are told a token, 0 to 20.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image as it was sent; `detail` says how much of it the model should see."""
+
+    data: bytes
+    detail: Detail = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must be, token by token.
+
+    Either `schema`, a JSON Schema that the whole answer fits, or `tools`: text in which calls of
+    these may stand, or, where `forced`, at least one call and nothing else; more than one call
+    only where `parallel`.
+    """
+
+    schema: Mapping[str, Any] | bool | None = None
+    tools: tuple[Tool, ...] = ()
+    forced: bool = False
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One answer to be generated.
 
-    `messages` hold strings, or lists of text parts and image markers; the bytes of the images
-    stand in `images`, in the order of their markers.
+    `messages` hold strings, or lists of text parts and image markers; the images themselves stand
+    in `images`, in the order of their markers. An assistant's `tool_calls` hold their arguments
+    as objects. `queue_s` is how long it may wait in the queue.
     """
 
     model: str
     folder: Path
     messages: Sequence[dict[str, Any]]
-    images: Sequence[bytes]
+    images: Sequence[Picture]
     sampling: Sampling
     max_tokens: int | None
     stop: tuple[str, ...]
     priority: Priority
+    stop_ids: frozenset[int] = frozenset()
+    tools: tuple[Tool, ...] = ()
+    constraint: Constraint | None = None
+    queue_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The generation left the queue; its deadlines run from now."""
 
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The prompt is read: `cached_tokens` of it came out of a cache.
+
+    `thinking`: the prompt ends inside the model's reasoning, which the answer goes on with.
+    """
+
     prompt_tokens: int
+    cached_tokens: int
+    thinking: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +110,30 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenChance:
+    """A token and the natural logarithm of its probability; `raw` are its bytes."""
+
+    raw: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenToken:
+    """A token of the answer, and the likeliest ones in its place, first the likeliest."""
+
+    chosen: TokenChance
+    top: tuple[TokenChance, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """More of the answer, cut at whole characters and never beyond a stop string."""
+    """More of the answer, cut at whole characters and never beyond a stop string.
+
+    `tokens` is empty unless log probabilities were asked for.
+    """
 
     text: str
+    tokens: tuple[ChosenToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +143,7 @@ class Finished:
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +153,7 @@ class Failed:
     error: ChatError
 
 
-Event = Admitted | Progress | Text | Finished | Failed
+Event = Admitted | Begun | Progress | Text | Finished | Failed
 # Called on any thread; must not block.
 Sink = Callable[[Event], None]
 

@@ -35,7 +35,7 @@ def prepare(model: "LoadedModel", generation: "Generation") -> Prompt:
     if generation.images and not model.sees:
         text = f"{generation.model} does not take images; assign vision to a model that does"
         raise ChatError("capability_mismatch", text, "model")
-    images = [decode_image(data) for data in generation.images]
+    images = [decode_image(picture.data) for picture in generation.images]
     inputs = _tokenize(model, _render(model, generation.messages, len(images)), images)
     ids = inputs["input_ids"]
     _check_length(model, ids.shape[-1], generation.max_tokens)

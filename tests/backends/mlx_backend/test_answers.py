@@ -12,7 +12,7 @@ async def test_events_come_through_in_order_from_another_thread() -> None:
     """What the MLX thread posts is read on the loop; what is no text is not shown."""
     inbox = Inbox(Deadlines())
     said: list[Event] = [
-        Admitted(3),
+        Admitted(),
         Progress(),
         Text("a"),
         Progress(),
@@ -50,7 +50,7 @@ async def test_a_client_that_has_gone() -> None:
 async def test_a_step_that_hangs_passes_the_token_deadline() -> None:
     """A row that makes no step in time fails, although the thread cannot be interrupted."""
     inbox = Inbox(Deadlines(token_s=0.02))
-    inbox.post(Admitted(3))
+    inbox.post(Admitted())
     with pytest.raises(ChatError, match=r"0\.02 s without a step") as failure:
         await inbox.read()
     assert failure.value.code == "generation_failed"
@@ -59,7 +59,7 @@ async def test_a_step_that_hangs_passes_the_token_deadline() -> None:
 async def test_a_generation_that_drips_passes_the_total_deadline() -> None:
     """Steps in time do not save a generation that takes too long in all."""
     inbox = Inbox(Deadlines(token_s=5, total_s=0.05))
-    inbox.post(Admitted(3))
+    inbox.post(Admitted())
     dripping = True
 
     async def drip() -> None:

@@ -10,6 +10,7 @@ from backends.mlx_backend.engine import Engine  # noqa: E402  imports MLX
 from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it
 from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Admitted,
+    Begun,
     Event,
     Failed,
     Finished,
@@ -97,13 +98,13 @@ def test_one_unit_a_step(engine: Engine, ask: Any) -> None:
     assert engine.status().state == "loaded"
     assert events == []
     assert engine.step() is None
-    assert [type(event) for event in events] == [Admitted]
+    assert [type(event) for event in events] == [Admitted, Begun]
     assert engine.status().active == 1
-    prompt = events[0].prompt_tokens if isinstance(events[0], Admitted) else 0
+    prompt = events[1].prompt_tokens if isinstance(events[1], Begun) else 0
     chunks = 0
     while not any(isinstance(event, Text) for event in events):
         assert engine.step() is None
-        assert len(events) == 2 + chunks
+        assert len(events) == 3 + chunks
         chunks += 1
     assert chunks > prompt / 16
     assert drain(engine) == 2

@@ -6,7 +6,7 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
-from backends.mlx_backend.generation import Generation, Sampling  # noqa: E402  imports MLX
+from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  imports MLX
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
 from backends.mlx_backend.prefill import PrefillPace  # noqa: E402  likewise
 from backends.mlx_backend.prompt import prepare  # noqa: E402  likewise
@@ -57,7 +57,8 @@ def after_prompt(folder: Path, chunk_s: float, images: list[bytes]) -> tuple[Any
     model = LoadedModel("tiny", folder, rows=1, chunk_s=chunk_s)
     parts = [{"type": "image"} for _ in images]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "colour?"}]}]
-    wanted = Generation("tiny", folder, messages, images, Sampling(), 1, (), Priority.LOW)
+    pictures = [Picture(data) for data in images]
+    wanted = Generation("tiny", folder, messages, pictures, Sampling(), 1, (), Priority.LOW)
     prompt = prepare(model, wanted)
     recorder = Recorder()
     if chunk_s > 1:
