@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_vlm.generate import BatchGenerator
 from mlx_vlm.utils import load
 
+from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Sampling
-from backends.mlx_backend.prefill import PrefillPace, use_pace
+from backends.mlx_backend.prefill import PrefillPace
+from backends.mlx_backend.prompt import Prompt, Reading, embed
 from backends.mlx_backend.sampling import SamplingPlan
 
+_MIB = 1024 * 1024
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 256 * 1024 * 1024
 _DEFAULT_CONTEXT = 8192
@@ -82,13 +84,9 @@ def _check_safetensors(name: str, path: Path) -> None:
 
 
 class LoadedModel:
-    """A model in memory with its processor and its one batch generator.
+    """A model in memory with its processor; made and used on the MLX thread only."""
 
-    Made and used on the MLX thread only. There is one generator a model, because its constructor
-    extends the tokenizer's stop list each time; `reopen` makes a new one after a failure.
-    """
-
-    def __init__(self, name: str, folder: Path, *, rows: int, chunk_s: float) -> None:
+    def __init__(self, name: str, folder: Path, *, chunk_s: float, kv_bits: int | None) -> None:
         config = check_folder(name, folder)
         self.name = name
         self.model, self.processor = load(str(folder))
@@ -100,28 +98,26 @@ class LoadedModel:
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.sees = bool(config.get("vision_config")) and hasattr(self.processor, "image_processor")
         self.context_length = _context_length(config)
+        self.ends = frozenset(self.tokenizer.stopping_criteria.eos_token_ids)
         self._defaults = _generation_defaults(name, folder)
-        self._rows = rows
-        use_pace(PrefillPace(chunk_s))
-        self.generator = self._open()
+        self._kv_bits = kv_bits
+        self._pace = PrefillPace(chunk_s)
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name} context={self.context_length} sees={self.sees}>"
 
-    def _open(self) -> BatchGenerator:
-        return BatchGenerator(
-            self.model.language_model,
-            self.processor,
-            completion_batch_size=self._rows,
-            # Several prompts at once would lose Qwen3-VL's image features, and gain nothing.
-            prefill_batch_size=1,
-            compute_logprobs=False,
-        )
+    def open_batch(self) -> Batch:
+        """Return a batch without rows."""
+        return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits)
 
-    def reopen(self) -> None:
-        """Replace the generator after a failure; every row it had is gone."""
-        self.generator.close()
-        self.generator = self._open()
+    def encode_picture(self, reading: Reading) -> bool:
+        """Encode one picture of a prompt; False where none is left to encode."""
+        del reading
+        return False
+
+    def embed(self, reading: Reading) -> Prompt:
+        """Return a prompt as the batch takes it."""
+        return embed(self, reading)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
@@ -130,6 +126,10 @@ class LoadedModel:
                 list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return what a token stands for, special ones by their names."""
+        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False)).encode()
 
     def plan(self, wanted: Sampling, seed: int) -> SamplingPlan:
         """Fill in what a request left open: the model's own defaults, else OpenAI's."""
@@ -140,13 +140,22 @@ class LoadedModel:
             top_k=int(_first(wanted.top_k, defaults.top_k, 0)),
             min_p=_first(wanted.min_p, defaults.min_p, 0.0),
             seed=seed,
+            frequency_penalty=wanted.frequency_penalty,
+            presence_penalty=wanted.presence_penalty,
+            repetition_penalty=wanted.repetition_penalty,
+            logit_bias=wanted.logit_bias,
+            top_logprobs=wanted.top_logprobs,
         )
 
     def close(self) -> None:
         """Give the memory back; dropping the object alone does not."""
-        self.generator.close()
-        del self.generator, self.model, self.processor, self.tokenizer
+        del self.model, self.processor, self.tokenizer
         give_back_memory()
+
+
+def size_mb(folder: Path) -> int:
+    """Return how much a model's weights take, in MiB, by its files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // _MIB
 
 
 def give_back_memory() -> None:

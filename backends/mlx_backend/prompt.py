@@ -1,7 +1,7 @@
-"""From a conversation to what the model is fed: template, tokens, image embeddings."""
+"""From a conversation to what the model is fed: template, tokens, embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -26,8 +26,24 @@ class Prompt:
     embeddings: dict[str, Any]
 
 
-def prepare(model: "LoadedModel", generation: "Generation") -> Prompt:
-    """Render, tokenize and embed a conversation; images are encoded here.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A conversation as tokens, with its pictures as pixels; `room` is left for an answer.
+
+    `ids` end with the tokens that the answer has already. `thinking`: they end inside the model's
+    reasoning.
+    """
+
+    ids: list[int]
+    room: int
+    thinking: bool
+    inputs: dict[str, Any] = field(repr=False)
+
+
+def read(
+    model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()
+) -> Reading:
+    """Render and tokenize a conversation, followed by the `tokens` of its answer so far.
 
     ChatError for an image that is none or that the model cannot see, for a conversation that the
     model's template refuses, and for one that leaves no room for an answer.
@@ -36,28 +52,39 @@ def prepare(model: "LoadedModel", generation: "Generation") -> Prompt:
         text = f"{generation.model} does not take images; assign vision to a model that does"
         raise ChatError("capability_mismatch", text, "model")
     images = [decode_image(picture.data) for picture in generation.images]
-    inputs = _tokenize(model, _render(model, generation.messages, len(images)), images)
-    ids = inputs["input_ids"]
-    _check_length(model, ids.shape[-1], generation.max_tokens)
+    text = _render(model, generation, len(images))
+    inputs = _tokenize(model, text, images)
+    prompt = inputs.pop("input_ids")[0].tolist()
+    room = _room(model, len(prompt), generation.max_tokens)
+    thinking = text.rstrip().endswith("<think>")
+    return Reading([*prompt, *tokens], room, thinking, inputs)
+
+
+def embed(model: "LoadedModel", reading: Reading) -> Prompt:
+    """Return the prompt with its embeddings, evaluated."""
+    ids = mx.array([reading.ids])
     rest = {
         key: value
-        for key, value in inputs.items()
-        if key not in {"input_ids", "pixel_values", "attention_mask"}
+        for key, value in reading.inputs.items()
+        if key not in {"pixel_values", "attention_mask"}
     }
     features = model.model.get_input_embeddings(
-        ids, inputs.get("pixel_values"), mask=inputs.get("attention_mask"), **rest
+        ids, reading.inputs.get("pixel_values"), mask=mx.ones_like(ids), **rest
     )
     known = {key: value for key, value in features.to_dict().items() if value is not None}
     embeddings = {**rest, **known}
     # Evaluated here, so that encoding an image is this step and no part of the first prefill.
     mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
-    return Prompt(ids[0].tolist(), embeddings)
+    return Prompt(reading.ids, embeddings)
 
 
-def _render(model: "LoadedModel", messages: Sequence[dict[str, Any]], images: int) -> str:
+def _render(model: "LoadedModel", generation: "Generation", images: int) -> str:
     try:
         text = apply_chat_template(
-            model.processor, model.model.config, list(messages), num_images=images
+            model.processor,
+            model.model.config,
+            list(generation.messages),
+            num_images=images,
         )
     except TemplateError as error:
         if type(error) is not TemplateError:
@@ -86,7 +113,7 @@ def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) ->
     return inputs
 
 
-def _check_length(model: "LoadedModel", prompt: int, wanted: int | None) -> None:
+def _room(model: "LoadedModel", prompt: int, wanted: int | None) -> int:
     room = model.context_length - prompt
     if room < (wanted or 1):
         raise ChatError(
@@ -95,3 +122,4 @@ def _check_length(model: "LoadedModel", prompt: int, wanted: int | None) -> None
             f" leaves {max(room, 0)} for an answer, {wanted or 1} were asked for",
             "messages",
         )
+    return room

@@ -1,0 +1,197 @@
+"""The generations that one loaded model serves, from their prompts to their last tokens."""
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from backends.mlx_backend.batch import Batch
+from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.generation import (
+    Begun,
+    ChosenToken,
+    Finished,
+    Generation,
+    Progress,
+    Sink,
+    TokenChance,
+)
+from backends.mlx_backend.models import LoadedModel
+from backends.mlx_backend.prompt import Reading, read
+from backends.mlx_backend.row import Row
+from backends.mlx_backend.sampling import Chances, RowSampler, SamplingPlan
+
+log = logging.getLogger(__name__)
+
+# How often a row may be in a batch that fails: the second time it is taken for the cause.
+_FAILURES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A row that has ended: with an answer, or with an error."""
+
+    ticket: int
+    end: Finished | ChatError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Rows whose caches are gone, and that have to read their prompts again, and those that end."""
+
+    again: list[int]
+    ended: list[Ended]
+
+
+class ModelRows:
+    """Rows by ticket; every method belongs to the MLX thread.
+
+    What a method raises concerns the row that it was called for; after `decode` raised, `rebuild`.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self._batch = model.open_batch()
+        self._rows: dict[int, Row] = {}
+        self._plans: dict[int, SamplingPlan] = {}
+        # Prompts that are not in the batch yet.
+        self._readings: dict[int, Reading] = {}
+        self._samplers: dict[int, RowSampler | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<ModelRows {self.model.name} {self._batch!r}>"
+
+    def __contains__(self, ticket: int) -> bool:
+        return ticket in self._rows
+
+    def admit(self, ticket: int, generation: Generation, sink: Sink) -> int:
+        """Read a conversation; returns how many tokens its cache may grow to.
+
+        ChatError for one that this model cannot answer.
+        """
+        model = self.model
+        reading = read(model, generation)
+        wanted = generation.sampling
+        self._plans[ticket] = model.plan(
+            wanted, secrets.randbits(63) if wanted.seed is None else wanted.seed
+        )
+        self._rows[ticket] = Row(generation, sink, decode=model.decode, ends=model.ends)
+        self._readings[ticket] = reading
+        return len(reading.ids) + min(generation.max_tokens or reading.room, reading.room)
+
+    def prefill(self, ticket: int) -> bool:
+        """Take one step with a prompt: encode a picture, or feed a chunk; True once it is in."""
+        row = self._rows[ticket]
+        if ticket not in self._batch:
+            reading = self._readings.get(ticket)
+            if reading is None:
+                reading = self._readings[ticket] = read(self.model, row.generation, row.tokens)
+            if self.model.encode_picture(reading):
+                row.sink(Progress())
+                return False
+            del self._readings[ticket]
+            self._begin(ticket, row, reading)
+        cache = self._batch.prefill(ticket)
+        row.sink(Progress())
+        if cache is None:
+            return False
+        return True
+
+    def _begin(self, ticket: int, row: Row, reading: Reading) -> None:
+        prompt = self.model.embed(reading)
+        generation = row.generation
+        sampler = self._sampler(ticket, row, reading)
+        self._samplers[ticket] = sampler
+        self._batch.begin(ticket, prompt, sampler)
+        begun = Begun(len(reading.ids), 0, thinking=reading.thinking)
+        row.begin(begun, min(generation.max_tokens or reading.room, reading.room))
+
+    def _sampler(self, ticket: int, row: Row, reading: Reading) -> RowSampler | None:
+        plan, constraint = self._plans[ticket], row.generation.constraint
+        if plan.plain and constraint is None:
+            return None
+        mask = None
+        if constraint is not None:
+            mask = self.model.grammars.start(constraint, thinking=reading.thinking)
+        return RowSampler(plan, reading.ids, mask=mask, tokens=row.tokens)
+
+    def decode(self) -> list[Ended]:
+        """Take one token for each row that decodes; returns those that end with it."""
+        ended = []
+        for ticket, token, error in self._batch.decode():
+            row, sampler = self._rows[ticket], self._samplers[ticket]
+            if error is not None:
+                log.error("a row's sampler failed", exc_info=error)
+                ended.append(Ended(ticket, generation_failed(error)))
+                continue
+            chances = None if sampler is None else sampler.chances()
+            event, end = row.take(token, None if chances is None else self._told(chances))
+            row.sink(event)
+            if end is not None:
+                ended.append(Ended(ticket, end))
+        return ended
+
+    def _told(self, chances: Chances) -> ChosenToken:
+        raw = self.model.token_bytes
+        return ChosenToken(
+            TokenChance(raw(chances.token), chances.logprob),
+            tuple(TokenChance(raw(token), chance) for token, chance in chances.top),
+        )
+
+    def pause(self, ticket: int) -> bool:
+        """Take a row out of the batch; False where its cache could not be kept."""
+        return ticket in self._readings or self._batch.pause(ticket)
+
+    def resume(self, ticket: int) -> None:
+        """Put a paused row back, if it has its cache."""
+        if ticket in self._batch:
+            self._batch.resume(ticket)
+
+    def drop(self, ticket: int) -> None:
+        """Give a paused row's cache back; its next `prefill` begins anew."""
+        self._batch.remove(ticket)
+        self._readings.pop(ticket, None)
+
+    def remove(self, ticket: int) -> None:
+        """Forget a row, in whatever phase it is."""
+        self._batch.remove(ticket)
+        self._rows.pop(ticket, None)
+        self._plans.pop(ticket, None)
+        self._readings.pop(ticket, None)
+        self._samplers.pop(ticket, None)
+
+    def rebuild(self, error: Exception) -> Lost:
+        """Throw the batch away after a step that failed; who was in it twice ends."""
+        in_batch = [ticket for ticket in self._rows if ticket in self._batch]
+        self._batch = self.model.open_batch()
+        again, ended = [], []
+        for ticket in in_batch:
+            row = self._rows[ticket]
+            row.failures += 1
+            if row.failures >= _FAILURES or len(in_batch) == 1:
+                ended.append(Ended(ticket, generation_failed(error)))
+            else:
+                again.append(ticket)
+        return Lost(again, ended)
+
+    def rest(self) -> None:
+        """Give back what only a running batch needs."""
+
+    def close(self) -> None:
+        """Unload the model; no row may be left that anyone waits for."""
+        self._rows.clear()
+        self._samplers.clear()
+        del self._batch
+        self.model.close()
+
+    def beat(self) -> None:
+        """Tell everyone that they are still being served."""
+        for row in self._rows.values():
+            row.sink(Progress())
+
+
+def generation_failed(error: Exception) -> ChatError:
+    """Return what a client is told of a failure inside the model."""
+    kind = type(error).__name__
+    return ChatError(
+        "generation_failed", f"the model failed while generating ({kind}; the log has more)"
+    )
