@@ -72,9 +72,11 @@ def process_specs(
     argv += ["--models-dir", str(folders.models_dir)]
     argv += [f"--model-folder={model}={path}" for model, path in folders.named.items()]
     argv += [f"--hf-cache={cache}" for cache in folders.hf_caches]
-    argv += ["--idle-unload-s", str(settings.builtin.idle_unload_s)]
-    argv += ["--queue", str(settings.builtin.queue)]
-    argv += ["--prefill-chunk-ms", str(settings.builtin.prefill_chunk_ms)]
+    for field, value in settings.builtin:
+        if value is not None:
+            argv += [f"--{field.replace('_', '-')}", str(value)]
+    argv += ["--queue-s", str(settings.timeouts.queue_s)]
+    argv += ["--max-side-px", str(settings.images.max_side_px)]
     env = child_environment(settings, environ)
     if provider.token == "auto":  # noqa: S105 a mode, not a secret
         env["SIGNALBOX_BACKEND_TOKEN"] = token

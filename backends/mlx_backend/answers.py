@@ -23,7 +23,7 @@ from backends.mlx_backend.protocol import Wording
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-    from backends.mlx_backend.engine import Engine
+    from backends.mlx_backend.desk import Desk
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class ChatAnswer(Response):
 
     def __init__(
         self,
-        engine: "Engine",
+        desk: "Desk",
         generation: Generation,
         wording: Wording,
         *,
@@ -108,7 +108,7 @@ class ChatAnswer(Response):
         deadlines: Deadlines,
     ) -> None:
         super().__init__()
-        self._engine = engine
+        self._desk = desk
         self._generation = generation
         self._wording = wording
         self._stream = stream
@@ -117,7 +117,7 @@ class ChatAnswer(Response):
     async def __call__(self, _scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Generate and send; ChatError before the first byte is left to the caller."""
         inbox = Inbox(self._deadlines)
-        ticket = self._engine.submit(self._generation, inbox.post)
+        ticket = self._desk.submit(self._generation, inbox.post)
         # Owned by this call: ended and awaited below.
         watcher = asyncio.create_task(_watch(receive, inbox))  # noqa: TID251  see above
         try:
@@ -128,7 +128,7 @@ class ChatAnswer(Response):
         except ClientGone:
             pass
         finally:
-            self._engine.cancel(ticket)
+            self._desk.cancel(ticket)
             watcher.cancel()
             await asyncio.wait({watcher})
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from backends.mlx_backend.engine import Engine
+    from backends.mlx_backend.desk import Desk
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 # A body of this size is decoded in a few milliseconds; a larger one leaves the event loop.
@@ -33,25 +33,34 @@ _CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 class Backend:
     """The routes; each looks things up, asks the engine, and answers."""
 
-    def __init__(self, engine: "Engine", folders: ModelFolders, deadlines: Deadlines) -> None:
-        self._engine = engine
+    def __init__(self, desk: "Desk", folders: ModelFolders, deadlines: Deadlines) -> None:
+        self._desk = desk
         self._folders = folders
         self._deadlines = deadlines
 
     async def health(self) -> Response:
         """Tell what the engine is doing."""
-        now = self._engine.status()
+        now = self._desk.status()
         return JSONResponse(
             {
                 "status": "ok",
                 "state": now.state,
-                "model": now.model,
-                "engine": "serial",
-                "why": "one generation at a time; batching is not built in yet",
-                "queue": now.queue,
+                "model": now.models[-1] if now.models else None,
+                "models": list(now.models),
+                "engine": "serial" if now.why else "batched",
+                "why": now.why,
+                "queue": sum(now.queued.values()),
+                "queued": {each.name.lower(): count for each, count in now.queued.items()},
                 "active": now.active,
+                "rows": {
+                    "prefilling": now.prefilling,
+                    "decoding": now.decoding,
+                    "paused": now.paused,
+                },
                 "memory_mb": round(now.memory_mb, 1),
                 "loads": now.loads,
+                "step_s": round(now.step_s, 3),
+                "worst_image_encode_s": round(now.totals.worst_image_s, 3),
             }
         )
 
@@ -68,8 +77,9 @@ class Backend:
         """Give the loaded model's memory back; answers when that is done."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
-        model = self._engine.status().model
-        if self._engine.unload(lambda: loop.call_soon_threadsafe(gone.set)):
+        models = self._desk.status().models
+        model = models[-1] if models else None
+        if self._desk.unload(lambda: loop.call_soon_threadsafe(gone.set)):
             await gone.wait()
         return JSONResponse({"unloaded": model})
 
@@ -92,7 +102,7 @@ class Backend:
         )
         wording = Wording(chat.model, include_usage=chat.include_usage)
         return ChatAnswer(
-            self._engine,
+            self._desk,
             generation,
             wording,
             stream=chat.stream,
@@ -213,10 +223,10 @@ async def _on_defect(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(
-    engine: "Engine", folders: ModelFolders, *, token: str | None, deadlines: Deadlines
+    desk: "Desk", folders: ModelFolders, *, token: str | None, deadlines: Deadlines
 ) -> "ASGIApp":
     """Build the application; `token` None leaves it open to this machine."""
-    backend = Backend(engine, folders, deadlines)
+    backend = Backend(desk, folders, deadlines)
     handlers: dict[Any, Any] = {
         ChatError: _on_chat_error,
         HTTPException: _on_http_error,

@@ -5,7 +5,6 @@ step and a chunk of a prompt in one call, cannot take a row out with its cache, 
 all, and clears MLX's buffers after every chunk.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -90,6 +89,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self._prefills) + len(self._paused) + len(self._rows)
 
+    @property
+    def decoding(self) -> list[int]:
+        """The rows that decode, in their order."""
+        return [row.ticket for row in self._rows]
+
     def begin(
         self,
         ticket: int,
@@ -150,7 +154,7 @@ class Batch:
             likeliest: mx.array = mx.argmax(logits, axis=-1)
             return likeliest
         needed = any(row.sampler is not None and row.sampler.needs_tokens for row in self._rows)
-        last: Sequence[int | None] = inputs.tolist() if needed else [None] * len(self._rows)
+        last: list[int | None] = inputs.tolist() if needed else [None] * len(self._rows)
         drawn = [
             self._draw_one(row, last[index], logits[index : index + 1])
             for index, row in enumerate(self._rows)
@@ -250,4 +254,3 @@ def _copies(cache: list[Any]) -> list[Any]:
     if all(hasattr(each, "extract") for each in cache):
         return [each.extract(0) for each in cache]
     return []
-

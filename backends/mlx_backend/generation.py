@@ -158,13 +158,42 @@ Event = Admitted | Begun | Progress | Text | Finished | Failed
 Sink = Callable[[Event], None]
 
 
+@dataclass(slots=True)
+class Totals:
+    """What was done since the start; `worst_image_s` is the longest that one image took."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    images: int = 0
+    cached_images: int = 0
+    worst_image_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """What the engine is doing; `memory_mb` is what MLX holds, weights and caches together."""
+    """What the engine is doing.
+
+    `models` are the loaded ones, first the one that was loaded first; `why` says why it is serial,
+    and is empty where it batches. `memory_mb` is what MLX holds, weights and caches together;
+    `step_s` how long the step that is under way has taken.
+    """
 
     state: Literal["idle", "loading", "loaded"]
-    model: str | None
-    queue: int
-    active: int
+    models: tuple[str, ...]
+    why: str
+    queued: Mapping[Priority, int]
+    prefilling: int
+    decoding: int
+    paused: int
     memory_mb: float
     loads: int
+    step_s: float
+    events: Mapping[str, int]
+    totals: Totals
+
+    @property
+    def active(self) -> int:
+        """How many generations have left the queue."""
+        return self.prefilling + self.decoding + self.paused

@@ -106,9 +106,22 @@ class LoadedModel:
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name} context={self.context_length} sees={self.sees}>"
 
+    @property
+    def token_mb(self) -> float:
+        """What a token takes in a row's cache, in MiB; 0 where the model does not tell."""
+        text = self.model.language_model
+        heads = getattr(text, "n_kv_heads", 0) * getattr(text, "head_dim", 0)
+        bits = self._kv_bits or (32 if mx.default_device().type == mx.DeviceType.cpu else 16)
+        return 2 * len(text.layers) * heads * bits / 8 / _MIB
+
     def open_batch(self) -> Batch:
         """Return a batch without rows."""
         return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits)
+
+    def samples(self) -> list[Prompt]:
+        """Return short prompts of different lengths to try the model with."""
+        ids = self.tokenizer.encode("Hello there, how are you?", add_special_tokens=False)
+        return [embed(self, Reading(ids[:count], 0, thinking=False, inputs={})) for count in (3, 5)]
 
     def encode_picture(self, reading: Reading) -> bool:
         """Encode one picture of a prompt; False where none is left to encode."""
@@ -151,11 +164,6 @@ class LoadedModel:
         """Give the memory back; dropping the object alone does not."""
         del self.model, self.processor, self.tokenizer
         give_back_memory()
-
-
-def size_mb(folder: Path) -> int:
-    """Return how much a model's weights take, in MiB, by its files."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // _MIB
 
 
 def give_back_memory() -> None:

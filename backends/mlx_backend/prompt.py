@@ -40,9 +40,7 @@ class Reading:
     inputs: dict[str, Any] = field(repr=False)
 
 
-def read(
-    model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()
-) -> Reading:
+def read(model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()) -> Reading:
     """Render and tokenize a conversation, followed by the `tokens` of its answer so far.
 
     ChatError for an image that is none or that the model cannot see, for a conversation that the

@@ -4,21 +4,23 @@ import logging
 import secrets
 from dataclasses import dataclass
 
-from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Begun,
     ChosenToken,
+    Failed,
     Finished,
     Generation,
     Progress,
     Sink,
     TokenChance,
+    Totals,
 )
 from backends.mlx_backend.models import LoadedModel
 from backends.mlx_backend.prompt import Reading, read
 from backends.mlx_backend.row import Row
 from backends.mlx_backend.sampling import Chances, RowSampler, SamplingPlan
+from backends.mlx_backend.self_test import try_batching
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,11 @@ class Ended:
 
     ticket: int
     end: Finished | ChatError
+
+    @property
+    def event(self) -> Finished | Failed:
+        """What its client hears."""
+        return Failed(self.end) if isinstance(self.end, ChatError) else self.end
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,10 @@ class ModelRows:
     What a method raises concerns the row that it was called for; after `decode` raised, `rebuild`.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, totals: Totals) -> None:
         self.model = model
+        self.why_serial = try_batching(model.open_batch, model.samples()).why
+        self._totals = totals
         self._batch = model.open_batch()
         self._rows: dict[int, Row] = {}
         self._plans: dict[int, SamplingPlan] = {}
@@ -63,8 +72,13 @@ class ModelRows:
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._rows
 
-    def admit(self, ticket: int, generation: Generation, sink: Sink) -> int:
-        """Read a conversation; returns how many tokens its cache may grow to.
+    @property
+    def decoding(self) -> list[int]:
+        """The rows that get a token with each step."""
+        return self._batch.decoding
+
+    def admit(self, ticket: int, generation: Generation, sink: Sink) -> float:
+        """Read a conversation; returns what its cache may grow to, in MiB.
 
         ChatError for one that this model cannot answer.
         """
@@ -76,7 +90,8 @@ class ModelRows:
         )
         self._rows[ticket] = Row(generation, sink, decode=model.decode, ends=model.ends)
         self._readings[ticket] = reading
-        return len(reading.ids) + min(generation.max_tokens or reading.room, reading.room)
+        tokens = len(reading.ids) + min(generation.max_tokens or reading.room, reading.room)
+        return tokens * model.token_mb
 
     def prefill(self, ticket: int) -> bool:
         """Take one step with a prompt: encode a picture, or feed a chunk; True once it is in."""
@@ -92,9 +107,7 @@ class ModelRows:
             self._begin(ticket, row, reading)
         cache = self._batch.prefill(ticket)
         row.sink(Progress())
-        if cache is None:
-            return False
-        return True
+        return cache is not None
 
     def _begin(self, ticket: int, row: Row, reading: Reading) -> None:
         prompt = self.model.embed(reading)
@@ -103,6 +116,7 @@ class ModelRows:
         self._samplers[ticket] = sampler
         self._batch.begin(ticket, prompt, sampler)
         begun = Begun(len(reading.ids), 0, thinking=reading.thinking)
+        self._totals.prompt_tokens += begun.prompt_tokens
         row.begin(begun, min(generation.max_tokens or reading.room, reading.room))
 
     def _sampler(self, ticket: int, row: Row, reading: Reading) -> RowSampler | None:
@@ -117,7 +131,10 @@ class ModelRows:
     def decode(self) -> list[Ended]:
         """Take one token for each row that decodes; returns those that end with it."""
         ended = []
-        for ticket, token, error in self._batch.decode():
+        drawn = self._batch.decode()
+        self._totals.steps += 1
+        self._totals.completion_tokens += len(drawn)
+        for ticket, token, error in drawn:
             row, sampler = self._rows[ticket], self._samplers[ticket]
             if error is not None:
                 log.error("a row's sampler failed", exc_info=error)

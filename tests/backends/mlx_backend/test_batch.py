@@ -35,9 +35,7 @@ def prompt_of(model: LoadedModel, text: str, *colours: Any, tokens: tuple[int, .
     parts: list[dict[str, str]] = [{"type": "image"} for _ in colours]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     pictures = [Picture(encoded(colour, (120, 120))) for colour in colours]
-    wanted = Generation(
-        "tiny", Path(), messages, pictures, Sampling(), None, (), Priority.LOW
-    )
+    wanted = Generation("tiny", Path(), messages, pictures, Sampling(), None, (), Priority.LOW)
     return embed(model, read(model, wanted, tokens))
 
 
@@ -158,7 +156,7 @@ def test_a_failing_sampler_is_its_rows_alone(
     """The row that fails is named; its neighbours do not notice."""
 
     class Failing(RowSampler):
-        def next(self, token: int | None, logits: Any) -> Any:
+        def next(self, token: int | None, _logits: Any) -> Any:
             raise ValueError(token)
 
     batch = open_batch(model)

@@ -1,0 +1,100 @@
+"""The models that are in memory, each with its rows; the MLX thread's own."""
+
+import os
+from pathlib import Path
+
+import mlx.core as mx
+
+from backends.mlx_backend.generation import Totals
+from backends.mlx_backend.models import LoadedModel, give_back_memory
+from backends.mlx_backend.rows import ModelRows
+
+_MIB = 1024 * 1024
+
+
+class LoadedModels:
+    """Models by key; `chunk_s` is how long a chunk of a prompt may take.
+
+    `kv_bits` quantizes the caches of their rows.
+    """
+
+    def __init__(
+        self, *, chunk_s: float, kv_bits: int | None = None, max_side_px: int = 1920
+    ) -> None:
+        self._chunk_s = chunk_s
+        self._max_side_px = max_side_px
+        self._kv_bits = kv_bits
+        self._models: dict[str, ModelRows] = {}
+        self.totals = Totals()
+
+    def __repr__(self) -> str:
+        return f"<LoadedModels {list(self._models.values())}>"
+
+    def __getitem__(self, key: str) -> ModelRows:
+        return self._models[key]
+
+    @property
+    def memory_mb(self) -> float:
+        """What MLX holds, weights and caches together, in MiB."""
+        held: int = mx.get_active_memory() + mx.get_cache_memory()
+        return held / _MIB
+
+    @property
+    def why_serial(self) -> str:
+        """Why rows may not share a batch; empty where they may."""
+        return next((rows.why_serial for rows in self._models.values() if rows.why_serial), "")
+
+    @property
+    def machine_mb(self) -> float:
+        """How much memory MLX should take here at most, in MiB.
+
+        What Metal recommends; elsewhere what the device, or the machine, has.
+        """
+        info = mx.device_info()
+        known = (info.get("max_recommended_working_set_size"), info.get("memory_size"))
+        size = next((each for each in known if each), None) or _physical_bytes()
+        return float(size) / _MIB
+
+    def of(self, ticket: int) -> ModelRows:
+        """Return the model that serves a row; KeyError where none does."""
+        for rows in self._models.values():
+            if ticket in rows:
+                return rows
+        raise KeyError(ticket)
+
+    def load(self, key: str, name: str, folder: Path) -> None:
+        """Load a model; ChatError that names a bad file, or whatever else loading raises."""
+        try:
+            model = LoadedModel(name, folder, chunk_s=self._chunk_s, kv_bits=self._kv_bits)
+        except BaseException:
+            give_back_memory()
+            raise
+        self._models[key] = ModelRows(model, self.totals)
+
+    def unload(self, key: str) -> None:
+        """Give a model's memory back."""
+        self._models.pop(key).close()
+
+    def remove(self, ticket: int) -> None:
+        """Forget a row, whichever model it belongs to."""
+        for rows in self._models.values():
+            rows.remove(ticket)
+
+    def rest(self) -> None:
+        """Give back what only running batches need."""
+        for rows in self._models.values():
+            rows.rest()
+
+    def beat(self) -> None:
+        """Tell everyone that they are still being served."""
+        for rows in self._models.values():
+            rows.beat()
+
+    def close(self) -> None:
+        """Unload everything."""
+        for key in list(self._models):
+            self.unload(key)
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
