@@ -30,16 +30,28 @@ class Seeing:
     def __init__(self, folder: Path) -> None:
         self.model, self.processor = load(str(folder))
 
-    def inputs(self, pictures: Sequence[Image.Image], text: str = "colour?") -> dict[str, Any]:
-        """Return a prompt's tokens and processed pictures."""
-        parts = [{"type": "image"} for _ in pictures]
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+    def inputs(self, shown: Sequence[Image.Image], text: str = "colour?") -> dict[str, Any]:
+        """Return the tokens and the processed pictures of a prompt of one turn."""
+        parts = [{"type": "image"} for _ in shown]
+        content = [*parts, {"type": "text", "text": text}]
+        return self._processed([{"role": "user", "content": content}], shown)
+
+    def conversation(self, parts: Sequence[str | Image.Image]) -> dict[str, Any]:
+        """Return those of a conversation in which each part is a turn."""
+        content = [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+            for part in parts
+        ]
+        shown = [part for part in parts if not isinstance(part, str)]
+        return self._processed([{"role": "user", "content": [part]} for part in content], shown)
+
+    def _processed(self, messages: list[Any], shown: Sequence[Image.Image]) -> dict[str, Any]:
         prompt = apply_chat_template(
-            self.processor, self.model.config, messages, num_images=len(pictures)
+            self.processor, self.model.config, messages, num_images=len(shown)
         )
         inputs: dict[str, Any] = prepare_inputs(
             self.processor,
-            images=list(pictures) or None,
+            images=list(shown) or None,
             prompts=prompt,
             image_token_index=self.model.config.image_token_index,
             add_special_tokens=False,

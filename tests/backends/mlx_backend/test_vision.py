@@ -212,7 +212,7 @@ TEXT = {
     "vocab_size": 16,
 }
 PATCHES = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_patch_size": 4}
-FAMILIES = {
+FAMILIES: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen2_vl": (qwen2_vl, {**PATCHES, "embed_dim": 32, "hidden_size": 32}),
     "qwen2_5_vl": (
         qwen2_5_vl,
