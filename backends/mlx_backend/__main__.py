@@ -27,6 +27,7 @@ from backends.mlx_backend.answers import Deadlines
 from backends.mlx_backend.app import create_app
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.images import ImageLimits
 from backends.mlx_backend.scheduler import Limits, Scheduler
 from backends.mlx_backend.trace import Trace
 
@@ -224,7 +225,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
     models = loaded.LoadedModels(
         chunk_s=options.prefill_chunk_ms / 1000,
         kv_bits=options.kv_bits,
-        max_side_px=options.max_side_px,
+        image_limits=ImageLimits(max_side_px=options.max_side_px),
     )
     bound_mb = options.memory_mb or models.machine_mb
     limits = Limits(

@@ -6,10 +6,13 @@ from pathlib import Path
 import mlx.core as mx
 
 from backends.mlx_backend.generation import Totals
+from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.models import LoadedModel, give_back_memory
 from backends.mlx_backend.rows import ModelRows
 
 _MIB = 1024 * 1024
+# Of the memory that MLX may take: what is kept of earlier prompts, for each model.
+_PREFIXES_SHARE = 0.05
 
 
 class LoadedModels:
@@ -19,10 +22,14 @@ class LoadedModels:
     """
 
     def __init__(
-        self, *, chunk_s: float, kv_bits: int | None = None, max_side_px: int = 1920
+        self,
+        *,
+        chunk_s: float,
+        kv_bits: int | None = None,
+        image_limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         self._chunk_s = chunk_s
-        self._max_side_px = max_side_px
+        self._image_limits = image_limits
         self._kv_bits = kv_bits
         self._models: dict[str, ModelRows] = {}
         self.totals = Totals()
@@ -65,7 +72,14 @@ class LoadedModels:
     def load(self, key: str, name: str, folder: Path) -> None:
         """Load a model; ChatError that names a bad file, or whatever else loading raises."""
         try:
-            model = LoadedModel(name, folder, chunk_s=self._chunk_s, kv_bits=self._kv_bits)
+            model = LoadedModel(
+                name,
+                folder,
+                chunk_s=self._chunk_s,
+                kv_bits=self._kv_bits,
+                prefixes_mb=self.machine_mb * _PREFIXES_SHARE,
+                image_limits=self._image_limits,
+            )
         except BaseException:
             give_back_memory()
             raise

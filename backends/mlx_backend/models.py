@@ -12,9 +12,12 @@ from mlx_vlm.utils import load
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Sampling
+from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.prefill import PrefillPace
-from backends.mlx_backend.prompt import Prompt, Reading, embed
+from backends.mlx_backend.prefix_cache import PrefixCache
+from backends.mlx_backend.prompt import Prompt
 from backends.mlx_backend.sampling import SamplingPlan
+from backends.mlx_backend.vision import VisionEncoder
 
 _MIB = 1024 * 1024
 _LENGTH_BYTES = 8
@@ -86,7 +89,16 @@ def _check_safetensors(name: str, path: Path) -> None:
 class LoadedModel:
     """A model in memory with its processor; made and used on the MLX thread only."""
 
-    def __init__(self, name: str, folder: Path, *, chunk_s: float, kv_bits: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        chunk_s: float,
+        kv_bits: int | None = None,
+        prefixes_mb: float = 256,
+        image_limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
         config = check_folder(name, folder)
         self.name = name
         self.model, self.processor = load(str(folder))
@@ -102,6 +114,9 @@ class LoadedModel:
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits
         self._pace = PrefillPace(chunk_s)
+        self.image_limits = image_limits
+        self.vision = VisionEncoder(self.model)
+        self.prefixes = PrefixCache(int(prefixes_mb * _MIB))
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name} context={self.context_length} sees={self.sees}>"
@@ -121,16 +136,13 @@ class LoadedModel:
     def samples(self) -> list[Prompt]:
         """Return short prompts of different lengths to try the model with."""
         ids = self.tokenizer.encode("Hello there, how are you?", add_special_tokens=False)
-        return [embed(self, Reading(ids[:count], 0, thinking=False, inputs={})) for count in (3, 5)]
-
-    def encode_picture(self, reading: Reading) -> bool:
-        """Encode one picture of a prompt; False where none is left to encode."""
-        del reading
-        return False
-
-    def embed(self, reading: Reading) -> Prompt:
-        """Return a prompt as the batch takes it."""
-        return embed(self, reading)
+        prompts = []
+        for count in (3, 5):
+            tokens = mx.array([ids[:count]])
+            features = self.model.get_input_embeddings(tokens, None, mask=mx.ones_like(tokens))
+            known = {key: value for key, value in features.to_dict().items() if value is not None}
+            prompts.append(Prompt(ids[:count], known))
+        return prompts
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, without special ones."""
@@ -162,7 +174,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """Give the memory back; dropping the object alone does not."""
-        del self.model, self.processor, self.tokenizer
+        del self.model, self.processor, self.tokenizer, self.vision, self.prefixes
         give_back_memory()
 
 

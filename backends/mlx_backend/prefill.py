@@ -1,17 +1,12 @@
 """A prompt on its way into a cache, in chunks that are sized by the measured speed."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from mlx_vlm.generate.ar import (
-    _chunked_prefill_enabled,
-    _is_sequence_aligned_prompt_kwarg,
-    _slice_sequence_aligned_prompt_kwarg,
-)
+from mlx_vlm.generate.ar import _chunked_prefill_enabled
 
+from backends.mlx_backend.prefix_cache import cut_span
 from backends.mlx_backend.prompt import Prompt
 
 _SMALLEST = 16
@@ -82,30 +77,7 @@ class Prefill:
 
     def _feed(self, stop: int, **options: Any) -> mx.array:
         start, self.done = self.done, stop
-        pieces = cut(self._prompt.embeddings, start, stop, len(self._prompt.ids))
+        pieces = cut_span(self._prompt.embeddings, start, stop, len(self._prompt.ids))
         output = self._model(self._ids[:, start:stop], cache=self.cache, **pieces, **options)
         logits: mx.array = getattr(output, "logits", output)
         return logits
-
-
-def cut(embeddings: Mapping[str, Any], start: int, stop: int, length: int) -> dict[str, Any]:
-    """Return what belongs to the tokens from `start` to `stop` of a prompt of that length.
-
-    The features that Qwen3-VL adds to its first layers ("deepstack") have a row for each visual
-    token only; mlx-vlm 0.7.10 passes them whole to each chunk, so that from the second chunk on
-    they would land on the wrong tokens.
-    """
-    pieces = dict(embeddings)
-    features = pieces.pop("deepstack_visual_embeds", None)
-    for key, value in embeddings.items():
-        if not isinstance(value, mx.array):
-            continue
-        if key == "inputs_embeds":
-            pieces[key] = value[:, start:stop]
-        elif _is_sequence_aligned_prompt_kwarg(key, value, length):
-            pieces[key] = _slice_sequence_aligned_prompt_kwarg(key, value, start, stop)
-    if features is not None:
-        visual = np.array(embeddings["visual_pos_masks"])[0].astype(np.int64)
-        first, count = int(visual[:start].sum()), int(visual[start:stop].sum())
-        pieces["deepstack_visual_embeds"] = [layer[first : first + count] for layer in features]
-    return pieces

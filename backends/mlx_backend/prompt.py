@@ -1,21 +1,31 @@
-"""From a conversation to what the model is fed: template, tokens, embeddings."""
+"""From a conversation to what the model is fed: template, tokens, pictures, embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
+import numpy as np
 from jinja2 import TemplateError
 from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.images import decode_image
+from backends.mlx_backend.images import decode_image, picture_hash
+from backends.mlx_backend.prefix_cache import (
+    Ids,
+    picture_key_ids,
+    pictures_within,
+    placeholder_runs,
+    resumable,
+)
 
 if TYPE_CHECKING:
     from backends.mlx_backend.generation import Generation
     from backends.mlx_backend.models import LoadedModel
+
+_THINK = "<think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,54 +36,97 @@ class Prompt:
     embeddings: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class Reading:
-    """A conversation as tokens, with its pictures as pixels; `room` is left for an answer.
+    """A conversation as tokens, followed by the `tokens` of its answer so far.
 
-    `ids` end with the tokens that the answer has already. `thinking`: they end inside the model's
-    reasoning.
+    `room` is how many tokens there is place for after the conversation. `thinking`: the answer
+    begins inside the model's reasoning. `cached` tokens come out of the model's prefix cache once
+    `recall` was called. ChatError for an image that is none or that the model cannot see, for a
+    conversation that the model's template refuses, and for one that leaves no room for an answer.
     """
 
-    ids: list[int]
-    room: int
-    thinking: bool
-    inputs: dict[str, Any] = field(repr=False)
+    def __init__(
+        self, model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()
+    ) -> None:
+        if generation.images and not model.sees:
+            text = f"{generation.model} does not take images; assign vision to a model that does"
+            raise ChatError("capability_mismatch", text, "model")
+        self._model = model
+        images = [
+            decode_image(picture.data, picture.detail, model.image_limits)
+            for picture in generation.images
+        ]
+        text = _render(model, generation, len(images))
+        self._inputs = _tokenize(model, text, images)
+        prompt: list[int] = self._inputs.pop("input_ids")[0].tolist()
+        self.ids = [*prompt, *tokens]
+        self.prompt_tokens = len(prompt)
+        self.room = _room(model, len(prompt), generation.max_tokens)
+        self.thinking = text.rstrip().endswith(_THINK)
+        self.cached = 0
+        self.cache: list[Any] | None = None
+        self._recalled = False
+        hashes = [picture_hash(image) for image in images]
+        self._counts: list[int] = []
+        self.key_ids: Ids | None = np.array(self.ids)
+        if images:
+            self.key_ids = self._picture_keys(hashes)
+        self._pictures = model.vision.start(
+            self._inputs.get("pixel_values"), self._inputs.get("image_grid_thw"), hashes
+        )
 
+    def __repr__(self) -> str:
+        return f"<Reading {len(self.ids)} tokens, {self.cached} cached, {self._pictures!r}>"
 
-def read(model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()) -> Reading:
-    """Render and tokenize a conversation, followed by the `tokens` of its answer so far.
+    def _picture_keys(self, hashes: Sequence[bytes]) -> Ids | None:
+        placeholder = getattr(self._model.model.config, "image_token_index", None)
+        if placeholder is None:
+            return None
+        self._counts = placeholder_runs(self.ids, placeholder)
+        if len(self._counts) != len(hashes):
+            text = (
+                f"the messages spell the model's own image placeholder: it stands"
+                f" {len(self._counts)} times among the tokens of {len(hashes)} images; leave it out"
+            )
+            raise ChatError("invalid_request", text, "messages")
+        return picture_key_ids(self.ids, placeholder, hashes, self._counts)
 
-    ChatError for an image that is none or that the model cannot see, for a conversation that the
-    model's template refuses, and for one that leaves no room for an answer.
-    """
-    if generation.images and not model.sees:
-        text = f"{generation.model} does not take images; assign vision to a model that does"
-        raise ChatError("capability_mismatch", text, "model")
-    images = [decode_image(picture.data) for picture in generation.images]
-    text = _render(model, generation, len(images))
-    inputs = _tokenize(model, text, images)
-    prompt = inputs.pop("input_ids")[0].tolist()
-    room = _room(model, len(prompt), generation.max_tokens)
-    thinking = text.rstrip().endswith("<think>")
-    return Reading([*prompt, *tokens], room, thinking, inputs)
+    def recall(self) -> None:
+        """Take as much of the prompt as is known out of the prefix cache; once."""
+        if self.key_ids is None or self._recalled:
+            return
+        self._recalled = True
+        self.cached, self.cache = self._model.prefixes.find(self.key_ids)
+        if self.cache is not None and self._counts:
+            self._pictures.skip(pictures_within(self.key_ids, self.cached, self._counts))
 
+    def encode_picture(self) -> bool:
+        """Take one step: encode one picture; False where none is left."""
+        if not self._pictures.left:
+            return False
+        self._pictures.encode_next()
+        return True
 
-def embed(model: "LoadedModel", reading: Reading) -> Prompt:
-    """Return the prompt with its embeddings, evaluated."""
-    ids = mx.array([reading.ids])
-    rest = {
-        key: value
-        for key, value in reading.inputs.items()
-        if key not in {"pixel_values", "attention_mask"}
-    }
-    features = model.model.get_input_embeddings(
-        ids, reading.inputs.get("pixel_values"), mask=mx.ones_like(ids), **rest
-    )
-    known = {key: value for key, value in features.to_dict().items() if value is not None}
-    embeddings = {**rest, **known}
-    # Evaluated here, so that encoding an image is this step and no part of the first prefill.
-    mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
-    return Prompt(reading.ids, embeddings)
+    def prompt(self) -> Prompt:
+        """Return the prompt with its embeddings, evaluated."""
+        ids = mx.array([self.ids])
+        rest = {
+            key: value
+            for key, value in self._inputs.items()
+            if key not in {"pixel_values", "attention_mask"}
+        }
+        model = self._model.model
+        with self._pictures.answering():
+            features = model.get_input_embeddings(
+                ids, self._inputs.get("pixel_values"), mask=mx.ones_like(ids), **rest
+            )
+        known = {key: value for key, value in features.to_dict().items() if value is not None}
+        embeddings = {**rest, **known}
+        # Evaluated here, so that it is this step and no part of the first chunk.
+        mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
+        if not resumable(model.language_model, embeddings):
+            self.cached, self.cache = 0, None
+        return Prompt(self.ids, embeddings)
 
 
 def _render(model: "LoadedModel", generation: "Generation", images: int) -> str:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
@@ -17,10 +18,13 @@ from backends.mlx_backend.generation import (
     Totals,
 )
 from backends.mlx_backend.models import LoadedModel
-from backends.mlx_backend.prompt import Reading, read
+from backends.mlx_backend.prompt import Reading
 from backends.mlx_backend.row import Row
 from backends.mlx_backend.sampling import Chances, RowSampler, SamplingPlan
 from backends.mlx_backend.self_test import try_batching
+
+if TYPE_CHECKING:
+    from backends.mlx_backend.prefix_cache import Ids
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,8 @@ class ModelRows:
         # Prompts that are not in the batch yet.
         self._readings: dict[int, Reading] = {}
         self._samplers: dict[int, RowSampler | None] = {}
+        # What the tokens of their prompts are in the prefix cache.
+        self._keys: dict[int, Ids] = {}
 
     def __repr__(self) -> str:
         return f"<ModelRows {self.model.name} {self._batch!r}>"
@@ -83,41 +89,55 @@ class ModelRows:
         ChatError for one that this model cannot answer.
         """
         model = self.model
-        reading = read(model, generation)
+        reading = Reading(model, generation)
         wanted = generation.sampling
         self._plans[ticket] = model.plan(
             wanted, secrets.randbits(63) if wanted.seed is None else wanted.seed
         )
         self._rows[ticket] = Row(generation, sink, decode=model.decode, ends=model.ends)
         self._readings[ticket] = reading
-        tokens = len(reading.ids) + min(generation.max_tokens or reading.room, reading.room)
-        return tokens * model.token_mb
+        return (len(reading.ids) + _wanted(generation, reading)) * model.token_mb
 
     def prefill(self, ticket: int) -> bool:
         """Take one step with a prompt: encode a picture, or feed a chunk; True once it is in."""
         row = self._rows[ticket]
-        if ticket not in self._batch:
-            reading = self._readings.get(ticket)
-            if reading is None:
-                reading = self._readings[ticket] = read(self.model, row.generation, row.tokens)
-            if self.model.encode_picture(reading):
-                row.sink(Progress())
-                return False
-            del self._readings[ticket]
-            self._begin(ticket, row, reading)
+        if ticket not in self._batch and not self._begin(ticket, row):
+            row.sink(Progress())
+            return False
         cache = self._batch.prefill(ticket)
         row.sink(Progress())
-        return cache is not None
+        if cache is None:
+            return False
+        self._remember(ticket, row, cache)
+        return True
 
-    def _begin(self, ticket: int, row: Row, reading: Reading) -> None:
-        prompt = self.model.embed(reading)
-        generation = row.generation
+    def _begin(self, ticket: int, row: Row) -> bool:
+        """Bring a prompt into the batch; False where this step was needed for a picture."""
+        reading = self._readings.get(ticket)
+        if reading is None:
+            # Its cache was lost: what it has got already is read like its prompt.
+            reading = self._readings[ticket] = Reading(self.model, row.generation, row.tokens)
+        reading.recall()
+        if reading.encode_picture():
+            return False
+        prompt = reading.prompt()
         sampler = self._sampler(ticket, row, reading)
         self._samplers[ticket] = sampler
-        self._batch.begin(ticket, prompt, sampler)
-        begun = Begun(len(reading.ids), 0, thinking=reading.thinking)
+        self._batch.begin(ticket, prompt, sampler, cache=reading.cache, done=reading.cached)
+        del self._readings[ticket]
+        if reading.key_ids is not None:
+            self._keys[ticket] = reading.key_ids[: reading.prompt_tokens]
+        begun = Begun(reading.prompt_tokens, reading.cached, thinking=reading.thinking)
         self._totals.prompt_tokens += begun.prompt_tokens
-        row.begin(begun, min(generation.max_tokens or reading.room, reading.room))
+        self._totals.cached_tokens += begun.cached_tokens
+        row.begin(begun, _wanted(row.generation, reading))
+        return True
+
+    def _remember(self, ticket: int, row: Row, cache: list[Any]) -> None:
+        """Keep what was made of a prompt, and of its answer so far, for one that begins alike."""
+        keys = self._keys.get(ticket)
+        if keys is not None:
+            self.model.prefixes.put([*keys, *row.tokens], cache)
 
     def _sampler(self, ticket: int, row: Row, reading: Reading) -> RowSampler | None:
         plan, constraint = self._plans[ticket], row.generation.constraint
@@ -170,8 +190,11 @@ class ModelRows:
 
     def remove(self, ticket: int) -> None:
         """Forget a row, in whatever phase it is."""
-        self._batch.remove(ticket)
-        self._rows.pop(ticket, None)
+        cache = self._batch.remove(ticket)
+        row = self._rows.pop(ticket, None)
+        if row is not None and cache is not None:
+            self._remember(ticket, row, cache)
+        self._keys.pop(ticket, None)
         self._plans.pop(ticket, None)
         self._readings.pop(ticket, None)
         self._samplers.pop(ticket, None)
@@ -204,6 +227,11 @@ class ModelRows:
         """Tell everyone that they are still being served."""
         for row in self._rows.values():
             row.sink(Progress())
+
+
+def _wanted(generation: Generation, reading: Reading) -> int:
+    """Return how many tokens an answer may have."""
+    return min(generation.max_tokens or reading.room, reading.room)
 
 
 def generation_failed(error: Exception) -> ChatError:

@@ -11,7 +11,7 @@ mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine"
 from backends.mlx_backend.batch import Batch  # noqa: E402  imports MLX
 from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  likewise
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
-from backends.mlx_backend.prompt import Prompt, embed, read  # noqa: E402  likewise
+from backends.mlx_backend.prompt import Prompt, Reading  # noqa: E402  likewise
 from backends.mlx_backend.sampling import RowSampler, SamplingPlan  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  follows them
 from tests.backends.mlx_backend.pictures import BLUE, RED, encoded  # noqa: E402  likewise
@@ -25,7 +25,7 @@ LONG = "tell me about the weather in Paris today " * 4
 @pytest.fixture(scope="module")
 def model(tiny_vision_model: Path) -> Iterator[LoadedModel]:
     """Return the tiny model, its chunks as small as they get."""
-    loaded = LoadedModel("tiny", tiny_vision_model, chunk_s=1e-9, kv_bits=None)
+    loaded = LoadedModel("tiny", tiny_vision_model, chunk_s=1e-9)
     yield loaded
     loaded.close()
 
@@ -36,7 +36,7 @@ def prompt_of(model: LoadedModel, text: str, *colours: Any, tokens: tuple[int, .
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     pictures = [Picture(encoded(colour, (120, 120))) for colour in colours]
     wanted = Generation("tiny", Path(), messages, pictures, Sampling(), None, (), Priority.LOW)
-    return embed(model, read(model, wanted, tokens))
+    return Reading(model, wanted, tokens).prompt()
 
 
 def sampler_of(seed: int, temperature: float = 1.5) -> RowSampler:

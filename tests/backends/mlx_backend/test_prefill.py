@@ -10,7 +10,7 @@ from mlx_vlm.models.cache import make_prompt_cache  # noqa: E402  imports MLX
 from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  likewise
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
 from backends.mlx_backend.prefill import Prefill, PrefillPace  # noqa: E402  likewise
-from backends.mlx_backend.prompt import embed, read  # noqa: E402  likewise
+from backends.mlx_backend.prompt import Reading  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  follows them
 from tests.backends.mlx_backend.pictures import BLUE, RED, encoded  # noqa: E402  likewise
 
@@ -41,12 +41,12 @@ def test_the_rest_of_a_prompt_says_nothing_about_speed() -> None:
 
 def after_prompt(folder: Path, chunk: int, images: list[bytes]) -> tuple[Any, int]:
     """Return the logits after a prompt with images, and the steps that it took."""
-    model = LoadedModel("tiny", folder, chunk_s=1e-9, kv_bits=None)
+    model = LoadedModel("tiny", folder, chunk_s=1e-9)
     parts = [{"type": "image"} for _ in images]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "colour?"}]}]
     pictures = [Picture(data) for data in images]
     wanted = Generation("tiny", folder, messages, pictures, Sampling(), 1, (), Priority.LOW)
-    prompt = embed(model, read(model, wanted))
+    prompt = Reading(model, wanted).prompt()
     text: Any = model.model.language_model
     pace = PrefillPace(1e-9)
     pace.tokens = chunk
