@@ -222,9 +222,11 @@ class Scheduler:
         if not self._slots.low_is_due(low_queued=self._low_is_queued):
             return self._let_high_in(now) or self._let_low_in(now)
         if self._slots.free:
-            return self._let_due_low_in(now)
-        # Every slot is a HIGH's or protected: LOW has the first that becomes free. But a slot
-        # that a HIGH can make for itself is its own.
+            # Where it waits for rows of other models to end and LOWs are among them, HIGH goes on.
+            held_by_high = not self._slots.low_runs
+            return self._let_due_low_in(now) or (None if held_by_high else self._let_high_in(now))
+        # Where every slot is a HIGH's or protected, LOW has the first that becomes free. But a
+        # slot that a HIGH can make for itself is its own.
         return self._let_high_in(now) if self._slots.newest_that_may_be_paused() else None
 
     @property

@@ -114,11 +114,16 @@ class Slots:
     def open_to_low(self) -> bool:
         """Whether a LOW may take a slot that is not its due.
 
-        None before every HIGH has begun: it may have had a LOW paused for the sake of its cache.
+        None while a HIGH waits for memory: it may have had a LOW paused for the sake of its cache.
         """
-        if any(row.stage is Stage.UNREAD and not row.is_low for row in self.running):
+        if any(not row.is_low and not self.may_read(row) for row in self.running):
             return False
         return self.free > self._reserve_high and not self._low_has_share
+
+    @property
+    def low_runs(self) -> bool:
+        """Whether a LOW holds a slot."""
+        return any(row.is_low for row in self.running)
 
     def low_is_due(self, *, low_queued: bool) -> bool:
         """Tell whether the next slot is for a LOW, whoever else waits."""
