@@ -28,7 +28,7 @@ class Limits:
     """How much may go on at once.
 
     At most `active` rows run, `max_low` of them LOW, and LOW leaves the last `reserve_high` slots
-    free. `queue` requests may wait. `memory_mb` bounds the models' sizes together, `budget_tokens`
+    free. `queue` requests may wait. `memory_mb` bounds the models' sizes together, `caches_mb`
     what all caches may grow to; None: nothing bounds them. A model is unloaded after
     `idle_unload_s` without use, and the batches' memory is given back `queue_idle_stop_s` after
     anything ran. ValueError for limits under which LOW could never run.
@@ -41,7 +41,7 @@ class Limits:
     idle_unload_s: float = 900
     queue_idle_stop_s: float = 60
     memory_mb: float | None = None
-    budget_tokens: int | None = None
+    caches_mb: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.reserve_high < self.active:
@@ -95,7 +95,7 @@ class Scheduler:
             active=limits.active,
             reserve_high=limits.reserve_high,
             max_low=limits.max_low,
-            budget_tokens=limits.budget_tokens,
+            caches_mb=limits.caches_mb,
         )
         self._models = Residents(limits.memory_mb)
         self._sizes_mb: dict[str, float] = {}
@@ -330,17 +330,33 @@ class Scheduler:
         self._unloads.pop(model, None)
         self._models.remove(model)
 
-    def on_admitted(self, ticket: int, tokens: int) -> None:
-        """Take note of what a row's cache may grow to: its prompt and the most it may generate."""
+    def on_admitted(self, ticket: int, cache_mb: float) -> None:
+        """Take note of what a row's cache may grow to, with the most that it may generate."""
         row = self._slots.get(ticket)
         if row is not None:
-            row.tokens = tokens
+            row.cache_mb = cache_mb
 
     def on_prefilled(self, ticket: int) -> None:
         """Take note that a row's prompt is read; its next step is Decode."""
         row = self._slots.get(ticket)
         if row is not None:
             row.stage = Stage.DECODING
+
+    def on_lost(self, ticket: int) -> None:
+        """Take note that a row's cache is gone: it is prefilled again, with what it generated."""
+        row = self._slots.get(ticket)
+        if row is not None:
+            row.stage = Stage.UNREAD
+
+    def set_serial(self, *, serial: bool) -> None:
+        """Have one row run at a time, or as many as the limits say."""
+        limits = self._limits
+        if serial:
+            self._slots.share(active=1, reserve_high=0, max_low=1)
+        else:
+            self._slots.share(
+                active=limits.active, reserve_high=limits.reserve_high, max_low=limits.max_low
+            )
 
     def on_ended(self, ticket: int, now: float) -> None:
         """Take note that a row has ended, whichever way; nothing where it has ended before."""

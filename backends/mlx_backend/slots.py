@@ -27,7 +27,7 @@ class Stage(Enum):
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """An admitted request; `tokens` is what its cache may grow to.
+    """An admitted request; `cache_mb` is what its cache may grow to.
 
     `protected_steps`: so many decode steps it is due before it may be paused.
     """
@@ -37,7 +37,7 @@ class Row:
     priority: Priority
     admitted_at: float
     protected_steps: int = 0
-    tokens: int = 0
+    cache_mb: float = 0.0
     stage: Stage = Stage.UNREAD
     paused: bool = False
 
@@ -66,16 +66,16 @@ class Slots:
     """Rows by ticket. Those that are not paused hold one of `active` slots each.
 
     At most `max_low` of the slots are LOW's, and LOW leaves the last `reserve_high` of them free.
-    The caches of all rows together may grow to `budget_tokens`; None: nothing bounds them.
+    The caches of all rows together may grow to `caches_mb`; None: nothing bounds them.
     """
 
     def __init__(
-        self, *, active: int, reserve_high: int, max_low: int, budget_tokens: int | None
+        self, *, active: int, reserve_high: int, max_low: int, caches_mb: float | None
     ) -> None:
         self._active = active
         self._reserve_high = reserve_high
         self._max_low = max_low
-        self._budget_tokens = budget_tokens
+        self._caches_mb = caches_mb
         self._rows: dict[int, Row] = {}
         self._ageing = Ageing()
         self.pauses = 0
@@ -84,6 +84,12 @@ class Slots:
 
     def __repr__(self) -> str:
         return f"<Slots {len(self.running)}/{self._active} paused={len(self.paused)}>"
+
+    def share(self, *, active: int, reserve_high: int, max_low: int) -> None:
+        """Set how many slots there are, and for whom; rows that run beyond that go on."""
+        self._active = active
+        self._reserve_high = reserve_high
+        self._max_low = max_low
 
     @property
     def running(self) -> list[Row]:
@@ -205,9 +211,9 @@ class Slots:
         return [other for other in self._rows.values() if other.has_cache and other is not row]
 
     def _fits(self, row: Row, beside: list[Row]) -> bool:
-        if self._budget_tokens is None or not beside:
+        if self._caches_mb is None or not beside:
             return True
-        return row.tokens + sum(other.tokens for other in beside) <= self._budget_tokens
+        return row.cache_mb + sum(other.cache_mb for other in beside) <= self._caches_mb
 
     @staticmethod
     def _sorted(rows: Iterable[Row]) -> list[Row]:

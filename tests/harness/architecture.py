@@ -21,14 +21,17 @@ BLIND_EXCEPT: Final = {
 MLX_MODULES: Final = {
     f"backends.mlx_backend.{name}"
     for name in (
+        "batch",
+        "convert",
         "engine",
+        "loaded",
         "models",
         "prefill",
         "prefix_cache",
         "prompt",
         "sampling",
-        "grammar",
-        "convert",
+        "self_test",
+        "token_mask",
         "vision",
     )
 } | {
