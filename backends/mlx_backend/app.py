@@ -74,14 +74,13 @@ class Backend:
         return JSONResponse({"object": "list", "data": rows})
 
     async def unload(self) -> Response:
-        """Give the loaded model's memory back; answers when that is done."""
+        """Give the loaded models' memory back; answers when that is done."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
         models = self._desk.status().models
-        model = models[-1] if models else None
         if self._desk.unload(lambda: loop.call_soon_threadsafe(gone.set)):
             await gone.wait()
-        return JSONResponse({"unloaded": model})
+        return JSONResponse({"unloaded": list(models)})
 
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""

@@ -142,8 +142,8 @@ class Batch:
         logits = getattr(output, "logits", output)[:, -1, :]
         self._tokens = self._draw(inputs, logits)
         # The device goes on with the next tokens while those of this step are read and sent.
-        mx.async_eval(self._tokens)
-        tokens: list[int] = inputs.tolist()
+        mx.async_eval(self._tokens)  # type: ignore[no-untyped-call]  # mlx's stubs leave it open
+        tokens: Any = inputs.tolist()
         return [
             Drawn(row.ticket, token, row.error)
             for row, token in zip(self._rows, tokens, strict=True)
@@ -154,7 +154,7 @@ class Batch:
             likeliest: mx.array = mx.argmax(logits, axis=-1)
             return likeliest
         needed = any(row.sampler is not None and row.sampler.needs_tokens for row in self._rows)
-        last: list[int | None] = inputs.tolist() if needed else [None] * len(self._rows)
+        last: Any = inputs.tolist() if needed else [None] * len(self._rows)
         drawn = [
             self._draw_one(row, last[index], logits[index : index + 1])
             for index, row in enumerate(self._rows)

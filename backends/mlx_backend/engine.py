@@ -29,7 +29,7 @@ from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Admitted, Failed
 from backends.mlx_backend.loaded import LoadedModels
-from backends.mlx_backend.rows import Ended, generation_failed
+from backends.mlx_backend.rows import Ended, refusal
 from backends.mlx_backend.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -96,8 +96,8 @@ class Engine:
         """
         try:
             self._perform(action)
-        except ChatError as refusal:
-            return refusal
+        except ChatError as error:
+            return error
         except Exception as error:
             # MLX and model code fail in any way there is. Logged with its stack and converted.
             log.exception("%s failed", action)
@@ -141,9 +141,9 @@ class Engine:
     def _recover(self, action: Action, error: Exception) -> None:
         match action:
             case Load(model=key):
-                refusal = _load_failed(self._desk.model(key).name, error)
-                log.warning("%s", refusal.message)
-                self._desk.on_load_failed(key, refusal)
+                failed = _load_failed(self._desk.model(key).name, error)
+                log.warning("%s", failed.message)
+                self._desk.on_load_failed(key, failed)
             case Decode(model=key):
                 lost = self._models[key].rebuild(error)
                 for ended in lost.ended:
@@ -151,9 +151,9 @@ class Engine:
                 for ticket in lost.again:
                     self._desk.on_lost(ticket)
             case Admit(ticket=ticket) | Prefill(ticket=ticket) | Pause(ticket=ticket):
-                self._end(ticket, Ended(ticket, _refusal(error)))
+                self._end(ticket, Ended(ticket, refusal(error)))
             case Resume(ticket=ticket) | Drop(ticket=ticket):
-                self._end(ticket, Ended(ticket, _refusal(error)))
+                self._end(ticket, Ended(ticket, refusal(error)))
 
     def _load(self, key: str) -> None:
         known = self._desk.model(key)
@@ -197,10 +197,6 @@ class Engine:
             self._trace.close()
         # MLX aborts the process at exit if a thread leaves its streams behind.
         mx.clear_streams()
-
-
-def _refusal(error: Exception) -> ChatError:
-    return error if isinstance(error, ChatError) else generation_failed(error)
 
 
 def _load_failed(name: str, error: Exception) -> ChatError:

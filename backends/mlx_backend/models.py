@@ -17,6 +17,7 @@ from backends.mlx_backend.prefill import PrefillPace
 from backends.mlx_backend.prefix_cache import PrefixCache
 from backends.mlx_backend.prompt import Prompt
 from backends.mlx_backend.sampling import SamplingPlan
+from backends.mlx_backend.token_mask import Grammars
 from backends.mlx_backend.vision import VisionEncoder
 
 _MIB = 1024 * 1024
@@ -111,6 +112,7 @@ class LoadedModel:
         self.sees = bool(config.get("vision_config")) and hasattr(self.processor, "image_processor")
         self.context_length = _context_length(config)
         self.ends = frozenset(self.tokenizer.stopping_criteria.eos_token_ids)
+        self.grammars = Grammars(self.tokenizer, _vocabulary_size(config), self.ends)
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits
         self._pace = PrefillPace(chunk_s)
@@ -174,7 +176,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """Give the memory back; dropping the object alone does not."""
-        del self.model, self.processor, self.tokenizer, self.vision, self.prefixes
+        del self.model, self.processor, self.tokenizer, self.vision, self.prefixes, self.grammars
         give_back_memory()
 
 
@@ -198,6 +200,11 @@ def _context_length(config: dict[str, Any]) -> int:
         if isinstance(length, int) and length > 0:
             return length
     return _DEFAULT_CONTEXT
+
+
+def _vocabulary_size(config: dict[str, Any]) -> int:
+    text = config.get("text_config") or config
+    return int(text.get("vocab_size", 0))
 
 
 def _generation_defaults(name: str, folder: Path) -> Sampling:

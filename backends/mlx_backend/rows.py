@@ -158,7 +158,7 @@ class ModelRows:
             row, sampler = self._rows[ticket], self._samplers[ticket]
             if error is not None:
                 log.error("a row's sampler failed", exc_info=error)
-                ended.append(Ended(ticket, generation_failed(error)))
+                ended.append(Ended(ticket, refusal(error)))
                 continue
             chances = None if sampler is None else sampler.chances()
             event, end = row.take(token, None if chances is None else self._told(chances))
@@ -208,7 +208,7 @@ class ModelRows:
             row = self._rows[ticket]
             row.failures += 1
             if row.failures >= _FAILURES or len(in_batch) == 1:
-                ended.append(Ended(ticket, generation_failed(error)))
+                ended.append(Ended(ticket, refusal(error)))
             else:
                 again.append(ticket)
         return Lost(again, ended)
@@ -234,8 +234,10 @@ def _wanted(generation: Generation, reading: Reading) -> int:
     return min(generation.max_tokens or reading.room, reading.room)
 
 
-def generation_failed(error: Exception) -> ChatError:
-    """Return what a client is told of a failure inside the model."""
+def refusal(error: Exception) -> ChatError:
+    """Return what a client is told of a failure: itself where it says so, else little."""
+    if isinstance(error, ChatError):
+        return error
     kind = type(error).__name__
     return ChatError(
         "generation_failed", f"the model failed while generating ({kind}; the log has more)"

@@ -8,7 +8,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import mlx.core as mx
 
@@ -123,9 +123,9 @@ class RowSampler:
         """Return what was asked for about the oldest token not yet told of; None where nothing."""
         if not self._told:
             return None
-        token, chance, ids, chances = self._told.popleft()
-        top = zip(ids.tolist(), chances.tolist(), strict=True)
-        return Chances(int(token.item()), float(chance.item()), tuple(top))
+        values: list[Any] = [each.tolist() for each in self._told.popleft()]
+        token, chance, ids, chances = values
+        return Chances(token, chance, tuple(zip(ids, chances, strict=True)))
 
     def _draw(self, logits: mx.array) -> mx.array:
         plan = self._plan
@@ -167,7 +167,7 @@ class RowSampler:
         chances = (logits - mx.logsumexp(logits, axis=-1, keepdims=True))[0]
         ids = mx.argsort(-chances)[:alternatives]
         told = (token[0], chances[token[0]], ids, chances[ids])
-        mx.async_eval(*told)
+        mx.async_eval(*told)  # type: ignore[no-untyped-call]  # mlx's stubs leave it open
         self._told.append(told)
 
 

@@ -5,6 +5,7 @@ mlx-vlm's caches and models change; a model whose rows disturb each other must n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -84,9 +85,11 @@ def _compare(open_batch: Callable[[], Batch], prompts: Sequence[Prompt]) -> tupl
     equals: list[float] = []
     for one, other in zip(alone, together, strict=True):
         first, second = mx.concatenate(one.seen), mx.concatenate(other.seen)
-        gaps.append(float(mx.max(mx.abs(first - second)).item()))
+        gap: Any = mx.max(mx.abs(first - second)).item()
+        gaps.append(gap)
         same = mx.argmax(first, axis=-1) == mx.argmax(second, axis=-1)
-        equals.append(float(mx.mean(same).item()))
+        equal: Any = mx.mean(same).item()
+        equals.append(equal)
     return max(gaps), min(equals)
 
 

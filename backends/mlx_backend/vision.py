@@ -81,7 +81,7 @@ class VisionEncoder:
         )
 
     def start(
-        self, pixel_values: mx.array, grid_thw: mx.array | None, hashes: Sequence[bytes]
+        self, pixel_values: mx.array | None, grid_thw: mx.array | None, hashes: Sequence[bytes]
     ) -> "PromptPictures":
         """Take in a prompt's processed pictures; nothing is encoded yet.
 
@@ -89,7 +89,7 @@ class VisionEncoder:
         (pictures, 3) says how many patches each has in time, height and width; `hashes` tell the
         decoded pictures apart. Both may be of another form where the encoder does not split.
         """
-        if not self.splits or grid_thw is None:
+        if not self.splits or pixel_values is None or grid_thw is None:
             return PromptPictures(self, [], [])
         grids = [(int(t), int(h), int(w)) for t, h, w in np.array(grid_thw)]
         ends = accumulate((t * h * w for t, h, w in grids), initial=0)

@@ -14,7 +14,9 @@ FUNCTION_LINES: Final = 60
 # The three places that may catch everything: they log it and make an error of ours of it.
 BLIND_EXCEPT: Final = {
     "router.guard",  # the outermost layer of ASGI
+    "backends.mlx_backend.batch",  # one row's sampler
     "backends.mlx_backend.engine",  # one step of the engine
+    "backends.mlx_backend.self_test",  # whatever a model fails with
     "backends.managed_process",  # the owner loop of a process
 }
 # Where the GPU's context lives; everything else of the backend runs without MLX.

@@ -56,9 +56,9 @@ def test_restrictions(fields: dict[str, float], kept: list[int]) -> None:
 def draw(sampler: RowSampler, count: int, logits: list[float] = LOGITS) -> list[int]:
     """Draw tokens the way that the batch does."""
     row = mx.array([logits])
-    tokens = [int(sampler.first(row).item())]
+    tokens: list[Any] = [sampler.first(row).item()]
     for _ in range(count - 1):
-        tokens.append(int(sampler.next(tokens[-1], row).item()))
+        tokens.append(sampler.next(tokens[-1], row).item())
     return tokens
 
 

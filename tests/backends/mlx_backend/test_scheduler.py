@@ -248,7 +248,7 @@ class Machine:
         job.paused = True
 
     def drop(self, job: Job) -> None:
-        assert self.limits.budget_tokens is not None
+        assert self.limits.caches_mb is not None
         assert job.paused
         assert job.cached
         job.cached = False
@@ -263,7 +263,7 @@ class Machine:
             self.low_prefills_overtaken
         )
         job.cached = True
-        budget = self.limits.budget_tokens
+        budget = self.limits.caches_mb
         caches = [other.tokens for other in self.rows.values() if other.cached]
         assert budget is None or len(caches) == 1 or sum(caches) <= budget
         self.read_lows.append(job.low)
@@ -743,7 +743,7 @@ def test_high_passes_an_overtaken_low_that_waits_for_the_rows_of_lows() -> None:
 
 def test_row_waits_for_the_caches_of_others() -> None:
     """A row begins when what all caches may grow to is within the budget."""
-    machine = Machine(limits(budget_tokens=100))
+    machine = Machine(limits(caches_mb=100))
     first = machine.submit(tokens=60)
     second = machine.submit(tokens=41)
     assert machine.take(2) == [Admit(first), Admit(second)]
@@ -754,7 +754,7 @@ def test_row_waits_for_the_caches_of_others() -> None:
 
 def test_row_that_stands_alone_always_goes() -> None:
     """A row larger than the budget runs, beside no other."""
-    machine = Machine(limits(budget_tokens=100))
+    machine = Machine(limits(caches_mb=100))
     large = machine.submit(tokens=500, answer=2)
     small = machine.submit(tokens=1)
     assert machine.take(5) == [Admit(large), Admit(small), Prefill(large), *[Decode(A)] * 2]
@@ -763,7 +763,7 @@ def test_row_that_stands_alone_always_goes() -> None:
 
 def test_small_row_does_not_pass_a_large_one_that_waits_for_memory() -> None:
     """While the first in order waits for caches to go, no other row begins."""
-    machine = Machine(limits(budget_tokens=100))
+    machine = Machine(limits(caches_mb=100))
     machine.submit(tokens=60)
     machine.take(3)
     large, small = machine.submit(tokens=50), machine.submit(tokens=10)
@@ -775,7 +775,7 @@ def test_small_row_does_not_pass_a_large_one_that_waits_for_memory() -> None:
 
 def test_row_that_has_begun_goes_on_while_another_waits_for_memory() -> None:
     """A prompt that is being read is read on, though one of higher priority waits."""
-    machine = Machine(limits(budget_tokens=100, active=2, reserve_high=0, max_low=1))
+    machine = Machine(limits(caches_mb=100, active=2, reserve_high=0, max_low=1))
     machine.submit(HIGH, tokens=60)
     machine.take(2)
     low = machine.submit(chunks=3, tokens=40)
@@ -788,7 +788,7 @@ def test_row_that_has_begun_goes_on_while_another_waits_for_memory() -> None:
 
 def test_paused_rows_give_their_caches_newest_first() -> None:
     """Memory comes from paused rows, and from no more of them than is needed."""
-    machine = Machine(limits(budget_tokens=100, active=2, reserve_high=0))
+    machine = Machine(limits(caches_mb=100, active=2, reserve_high=0))
     lows = [machine.submit(tokens=40), machine.submit(tokens=40)]
     machine.take(8)
     highs = [machine.submit(HIGH, tokens=15), machine.submit(HIGH, tokens=15)]
@@ -802,7 +802,7 @@ def test_paused_rows_give_their_caches_newest_first() -> None:
 
 def test_dropped_row_is_read_again() -> None:
     """A row whose cache was dropped is prefilled again when it is resumed."""
-    machine = Machine(limits(budget_tokens=100, active=1, reserve_high=0))
+    machine = Machine(limits(caches_mb=100, active=1, reserve_high=0))
     low = machine.submit(tokens=60)
     machine.take(4)
     high = machine.submit(HIGH, tokens=60, answer=1)
@@ -812,7 +812,7 @@ def test_dropped_row_is_read_again() -> None:
 
 def test_nothing_is_dropped_where_that_does_not_help() -> None:
     """A paused row keeps its cache as long as rows that go on hold what is missing."""
-    machine = Machine(limits(budget_tokens=100, active=2, reserve_high=0))
+    machine = Machine(limits(caches_mb=100, active=2, reserve_high=0))
     machine.submit(HIGH, tokens=60)
     low = machine.submit(tokens=20)
     machine.take(8)
@@ -825,7 +825,7 @@ def test_nothing_is_dropped_where_that_does_not_help() -> None:
 
 def test_high_takes_memory_from_running_lows() -> None:
     """Where paused rows hold too little, a HIGH has the newest LOW paused and dropped."""
-    machine = Machine(limits(budget_tokens=100))
+    machine = Machine(limits(caches_mb=100))
     lows = [machine.submit(tokens=45), machine.submit(tokens=45)]
     machine.take(8)
     high = machine.submit(HIGH, tokens=50, answer=2)
@@ -837,7 +837,7 @@ def test_high_takes_memory_from_running_lows() -> None:
 
 def test_low_does_not_come_back_to_where_a_high_took_its_memory() -> None:
     """A LOW that was paused for its cache stays paused until that is dropped."""
-    machine = Machine(limits(budget_tokens=100))
+    machine = Machine(limits(caches_mb=100))
     lows = [machine.submit(tokens=45), machine.submit(tokens=45)]
     machine.take(8)
     machine.submit(HIGH, tokens=90)
@@ -850,7 +850,7 @@ def test_low_does_not_come_back_to_where_a_high_took_its_memory() -> None:
 
 def test_low_takes_no_memory_from_running_rows() -> None:
     """A LOW waits until running rows end."""
-    machine = Machine(limits(budget_tokens=100))
+    machine = Machine(limits(caches_mb=100))
     machine.submit(tokens=60)
     machine.submit(tokens=60)
     assert not any(isinstance(step, Pause | Drop) for step in machine.take(30))
@@ -1242,12 +1242,10 @@ def test_high_waits_for_no_step_over_a_queue_of_lows() -> None:
 
 
 @pytest.mark.parametrize("models", [(A,), (A, B)])
-@pytest.mark.parametrize("budget_tokens", [None, 50])
-def test_flood_of_high_lets_every_low_end(
-    models: tuple[str, ...], budget_tokens: int | None
-) -> None:
+@pytest.mark.parametrize("caches_mb", [None, 50])
+def test_flood_of_high_lets_every_low_end(models: tuple[str, ...], caches_mb: int | None) -> None:
     """With four HIGHs waiting at any time, for any model, every LOW ends."""
-    machine = Machine(limits(memory_mb=SIZE_MB, budget_tokens=budget_tokens), loaded=())
+    machine = Machine(limits(memory_mb=SIZE_MB, caches_mb=caches_mb), loaded=())
     lows = {machine.submit(model=model, answer=40, tokens=40) for model in models * 4}
     for step in range(50_000):
         if sum(not job.low for job in machine.waiting.values()) < 4:
@@ -1265,7 +1263,7 @@ class Promises(RuleBasedStateMachine):
         active=st.integers(1, 4),
         max_low=st.integers(1, 4),
         memory=st.sampled_from([None, 1, 2]),
-        budget_tokens=st.sampled_from([None, 10, 25]),
+        caches_mb=st.sampled_from([None, 10, 25]),
         data=st.data(),
     )
     def begin(
@@ -1273,7 +1271,7 @@ class Promises(RuleBasedStateMachine):
         active: int,
         max_low: int,
         memory: int | None,
-        budget_tokens: int | None,
+        caches_mb: int | None,
         data: st.DataObject,
     ) -> None:
         wanted = Limits(
@@ -1283,7 +1281,7 @@ class Promises(RuleBasedStateMachine):
             idle_unload_s=data.draw(st.sampled_from([0, 20, 900])),
             queue_idle_stop_s=30,
             memory_mb=memory and memory * SIZE_MB,
-            budget_tokens=budget_tokens,
+            caches_mb=caches_mb,
         )
         self.machine = Machine(wanted, loaded=())
         self.tickets: list[int] = []
