@@ -191,9 +191,9 @@ class PromptPictures:
                     del self._waiting[key]
 
     def encode_next(self) -> None:
-        """Take one step: encode the next picture."""
+        """Take one step: encode the next picture, unless another prompt has done it meanwhile."""
         key, pixels = next(iter(self._waiting.items()))
-        self._features[key] = self._encoder.encode(key, pixels)
+        self._features[key] = self._encoder.recall(key) or self._encoder.encode(key, pixels)
         del self._waiting[key]
 
     @contextmanager

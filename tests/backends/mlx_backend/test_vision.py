@@ -96,6 +96,20 @@ def test_the_same_picture_twice_is_one_step(seeing: Seeing) -> None:
     assert_same(once, seeing.embeddings(inputs))
 
 
+def test_prompts_that_wait_side_by_side_share_a_picture(seeing: Seeing) -> None:
+    """What one prompt encodes is there for another that had begun to wait for it too."""
+    shown = pictures(1)
+    inputs = seeing.inputs(shown)
+    encoder = VisionEncoder(seeing.model)
+    one, other = started(encoder, inputs, shown), started(encoder, inputs, shown)
+    one.encode_next()
+    held = encoder.status.bytes
+    other.encode_next()
+    assert (one.left, other.left) == (0, 0)
+    assert (encoder.status.encoded, encoder.status.recalled) == (1, 1)
+    assert encoder.status.bytes == held
+
+
 def test_the_grid_is_part_of_the_key(seeing: Seeing) -> None:
     """The same picture cut into another grid of patches has other features."""
     encoder = VisionEncoder(seeing.model)
