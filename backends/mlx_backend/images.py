@@ -26,7 +26,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Pillow's decoders report damage by all of these.
+# Pillow's decoders report damage by all of these, as its own `Image.open` knows.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
@@ -68,9 +68,9 @@ def decode_image(
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             _check_size(image, limits.max_pixels)
-            turn = _UPRIGHT.get(_orientation(image))
             shown = _over_white(_scaled(image, limits.side_px(detail)))
-            if turn is not None:
+            # Only now: a PNG's notes may stand behind its pixels, and asking would decode them.
+            if (turn := _UPRIGHT.get(_orientation(image))) is not None:
                 shown = shown.transpose(turn)
             # An image processor that heeds the camera's notes would turn it a second time.
             shown.info.clear()
@@ -119,9 +119,8 @@ def _scaled(image: Image.Image, side_px: int | None) -> Image.Image:
     width, height = (max(1, round(side * side_px / longer)) for side in image.size)
     # Has a JPEG decoded at a half, a quarter or an eighth of its size, where that leaves half as
     # much again as is wanted: the filter still has its say, and a photo needs less memory.
-    draft = image.draft(None, (width * 3 // 2, height * 3 // 2))
-    box = None if draft is None else draft[1]
-    return image.resize((width, height), Image.Resampling.LANCZOS, box, reducing_gap=2.0)
+    image.draft(None, (width * 3 // 2, height * 3 // 2))
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _filterable(image: Image.Image) -> Image.Image:

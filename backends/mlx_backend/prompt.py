@@ -20,6 +20,7 @@ from backends.mlx_backend.prefix_cache import (
     placeholder_runs,
     resumable,
 )
+from backends.mlx_backend.vision import PromptPictures
 
 if TYPE_CHECKING:
     from backends.mlx_backend.generation import Generation
@@ -69,11 +70,12 @@ class Reading:
         hashes = [picture_hash(image) for image in images]
         self._counts: list[int] = []
         self.key_ids: Ids | None = np.array(self.ids)
+        self._pictures = PromptPictures(model.vision, [], [])
         if images:
             self.key_ids = self._picture_keys(hashes)
-        self._pictures = model.vision.start(
-            self._inputs.get("pixel_values"), self._inputs.get("image_grid_thw"), hashes
-        )
+            self._pictures = model.vision.start(
+                self._inputs["pixel_values"], self._inputs.get("image_grid_thw"), hashes
+            )
 
     def __repr__(self) -> str:
         return f"<Reading {len(self.ids)} tokens, {self.cached} cached, {self._pictures!r}>"

@@ -21,7 +21,8 @@ DEFAULT_BYTES = 256 * 1024**2
 _TOWER = "vision_tower"
 
 # A picture's hash, and the grid of patches that the processor made of it.
-_Key = tuple[bytes, tuple[int, int, int]]
+_Grid = tuple[int, int, int]
+_Key = tuple[bytes, _Grid]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class VisionEncoder:
         )
 
     def start(
-        self, pixel_values: mx.array | None, grid_thw: mx.array | None, hashes: Sequence[bytes]
+        self, pixel_values: mx.array, grid_thw: mx.array | None, hashes: Sequence[bytes]
     ) -> "PromptPictures":
         """Take in a prompt's processed pictures; nothing is encoded yet.
 
@@ -89,10 +90,14 @@ class VisionEncoder:
         (pictures, 3) says how many patches each has in time, height and width; `hashes` tell the
         decoded pictures apart. Both may be of another form where the encoder does not split.
         """
-        if not self.splits or pixel_values is None or grid_thw is None:
+        grids: list[_Grid] = []
+        if self.splits and grid_thw is not None:
+            grids = [(int(t), int(h), int(w)) for t, h, w in np.array(grid_thw)]
+        ends = list(accumulate((t * h * w for t, h, w in grids), initial=0))
+        if not grids or pixel_values.shape != (ends[-1], pixel_values.shape[-1]):
+            # A tower that takes grids, but pictures of another form: Kimi's are no rows.
+            self.splits = False
             return PromptPictures(self, [], [])
-        grids = [(int(t), int(h), int(w)) for t, h, w in np.array(grid_thw)]
-        ends = accumulate((t * h * w for t, h, w in grids), initial=0)
         keys = list(zip(hashes, grids, strict=True))
         return PromptPictures(self, keys, [pixel_values[a:b] for a, b in pairwise(ends)])
 
@@ -186,9 +191,9 @@ class PromptPictures:
                     del self._waiting[key]
 
     def encode_next(self) -> None:
-        """Take one step: encode the next picture."""
+        """Take one step: encode the next picture, unless another prompt has done it meanwhile."""
         key, pixels = next(iter(self._waiting.items()))
-        self._features[key] = self._encoder.encode(key, pixels)
+        self._features[key] = self._encoder.recall(key) or self._encoder.encode(key, pixels)
         del self._waiting[key]
 
     @contextmanager

@@ -39,6 +39,11 @@ MLX_MODULES: Final = {
 } | {
     "backends.mlx_backend.__main__",  # imports it first of all, to tell how far the start is
 }
+# llguidance needs no GPU, and is installed only where MLX is.
+GRAMMAR_MODULES: Final = {
+    "backends.mlx_backend.grammar",
+    "backends.mlx_backend.token_mask",
+}
 # What may be imported inside a function, and where: what is heavy and not needed at once.
 LAZY_IMPORTS: Final = {
     "router.app": ("router.admin", "router.store", "router.upstream.tls"),
@@ -169,7 +174,9 @@ def misplaced_imports(module: Module) -> Iterator[str]:
         root = name.partition(".")[0]
         if root == "litellm" and module.name != "router.translate":
             yield f"{module.name}:{line} {name}"
-        if root in {"mlx", "mlx_vlm", "llguidance"} and module.name not in MLX_MODULES:
+        if root in {"mlx", "mlx_vlm"} and module.name not in MLX_MODULES:
+            yield f"{module.name}:{line} {name}"
+        if root == "llguidance" and module.name not in GRAMMAR_MODULES:
             yield f"{module.name}:{line} {name}"
 
 

@@ -77,12 +77,21 @@ def test_orientation_is_applied(kind: str, orientation: int) -> None:
         assert close(image.getpixel(place), BLUE)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(
-    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense"]
+    "exif",
+    [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0II*\0\x08", b"Exif\0\0nonsense"],
 )
-def test_broken_notes_do_not_spoil_a_picture(exif: bytes) -> None:
+def test_broken_notes_do_not_spoil_a_picture(exif: bytes, kind: str) -> None:
     """A picture whose EXIF data is damaged is shown as it lies."""
-    assert decode_image(saved(corners(), "JPEG", exif=exif)).size == (64, 48)
+    assert decode_image(saved(corners(), kind, exif=exif)).size == (64, 48)
+
+
+def test_a_note_that_is_no_number_is_ignored() -> None:
+    """EXIF data as text that is not even hexadecimal does not spoil a picture either."""
+    note = chunk(b"tEXt", b"Raw profile type exif\0\n\n\nzz")
+    data = encoded()
+    assert decode_image(data[:33] + note + data[33:]).size == (80, 60)
 
 
 def test_an_animation_shows_its_first_frame() -> None:
@@ -259,13 +268,14 @@ def test_other_formats_are_never_decoded(kind: str) -> None:
     assert refusal.value.code == "invalid_image"
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return one chunk of a PNG file."""
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
 def bomb(width: int, height: int) -> bytes:
     """Return a PNG whose header promises far more than its bytes hold."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
@@ -278,9 +288,23 @@ def test_pixels_are_capped_by_the_header(side: int) -> None:
     assert refusal.value.code == "invalid_image"
 
 
+# Of one colour its pixels fit into a single chunk; this one has several.
+NOISY = saved(Image.effect_noise((400, 400), 90))
+
+
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x89PNG\r\n\x1a\n", encoded(size=(400, 400))[:90], encoded(kind="JPEG")[:100]],
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        encoded(size=(400, 400))[:90],
+        encoded(kind="JPEG")[:100],
+        NOISY[:80_000],
+        NOISY.replace(b"IDAT", b"\xffDAT").replace(b"\xffDAT", b"IDAT", 1),
+        encoded()[:-12] + chunk(b"gAMA", b"\0") + chunk(b"IEND", b""),
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"\0" * 12),
+    ],
+    ids=["nothing", "magic", "PNG", "JPEG", "half", "chunk", "short chunk", "short header"],
 )
 def test_damage_is_a_bad_request(data: bytes) -> None:
     """A damaged picture is the client's mistake, not ours."""

@@ -32,6 +32,7 @@ from backends.mlx_backend.prefix_cache import (  # noqa: E402  likewise
     skip_prefix,
     supports,
 )
+from backends.mlx_backend.vision import VisionEncoder  # noqa: E402  likewise
 from tests.backends.mlx_backend.seeing import Seeing, pictures  # noqa: E402  likewise
 
 pytestmark = pytest.mark.mlx
@@ -134,6 +135,22 @@ def test_bytes_are_those_of_what_is_used() -> None:
     assert caches[0].keys.shape[2] == 256
     cache.put(range(40), caches)
     assert cache.status.bytes == 40 * _A_TOKEN
+
+
+def test_what_is_not_used_is_given_back() -> None:
+    """Nothing holds the caller's buffers when it has dropped them."""
+    before = mx.get_active_memory()
+    cache = PrefixCache(10**7)
+    caches = [KVCache()]
+    caches[0].update_and_fetch(mx.zeros((1, 1, 5000, 64)), mx.zeros((1, 1, 5000, 64)))
+    mx.eval(caches[0].state)
+    caches[0].trim(4960)
+    cache.put(range(40), caches)
+    assert mx.get_active_memory() - before > 2_000_000
+    del caches
+    assert cache.status.bytes == 40 * (2 * 64 * 4 + 8)
+    # MLX may share a buffer that is at most 16 KiB larger than what is asked of it.
+    assert mx.get_active_memory() - before < cache.status.bytes + 2 * 16_384
 
 
 def test_the_longest_unused_goes_first() -> None:
@@ -430,3 +447,30 @@ def test_a_prefix_within_a_picture_goes_on_before_it(seeing: Seeing) -> None:
     logits = language(ids[:, tokens:], cache=caches, **rest).logits[0, -1]
     whole = language(ids, cache=make_prompt_cache(language), **embeddings).logits[0, -1]
     assert mx.allclose(logits, whole, atol=1e-4).item()
+
+
+def test_a_picture_in_a_known_prefix_is_not_even_encoded(seeing: Seeing) -> None:
+    """A conversation goes on with a new picture; the old one, long forgotten, is not needed."""
+    language: Any = seeing.model.language_model
+    encoder, cache = VisionEncoder(seeing.model, max_bytes=0), PrefixCache(10**8)
+    encoded, lengths = [], []
+    turns: list[list[Any]] = [[RED_ONE, WORDS], [RED_ONE, WORDS, BLUE_ONE, "colour?"]]
+    for parts in turns:
+        inputs, shown = chat(seeing, *parts)
+        ids, keys = inputs["input_ids"], keys_of(seeing, inputs, shown)
+        tokens, caches = cache.find(keys)
+        hashes = [picture_hash(picture) for picture in shown]
+        waiting = encoder.start(inputs["pixel_values"], inputs["image_grid_thw"], hashes)
+        runs = placeholder_runs(ids[0].tolist(), seeing.model.config.image_token_index)
+        waiting.skip(pictures_within(keys, tokens, runs))
+        with waiting.answering():
+            embeddings = skip_prefix(seeing.embeddings(inputs), tokens, ids.shape[1])
+        caches = caches or make_prompt_cache(language)
+        logits = language(ids[:, tokens:], cache=caches, **embeddings).logits[0, -1]
+        cache.put(keys, caches)
+        encoded.append(encoder.status.encoded)
+        lengths.append(tokens)
+    assert encoded == [1, 2]
+    assert lengths[0] == 0 < lengths[1]
+    whole = language(ids, cache=make_prompt_cache(language), **seeing.embeddings(inputs))
+    assert mx.allclose(logits, whole.logits[0, -1], atol=1e-4).item()

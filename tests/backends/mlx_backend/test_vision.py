@@ -96,6 +96,20 @@ def test_the_same_picture_twice_is_one_step(seeing: Seeing) -> None:
     assert_same(once, seeing.embeddings(inputs))
 
 
+def test_prompts_that_wait_side_by_side_share_a_picture(seeing: Seeing) -> None:
+    """What one prompt encodes is there for another that had begun to wait for it too."""
+    shown = pictures(1)
+    inputs = seeing.inputs(shown)
+    encoder = VisionEncoder(seeing.model)
+    one, other = started(encoder, inputs, shown), started(encoder, inputs, shown)
+    one.encode_next()
+    held = encoder.status.bytes
+    other.encode_next()
+    assert (one.left, other.left) == (0, 0)
+    assert (encoder.status.encoded, encoder.status.recalled) == (1, 1)
+    assert encoder.status.bytes == held
+
+
 def test_the_grid_is_part_of_the_key(seeing: Seeing) -> None:
     """The same picture cut into another grid of patches has other features."""
     encoder = VisionEncoder(seeing.model)
@@ -127,6 +141,16 @@ def test_memory_is_bounded_and_the_longest_unused_forgotten(seeing: Seeing) -> N
     assert encoder.status.bytes == 2 * one
     assert [left(picture) for picture in shown[:3]] == [0, 1, 0]
     assert f"2 pictures in {2 * one}" in repr(encoder)
+
+
+def test_a_picture_larger_than_the_memory_drives_nothing_out(seeing: Seeing) -> None:
+    """What cannot be kept at all leaves what is kept alone."""
+    small, large = Image.new("RGB", (32, 32)), Image.new("RGB", (128, 128))
+    encoder = VisionEncoder(seeing.model, max_bytes=4096)
+    for picture in (small, large):
+        started(encoder, seeing.inputs([picture]), [picture]).encode_next()
+    assert encoder.status.pictures == 1
+    assert started(encoder, seeing.inputs([small]), [small]).left == 0
 
 
 def test_a_prompt_with_more_than_the_memory_is_whole(seeing: Seeing) -> None:
@@ -286,6 +310,77 @@ def test_another_kind_of_tower_is_left_alone() -> None:
     assert encoder.status.encoded == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "grids"),
+    [((24, 3, 2, 2), [[1, 4, 6]]), ((25, 96), [[1, 4, 6]]), ((24, 96), None)],
+    ids=["no rows", "another number", "no grids"],
+)
+def test_pictures_of_another_form_are_left_alone(
+    seeing: Seeing, shape: tuple[int, ...], grids: list[list[int]] | None
+) -> None:
+    """Where pixels are not the rows that the grids count, the family is one that is not split."""
+    encoder = VisionEncoder(seeing.model)
+    assert encoder.splits
+    grid_thw = None if grids is None else mx.array(grids)
+    assert encoder.start(mx.zeros(shape), grid_thw, [b"a"]).left == 0
+    assert not encoder.splits
+
+
+class Patches:
+    """Flattens nothing; only its name is looked at."""
+
+    proj = mx.zeros(1)
+
+
+class TakesGrids:
+    """A tower of the right form."""
+
+    patch_embed = Patches()
+
+    def __call__(self, pixels: Any, grid_thw: Any, *, output_hidden_states: bool = False) -> Any:
+        raise NotImplementedError
+
+
+class TakesShapes(TakesGrids):
+    """A tower that wants to know something else."""
+
+    def __call__(  # type: ignore[override]  # another form is the point
+        self, pixels: Any, spatial_shapes: Any, grid_thw: Any
+    ) -> Any:
+        raise NotImplementedError
+
+
+class HasOtherPatches(TakesGrids):
+    """A tower whose weights are elsewhere, so that nobody knows their type."""
+
+    patch_embed = None  # type: ignore[assignment]  # likewise
+
+
+@pytest.mark.parametrize(
+    ("tower", "splits"),
+    [(TakesGrids(), True), (TakesShapes(), False), (HasOtherPatches(), False), (None, False)],
+)
+def test_the_form_of_the_tower_decides(tower: Any, splits: bool) -> None:
+    """A tower is asked for one picture only if it takes (patches, grid_thw)."""
+
+    class Model:
+        vision_tower = tower
+
+    assert VisionEncoder(Model()).splits is splits
+
+
 def test_a_model_without_a_tower_is_left_alone() -> None:
     """A model that sees nothing has nothing to encode."""
     assert not VisionEncoder(object()).splits
+
+
+def test_a_step_is_over_when_the_features_are_there(seeing: Seeing) -> None:
+    """Encoding is waited for, so that its time is its own and nothing is left to a later step."""
+    shown = [Image.new("RGB", (128, 128))]
+    inputs = seeing.inputs(shown)
+    mx.eval(list(inputs.values()))
+    encoder = VisionEncoder(seeing.model)
+    waiting = started(encoder, inputs, shown)
+    before = mx.get_active_memory()
+    waiting.encode_next()
+    assert mx.get_active_memory() - before >= encoder.status.bytes == 2 * 16 * 64 * 4
