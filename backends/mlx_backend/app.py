@@ -12,8 +12,7 @@ from starlette.exceptions import HTTPException
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from backends.mlx_backend.answers import ChatAnswer, Deadlines
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import Generation, Picture
-from backends.mlx_backend.protocol import Wording, parse_chat
+from backends.mlx_backend.protocol import parse_chat
 from backends.wire import PRIORITY, Priority
 
 if TYPE_CHECKING:
@@ -80,24 +79,8 @@ class Backend:
             chat = await asyncio.to_thread(parse_chat, raw)
         else:
             chat = parse_chat(raw)
-        generation = Generation(
-            model=chat.model,
-            folder=self.folder(chat.model),
-            messages=chat.messages,
-            images=tuple(Picture(data) for data in chat.images),
-            sampling=chat.sampling,
-            max_tokens=chat.max_tokens,
-            stop=chat.stop,
-            priority=_priority(request),
-        )
-        wording = Wording(chat.model, include_usage=chat.include_usage)
-        return ChatAnswer(
-            self._engine,
-            generation,
-            wording,
-            stream=chat.stream,
-            deadlines=self._deadlines,
-        )
+        generations = chat.generations(self.folder(chat.model), _priority(request))
+        return ChatAnswer(self._engine, chat, generations, self._deadlines)
 
     def folder(self, name: str) -> "Path":
         """Return where a model lies; ChatError that says what to do where it does not."""
