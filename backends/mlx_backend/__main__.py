@@ -293,7 +293,7 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
         if folder is None:
             raise StartError(f"--model {options.model}: there is no such model on this machine")
         desk.preload(options.model, folder)
-    deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s)
+    deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s, options.queue_s)
     app = create_app(desk, folders, token=token, deadlines=deadlines)
     thread = EngineThread(engine)
     thread.start()

@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from backends.mlx_backend.answers import ChatAnswer, Deadlines
+from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import Generation, Picture
-from backends.mlx_backend.protocol import Wording, parse_chat
+from backends.mlx_backend.grammar import check
+from backends.mlx_backend.protocol import parse_chat
 from backends.wire import PRIORITY, Priority
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from backends.mlx_backend.desk import Desk
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 # A body of this size is decoded in a few milliseconds; a larger one leaves the event loop.
@@ -33,7 +33,7 @@ _CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 class Backend:
     """The routes; each looks things up, asks the engine, and answers."""
 
-    def __init__(self, desk: "Desk", folders: ModelFolders, deadlines: Deadlines) -> None:
+    def __init__(self, desk: Desk, folders: ModelFolders, deadlines: Deadlines) -> None:
         self._desk = desk
         self._folders = folders
         self._deadlines = deadlines
@@ -89,24 +89,12 @@ class Backend:
             chat = await asyncio.to_thread(parse_chat, raw)
         else:
             chat = parse_chat(raw)
-        generation = Generation(
-            model=chat.model,
-            folder=self.folder(chat.model),
-            messages=chat.messages,
-            images=tuple(Picture(data) for data in chat.images),
-            sampling=chat.sampling,
-            max_tokens=chat.max_tokens,
-            stop=chat.stop,
-            priority=_priority(request),
-        )
-        wording = Wording(chat.model, include_usage=chat.include_usage)
-        return ChatAnswer(
-            self._desk,
-            generation,
-            wording,
-            stream=chat.stream,
-            deadlines=self._deadlines,
-        )
+        folder = self.folder(chat.model)
+        if chat.constraint is not None:
+            # A schema that a hostile client thought of takes a while.
+            await asyncio.to_thread(check, chat.constraint)
+        generations = chat.generations(folder, _priority(request), self._deadlines.queue_s)
+        return ChatAnswer(self._desk, chat, generations, self._deadlines)
 
     def folder(self, name: str) -> "Path":
         """Return where a model lies; ChatError that says what to do where it does not."""
@@ -222,7 +210,7 @@ async def _on_defect(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(
-    desk: "Desk", folders: ModelFolders, *, token: str | None, deadlines: Deadlines
+    desk: Desk, folders: ModelFolders, *, token: str | None, deadlines: Deadlines
 ) -> "ASGIApp":
     """Build the application; `token` None leaves it open to this machine."""
     backend = Backend(desk, folders, deadlines)
