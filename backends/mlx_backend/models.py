@@ -17,6 +17,7 @@ from backends.mlx_backend.prefill import PrefillPace
 from backends.mlx_backend.prefix_cache import PrefixCache
 from backends.mlx_backend.prompt import Prompt
 from backends.mlx_backend.sampling import SamplingPlan
+from backends.mlx_backend.template import ChatTemplate
 from backends.mlx_backend.token_mask import Grammars
 from backends.mlx_backend.vision import VisionEncoder
 
@@ -112,6 +113,7 @@ class LoadedModel:
         self.sees = bool(config.get("vision_config")) and hasattr(self.processor, "image_processor")
         self.context_length = _context_length(config)
         self.ends = frozenset(self.tokenizer.stopping_criteria.eos_token_ids)
+        self.template = ChatTemplate(self.processor, self.model.config)
         self.grammars = Grammars(self.tokenizer, _vocabulary_size(config), self.ends)
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits
@@ -176,7 +178,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """Give the memory back; dropping the object alone does not."""
-        del self.model, self.processor, self.tokenizer, self.vision, self.prefixes, self.grammars
+        vars(self).clear()
         give_back_memory()
 
 

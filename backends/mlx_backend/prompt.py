@@ -1,4 +1,4 @@
-"""From a conversation to what the model is fed: template, tokens, pictures, embeddings."""
+"""From a conversation to what the model is fed: tokens, pictures, embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
-from jinja2 import TemplateError
-from mlx_vlm.prompt_utils import apply_chat_template
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
@@ -57,7 +55,7 @@ class Reading:
             decode_image(picture.data, picture.detail, model.image_limits)
             for picture in generation.images
         ]
-        text = _render(model, generation, len(images))
+        text = model.template.render(generation.messages, generation.tools, len(images))
         self._inputs = _tokenize(model, text, images)
         prompt: list[int] = self._inputs.pop("input_ids")[0].tolist()
         self.ids = [*prompt, *tokens]
@@ -129,23 +127,6 @@ class Reading:
         if not resumable(model.language_model, embeddings):
             self.cached, self.cache = 0, None
         return Prompt(self.ids, embeddings)
-
-
-def _render(model: "LoadedModel", generation: "Generation", images: int) -> str:
-    try:
-        text = apply_chat_template(
-            model.processor,
-            model.model.config,
-            list(generation.messages),
-            num_images=images,
-        )
-    except TemplateError as error:
-        if type(error) is not TemplateError:
-            raise  # a defect of the template
-        # What a template's own `raise_exception` raises, for conversations it is not made for.
-        message = f"the model's chat template refuses the messages: {error}"
-        raise ChatError("invalid_request", message, "messages") from error
-    return str(text)
 
 
 def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ MLX_MODULES: Final = {
         "prompt",
         "sampling",
         "self_test",
+        "template",
         "token_mask",
         "vision",
     )
