@@ -120,6 +120,15 @@ def test_growing_what_was_put_leaves_the_entry() -> None:
         assert held(caches) == [*range(length), 900, 901]
 
 
+def test_the_ids_are_its_own() -> None:
+    """What the caller does with its key afterwards changes nothing."""
+    cache = PrefixCache(10**6)
+    key = np.arange(40)
+    cache.put(key, fed(range(40)))
+    key[:] = 7
+    assert cache.find(range(50))[0] == 40
+
+
 @pytest.mark.parametrize(("ids", "offset"), [(30, 40), (40, 30)])
 def test_only_what_was_fed_and_is_known_is_kept(ids: int, offset: int) -> None:
     """The last token of an answer was never fed; the ids of a cut prompt say how far it goes."""
@@ -342,7 +351,8 @@ def test_what_has_no_column_a_token_stays() -> None:
             "attention_mask": mx.zeros((1, 7)),
             "rope_deltas": mx.array([[4]]),
             "image_grid_thw": grid,
-            "mm_token_type_ids": None,
+            "pos_hw": None,
+            "mm_token_type_ids": mx.zeros((1, 7)),
         },
         5,
         9,
@@ -355,11 +365,27 @@ def test_what_has_no_column_a_token_stays() -> None:
         "token_type_ids": (1, 4),
         "per_layer_inputs": (1, 4, 2, 5),
         "attention_mask": (1, 7),
+        "mm_token_type_ids": (1, 7),
         "rope_deltas": (1, 1),
         "image_grid_thw": (1, 3),
     }
     assert cut["position_ids"].tolist() == [[5, 6, 7, 8]]
     assert cut["image_grid_thw"] is grid
+
+
+def test_deeper_features_go_with_their_tokens() -> None:
+    """Of features that have a row a visual token, each span takes the rows of its own."""
+    mask = mx.array([[token in {2, 3, 4, 7, 8} for token in range(10)]])
+    layers = [mx.arange(5)[:, None] + 10 * layer for layer in range(2)]
+    prompt = {"visual_pos_masks": mask, "deepstack_visual_embeds": layers}
+    expected = {(0, 2): [], (0, 4): [0, 1], (3, 8): [1, 2, 3], (5, 7): [], (8, 10): [4]}
+    for (start, stop), rows in expected.items():
+        cut = cut_span(prompt, start, stop, 10)
+        assert cut["visual_pos_masks"].tolist() == [mask[0, start:stop].tolist()]
+        for index, layer in enumerate(cut["deepstack_visual_embeds"]):
+            assert layer[:, 0].tolist() == [row + 10 * index for row in rows]
+    rest = skip_prefix(prompt, 3, 10)
+    assert cut_span(rest, 1, 5, 7)["deepstack_visual_embeds"][0][:, 0].tolist() == [2, 3]
 
 
 @pytest.fixture(scope="module")
