@@ -360,7 +360,7 @@ def assert_error(response: httpx2.Response, code: str, param: str | None = None)
             "refuses",
         ),
         (chat(question("colour?", "http://127.0.0.1/a")), "image_url_not_allowed", None, ""),
-        (chat(tools=[{"type": "function"}]), "unsupported_parameter", "tools", ""),
+        (chat(tools=[{"type": "function"}]), "invalid_request", "tools[0].function", ""),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
