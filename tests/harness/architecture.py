@@ -20,7 +20,16 @@ BLIND_EXCEPT: Final = {
 # Where the GPU's context lives; everything else of the backend runs without MLX.
 MLX_MODULES: Final = {
     f"backends.mlx_backend.{name}"
-    for name in ("engine", "models", "prefill", "prompt", "sampling", "grammar", "convert")
+    for name in (
+        "engine",
+        "models",
+        "prefill",
+        "prompt",
+        "sampling",
+        "grammar",
+        "token_mask",
+        "convert",
+    )
 } | {
     "backends.mlx_backend.__main__",  # imports it first of all, to tell how far the start is
 }
