@@ -2,6 +2,7 @@ import codecs
 import ipaddress
 import json
 import random
+import shutil
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from enum import Enum
@@ -79,7 +80,8 @@ class Untrained:
         ends = [*vocabulary.ids('"'), *vocabulary.ids("}"), *vocabulary.ids("]")]
         self._wishes = np.zeros(COLUMNS)
         self._wishes[ends] = 20
-        self._wishes[[*vocabulary.ends, vocabulary.id("</think>")]] = 40
+        thought_end = vocabulary.ids("</think>")
+        self._wishes[[*vocabulary.ends, *(thought_end if len(thought_end) == 1 else ())]] = 40
 
     def next(self, mask: TokenMask, position: int) -> int:
         logits = self._rng.normal(size=COLUMNS) * 3
@@ -344,6 +346,40 @@ def test_the_marker_cannot_be_spelled(vocabulary: Vocabulary) -> None:
     assert set(vocabulary.ids("s")) <= allowed(mask)
 
 
+@pytest.fixture(scope="module")
+def spelled(tiny_vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """Return a tokenizer that has no token for any marker, like SmolLM2's."""
+    folder = tmp_path_factory.mktemp("spelled")
+    for name in ("tokenizer_config.json", "config.json"):
+        shutil.copy(tiny_vision_model / name, folder)
+    whole = json.loads((tiny_vision_model / "tokenizer.json").read_text())
+    kept = [token for token in whole["added_tokens"] if token["special"]]
+    whole["added_tokens"] = kept
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    vocabulary = Vocabulary(folder)
+    assert len(vocabulary.ids("<tool_call>")) > 1
+    return vocabulary
+
+
+def test_calls_where_markers_are_text(spelled: Vocabulary) -> None:
+    """A vocabulary without the markers has them spelled, forced or in free text."""
+    for seed in range(6):
+        mask = spelled.grammars.start(Constraint(tools=TOOLS, forced=True))
+        assert calls_in(Untrained(spelled, seed).answer(mask))
+        mask = spelled.grammars.start(Constraint(tools=TOOLS, parallel=False))
+        assert spelled.ends <= allowed(mask)
+        answer = Untrained(spelled, seed).answer(mask, "a < b, <tool see.\n<tool_call>")
+        assert len(calls_in(answer.partition("see.\n")[2])) == 1
+
+
+def test_reasoning_where_markers_are_text(spelled: Vocabulary) -> None:
+    """The end of reasoning is found where it is spelled, and only then the schema is in force."""
+    constraint = Constraint(schema=TypeAdapter(Point).json_schema())
+    mask = spelled.grammars.start(constraint, thinking=True)
+    answer = Untrained(spelled, 3).answer(mask, 'Hm {"x": </thin </think>')
+    Point.model_validate_json(answer.partition("</think>")[2], strict=True)
+
+
 # Reasoning.
 
 
@@ -396,7 +432,7 @@ def test_masks_equal_brute_force(vocabulary: Vocabulary, constraint: Constraint,
     for length in range(len(ids) + 1):
         fresh = vocabulary.grammars.start(constraint)._matcher
         assert fresh.consume_tokens(ids[:length])
-        taken = {i for i in range(vocabulary.size) if fresh.deep_copy().consume_token(i)}
+        taken = {i for i in range(vocabulary.size) if fresh.validate_tokens([i])}
         left = allowed(walked)
         assert left <= taken
         if len(left) == 1:
