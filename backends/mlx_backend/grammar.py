@@ -277,9 +277,12 @@ def _lazily(marker: str) -> str:
 
 
 def _free(terminal: str, special: Iterable[int]) -> str:
-    """Return an expression for text that may hold tokens which are none."""
+    """Return an expression for text that may hold tokens which are none.
+
+    Two terminals never follow each other: what one may not hold could be spelled across them.
+    """
     ids = ",".join(map(str, sorted(special)))
-    return f"({terminal} | <[{ids}]>)*" if ids else f"{terminal}?"
+    return f"{terminal}? (<[{ids}]> {terminal}?)*" if ids else f"{terminal}?"
 
 
 def _without(marker: str) -> str:
