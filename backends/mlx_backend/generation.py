@@ -53,9 +53,9 @@ class Tool:
 class Constraint:
     """What an answer must be, token by token.
 
-    Either `schema`, a JSON Schema that the whole answer fits, or `tools`: text in which calls of
-    these may stand, or, where `forced`, at least one call and nothing else; more than one call
-    only where `parallel`.
+    With `schema`, the whole answer fits this JSON Schema. With `tools`, it is text in which calls
+    of these may stand, or, where `forced`, at least one call and nothing else; more than one call
+    only where `parallel`. With both, it fits the schema or is nothing but calls.
     """
 
     schema: Mapping[str, Any] | bool | None = None

@@ -81,14 +81,13 @@ def check(constraint: Constraint) -> None:
     """
     if constraint.schema is not None:
         _check_schema(constraint.schema, "response_format")
-        return
     for index, tool in enumerate(constraint.tools):
         param = f"tools[{index}].function.parameters"
         if tool.parameters.get("type", "object") != "object":
             text = f'{param}: the type of what describes arguments is "object"'
             raise ChatError("invalid_request", text, param)
         _check_schema(_arguments(tool), param)
-    if len(constraint.tools) > 1:
+    if len(constraint.tools) + (constraint.schema is not None) > 1:
         whole = write_grammar(constraint)
         if len(whole) > MAX_TOOLS_BYTES:
             text = f"tools: together they may have {MAX_TOOLS_BYTES // 1024} KiB; offer fewer"
@@ -230,8 +229,9 @@ def write_grammar(
     if lead:
         rules += _thought(markers)
     if constraint.schema is not None:
-        rules.append(f"answer: %json {json.dumps(_with_options(constraint.schema, _COMPACT))}")
-    else:
+        name = "document" if constraint.tools else "answer"
+        rules.append(f"{name}: %json {json.dumps(_with_options(constraint.schema, _COMPACT))}")
+    if constraint.schema is None or constraint.tools:
         rules += _calls(constraint, markers)
     return "\n".join([*rules, ""])
 
@@ -246,6 +246,9 @@ def _calls(constraint: Constraint, markers: Markers) -> Iterator[str]:
     yield f'call: "\\n" ({" | ".join(names)}) "\\n" {_marker(CALL_END, markers.call_end)}'
     opening = _marker(CALL, markers.call)
     more = f' ("\\n" {opening} call)*' if constraint.parallel else ""
+    if constraint.schema is not None:
+        yield f"answer: document | {opening} call{more}"
+        return
     if constraint.forced:
         yield f"answer: {opening} call{more}"
         return

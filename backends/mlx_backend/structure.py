@@ -152,14 +152,7 @@ def read_constraint(
         return Constraint(tools=tools, forced=True, parallel=parallel)
     if choice == "none" or not tools:
         return None if schema is None else Constraint(schema=schema)
-    if schema is not None:
-        raise ChatError(
-            "unsupported_parameter",
-            "response_format: the builtin backend enforces a format, or tools that may be called,"
-            " not both in one answer; leave one out, or set tool_choice to required or none",
-            "response_format",
-        )
-    return Constraint(tools=tools, parallel=parallel)
+    return Constraint(schema=schema, tools=tools, parallel=parallel)
 
 
 def _named(tools: tuple[Tool, ...], choice: NamedChoice) -> Tool:

@@ -123,6 +123,16 @@ def test_free_text_may_hold_one_call_where_they_are_not_parallel() -> None:
     assert fits(constraint, f"{ONE}\n") == "no"
 
 
+def test_with_a_schema_an_answer_fits_it_or_is_calls() -> None:
+    """Free text is neither, and calls do not mix with the document."""
+    constraint = Constraint(schema={"type": "integer"}, tools=PAIR)
+    check(constraint)
+    for text, expected in ((ONE, "whole"), (f"{ONE}\n{ONE}", "whole"), ("12", "whole")):
+        assert fits(constraint, text) == expected
+    for text in ("Well.", f"12{ONE}", f"{ONE}12", f"Well. {ONE}"):
+        assert fits(constraint, text) == "no"
+
+
 @pytest.mark.parametrize("name", ["é😀", 'a"b', "a\\nb", "x/y#z", "a" * 64])
 def test_names_are_spelled_as_json(name: str) -> None:
     """Whatever a tool is called, its call is JSON that says so."""
@@ -151,6 +161,8 @@ def test_arguments_are_an_object() -> None:
     ("constraint", "answer"),
     [
         (Constraint(schema={"type": "integer"}), "1"),
+        (Constraint(schema={"type": "integer"}, tools=PAIR), "1"),
+        (Constraint(schema={"type": "integer"}, tools=PAIR), ONE),
         (Constraint(tools=PAIR, forced=True), ONE),
         (Constraint(tools=PAIR), "Hello"),
         (Constraint(tools=PAIR), ONE),

@@ -81,6 +81,13 @@ def test_a_response_format(response_format: dict[str, Any], schema: Any) -> None
     assert chat(response_format=response_format).constraint == Constraint(schema=schema)
 
 
+def test_a_format_beside_tools_that_may_be_called() -> None:
+    """The answer is either in the format or calls."""
+    request = chat(tools=TOOLS, response_format=OBJECT)
+    assert request.constraint == Constraint(schema={"type": "object"}, tools=request.tools)
+    assert request.tools
+
+
 @pytest.mark.parametrize("response_format", [None, {"type": "text"}])
 def test_any_text(response_format: dict[str, Any] | None) -> None:
     """Text asks for nothing."""
@@ -148,11 +155,6 @@ FUNCTION = "tools[0].function"
             "tool_choice.function.name",
         ),
         ({"tool_choice": named("weather")}, "invalid_request", "tool_choice.function.name"),
-        (
-            {"tools": [tool()], "response_format": OBJECT},
-            "unsupported_parameter",
-            "response_format",
-        ),
         ({"parallel_tool_calls": "no"}, "invalid_request", "parallel_tool_calls"),
         ({"response_format": "json"}, "invalid_request", "response_format"),
         ({"response_format": {}}, "invalid_request", "response_format.type"),
