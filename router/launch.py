@@ -77,6 +77,7 @@ def process_specs(
             argv += [f"--{field.replace('_', '-')}", str(value)]
     argv += ["--queue-s", str(settings.timeouts.queue_s)]
     argv += ["--max-side-px", str(settings.images.max_side_px)]
+    argv += ["--max-megapixels", str(settings.images.max_megapixels)]
     env = child_environment(settings, environ)
     if provider.token == "auto":  # noqa: S105 a mode, not a secret
         env["SIGNALBOX_BACKEND_TOKEN"] = token

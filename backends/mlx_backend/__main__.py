@@ -185,6 +185,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--prefill-chunk-ms", type=float, default=100)
     add("--kv-bits", type=int, choices=(2, 3, 4, 6, 8), help="quantize the rows' caches")
     add("--max-side-px", type=int, default=1920, help="pictures are scaled down to this")
+    add("--max-megapixels", type=int, default=50, help="larger pictures are refused")
     add("--trace", type=Path, help="write what each step did into this file, for Perfetto")
     add("--token-deadline-s", type=float, default=30, help="from step to step of a generation")
     add("--total-deadline-s", type=float, default=3600, help="a generation in all")
@@ -225,7 +226,9 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
     models = loaded.LoadedModels(
         chunk_s=options.prefill_chunk_ms / 1000,
         kv_bits=options.kv_bits,
-        image_limits=ImageLimits(max_side_px=options.max_side_px),
+        image_limits=ImageLimits(
+            max_side_px=options.max_side_px, max_pixels=options.max_megapixels * 1_000_000
+        ),
     )
     bound_mb = options.memory_mb or models.machine_mb
     limits = Limits(

@@ -177,6 +177,7 @@ class Engine:
         if request is None:
             return  # stopped a moment ago
         request.sink(Admitted())
+        self._models.wake()
         rows = self._models[request.model]
         self._desk.on_admitted(ticket, rows.admit(ticket, request.generation, request.sink))
 

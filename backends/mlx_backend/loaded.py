@@ -33,6 +33,8 @@ class LoadedModels:
         self._kv_bits = kv_bits
         self._models: dict[str, ModelRows] = {}
         self.totals = Totals()
+        # The limit of wired memory before it was raised; None while it is not.
+        self._unwired: int | None = None
 
     def __repr__(self) -> str:
         return f"<LoadedModels {list(self._models.values())}>"
@@ -94,10 +96,18 @@ class LoadedModels:
         for rows in self._models.values():
             rows.remove(ticket)
 
+    def wake(self) -> None:
+        """Keep the models' memory from being paged out while they work, where the system can."""
+        if self._unwired is None and mx.metal.is_available():
+            recommended = mx.device_info()["max_recommended_working_set_size"]
+            self._unwired = mx.set_wired_limit(int(recommended))
+
     def rest(self) -> None:
-        """Give back what only running batches need."""
-        for rows in self._models.values():
-            rows.rest()
+        """Let the system have the memory of models that nobody asks, until it is needed again."""
+        if self._unwired is not None:
+            mx.synchronize()
+            mx.set_wired_limit(self._unwired)
+            self._unwired = None
 
     def beat(self) -> None:
         """Tell everyone that they are still being served."""
@@ -106,6 +116,7 @@ class LoadedModels:
 
     def close(self) -> None:
         """Unload everything."""
+        self.rest()
         for key in list(self._models):
             self.unload(key)
 

@@ -213,9 +213,6 @@ class ModelRows:
                 again.append(ticket)
         return Lost(again, ended)
 
-    def rest(self) -> None:
-        """Give back what only a running batch needs."""
-
     def close(self) -> None:
         """Unload the model; no row may be left that anyone waits for."""
         self._rows.clear()

@@ -45,15 +45,15 @@ def refused(
     return [line.removeprefix(f"{config}: ") for line in caught.value.lines]
 
 
-def test_the_packaged_default_binds_text_to_the_small_model_and_nothing_else(
+def test_the_packaged_default_binds_what_the_small_model_can_do_and_nothing_else(
     home: dict[str, str],
 ) -> None:
     """Without a file of one's own the packaged default is read, and it can start."""
     settings = load(None, {}, home)
     assert settings.source == packaged_file()
-    assert {name: b.models for name, b in settings.capabilities.items()} == {
-        "text": ("builtin/smollm2-135m",)
-    }
+    assert {name: b.models for name, b in settings.capabilities.items()} == dict.fromkeys(
+        ("text", "structured_output", "tool_use"), ("builtin/smollm2-135m",)
+    )
     assert set(settings.providers) == {"builtin", "ollama"}
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 60315)
     assert settings.default_priority is Priority.LOW
