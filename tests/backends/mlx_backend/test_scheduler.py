@@ -835,6 +835,24 @@ def test_high_takes_memory_from_running_lows() -> None:
     assert machine.take(2) == [Decode(A), Prefill(lows[1])]
 
 
+def test_paused_rows_give_their_caches_before_running_ones() -> None:
+    """An older row that is paused anyway is dropped rather than a newer one that runs."""
+    machine = Machine(limits(budget_tokens=100, active=3, reserve_high=0))
+    older, newer = machine.submit(tokens=30), machine.submit(tokens=30)
+    machine.take(6)
+    first, second = machine.submit(HIGH), machine.submit(HIGH)
+    assert machine.take(3) == [Admit(first), Pause(newer), Admit(second)]
+    machine.take(4)
+    machine.end(first)
+    assert machine.step() == Resume(newer)
+    third = machine.submit(HIGH)
+    assert machine.take(2) == [Pause(older), Admit(third)]
+    machine.take(2 * PROTECTED)
+    machine.end(second)
+    large = machine.submit(HIGH, tokens=60)
+    assert machine.take(3) == [Admit(large), Drop(older), Prefill(large)]
+
+
 def test_low_does_not_come_back_to_where_a_high_took_its_memory() -> None:
     """A LOW that was paused for its cache stays paused until that is dropped."""
     machine = Machine(limits(budget_tokens=100))
