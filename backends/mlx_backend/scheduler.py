@@ -201,8 +201,6 @@ class Scheduler:
     def _note_use(self, now: float) -> None:
         for model in filter(self._in_use, self._models.names):
             self._models.use(model, now)
-        if self._slots.running:
-            self._ran(now)
 
     def _in_use(self, model: str) -> bool:
         return self._line.waits_for(model) or self._slots.uses(model)

@@ -188,7 +188,7 @@ class Slots:
 
     def may_read(self, row: Row) -> bool:
         """Tell whether a row's cache has room beside the others; where there are none it has."""
-        return row.has_cache or self._fits(row, self._caches_beside(row))
+        return self._fits(row, self._caches_beside(row))
 
     def in_the_way_of(self, row: Row) -> Row | None:
         """Return whose cache goes first so that this row may read; None where none helps.

@@ -64,7 +64,7 @@ class Steps:
     def _prefill(self, row: Row) -> Action:
         if row.is_low:
             self._ageing.low_goes()
-        elif any(other.is_low for other in self._slots.prefilling):
+        else:
             self._ageing.high_goes()
         row.stage = Stage.READING
         self._last_read = row.priority
