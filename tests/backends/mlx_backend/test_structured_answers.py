@@ -167,8 +167,9 @@ async def test_calls_one_at_a_time(openai: AsyncOpenAI) -> None:
             seed=seed,
             max_tokens=300,
         )
-        (call,) = answer.choices[0].message.tool_calls or ()
-        check_call(call.function)  # type: ignore[union-attr]  # functions are all there is
+        calls: Any = answer.choices[0].message.tool_calls
+        assert len(calls) == 1
+        check_call(calls[0].function)
 
 
 async def test_calls_as_they_come(openai: AsyncOpenAI) -> None:
@@ -221,8 +222,9 @@ async def test_tools_that_may_be_called(openai: AsyncOpenAI) -> None:
         max_tokens=300,
     )
     assert led.choices[0].finish_reason == "tool_calls"
-    (call,) = led.choices[0].message.tool_calls or ()
-    check_call(call.function)  # type: ignore[union-attr]  # functions are all there is
+    calls: Any = led.choices[0].message.tool_calls
+    assert len(calls) == 1
+    check_call(calls[0].function)
 
 
 async def token_of(openai: AsyncOpenAI, text: str) -> int:

@@ -80,8 +80,10 @@ def test_what_a_file_says_of_providers_replaces_the_default_whole(
     assert list(settings.providers) == ["o"]
     assert settings.providers["o"].base_url == "http://10.0.0.1:8080/v1"  # type: ignore[union-attr]
     assert settings.capabilities == {}
-    (notice,) = settings.notices
-    assert notice.startswith("capabilities.text: the default, builtin/smollm2-135m, is left out")
+    assert [notice.partition(" is left out")[0] for notice in settings.notices] == [
+        f"capabilities.{capability}: the default, builtin/smollm2-135m,"
+        for capability in ("text", "structured_output", "tool_use")
+    ]
 
 
 def test_a_key_left_out_inside_a_section_has_its_default(
