@@ -339,11 +339,11 @@ def can_begin(text: bytes) -> bool:
     )
 
 
-def test_the_marker_cannot_be_spelled(vocabulary: Vocabulary) -> None:
-    """Who looks for a call in the text finds only what the grammar took for one."""
-    mask = vocabulary.grammars.start(Constraint(tools=TOOLS))
-    letters = [i for c in "<tool_call" for i in vocabulary.ids(c)]
-    feed(mask, letters)
+@pytest.mark.parametrize(("marker", "thinking"), [("<tool_call>", False), ("</think>", True)])
+def test_a_marker_cannot_be_spelled(vocabulary: Vocabulary, marker: str, thinking: bool) -> None:
+    """Who looks for a marker in the text finds only what the grammar took for one."""
+    mask = vocabulary.grammars.start(Constraint(tools=TOOLS), thinking=thinking)
+    feed(mask, [token for letter in marker[:-1] for token in vocabulary.ids(letter)])
     assert not {i for i in allowed(mask) if vocabulary.text([i]).startswith(">")}
     assert set(vocabulary.ids("s")) <= allowed(mask)
 
