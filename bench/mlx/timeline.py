@@ -118,7 +118,8 @@ def _axis(since: float, until: float, scale: float, height: int) -> Iterator[str
     for count in range(int((until - since) / step) + 1):
         x = _LEFT + count * step * scale
         yield f'<line x1="{x:.1f}" y1="{_TOP - 6}" x2="{x:.1f}" y2="{height - 24}" stroke="#ddd"/>'
-        yield f'<text x="{x:.1f}" y="{height - 8}" fill="#666" text-anchor="middle">{count * step * 1000:.0f} ms</text>'
+        place = f'x="{x:.1f}" y="{height - 8}" fill="#666" text-anchor="middle"'
+        yield f"<text {place}>{count * step * 1000:.0f} ms</text>"
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import Sequence
 from PIL import Image
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
