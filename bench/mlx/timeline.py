@@ -67,9 +67,9 @@ def draw(rows: list[Generation], since: float, until: float) -> str:
     shown = [row for row in rows if any(b < until and e > since for _, b, e in row.spans)]
     height = _TOP + _LINE * len(shown) + 34
     scale = _WIDTH / (until - since)
+    size = f'width="{_LEFT + _WIDTH + 20}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 20}" height="{height}"'
-        ' font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         *_legend(),
     ]
