@@ -11,7 +11,7 @@ from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.images import decode_image, picture_hash
+from backends.mlx_backend.images import picture_hash
 from backends.mlx_backend.prefix_cache import (
     Ids,
     picture_key_ids,
@@ -37,25 +37,22 @@ class Prompt:
 
 
 class Reading:
-    """A conversation as tokens, followed by the `tokens` of its answer so far.
+    """A conversation and its `images` as tokens, followed by the `tokens` of its answer so far.
 
     `room` is how many tokens there is place for after the conversation. `thinking`: the answer
     begins inside the model's reasoning. `cached` tokens come out of the model's prefix cache once
-    `recall` was called. ChatError for an image that is none or that the model cannot see, for a
-    conversation that the model's template refuses, and for one that leaves no room for an answer.
+    `recall` was called. ChatError for a conversation that the model's template refuses, and for one
+    that leaves no room for an answer.
     """
 
     def __init__(
-        self, model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()
+        self,
+        model: "LoadedModel",
+        generation: "Generation",
+        images: Sequence[Image.Image] = (),
+        tokens: Sequence[int] = (),
     ) -> None:
-        if generation.images and not model.sees:
-            text = f"{generation.model} does not take images; assign vision to a model that does"
-            raise ChatError("capability_mismatch", text, "model")
         self._model = model
-        images = [
-            decode_image(picture.data, picture.detail, model.image_limits)
-            for picture in generation.images
-        ]
         if images:
             _refuse_placeholders(model, generation)
         text = model.template.render(generation.messages, generation.tools, len(images))

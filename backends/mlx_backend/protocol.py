@@ -231,20 +231,15 @@ def _sampling(body: ChatBody) -> Sampling:
     if body.top_logprobs and not body.logprobs:
         text = "top_logprobs: set logprobs to true as well"
         raise ChatError("invalid_request", text, "top_logprobs")
-    # A penalty that is not given is not the same as one of 0: 0 is the neutral value of some, 1 of
-    # the other.
-    penalties = {
-        "frequency_penalty": body.frequency_penalty,
-        "presence_penalty": body.presence_penalty,
-        "repetition_penalty": body.repetition_penalty,
-    }
     return Sampling(
         body.temperature,
         body.top_p,
         body.top_k,
         body.min_p,
         body.seed,
-        **{name: value for name, value in penalties.items() if value is not None},
+        body.frequency_penalty or 0.0,
+        body.presence_penalty or 0.0,
+        body.repetition_penalty or 1.0,
         logit_bias=_biases(body.logit_bias or {}),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )

@@ -100,14 +100,10 @@ class Grammars:
             token.content: index for index, token in self._tokenizer.added_tokens_decoder.items()
         }
         special = {index for index in ids.values() if self._vocabulary.is_special_token(index)}
-        call, call_end, thought, thought_end = (
-            index if (index := ids.get(text)) in special else None
-            for text in (CALL, CALL_END, THOUGHT, THOUGHT_END)
-        )
         return Markers(
-            call=call,
-            call_end=call_end,
-            thought=thought,
-            thought_end=thought_end,
+            call=ids.get(CALL),
+            call_end=ids.get(CALL_END),
+            thought=ids.get(THOUGHT),
+            thought_end=ids.get(THOUGHT_END),
             special=frozenset(special.difference(self._eos_ids)),
         )
