@@ -31,6 +31,9 @@ MAX_DEPTH: Final = 64
 _MAX_MERGED_PATTERNS: Final = 12
 _MAX_PATTERN_PROPERTIES: Final = 32
 _MAX_REMAINDERS: Final = 20_000
+# How deep an answer may have to nest before there is a choice. llguidance forces text until it is
+# at its own limits, which would be the end of the answer.
+_MAX_FORCED: Final = 4 * MAX_DEPTH
 
 LIMITS: Final = LLParserLimits(
     # What one repetition of a repetition may cost a thread: 0.3 s instead of 1.3 s.
@@ -115,6 +118,10 @@ def _compile(grammar: str, param: str, complaint: str) -> None:
     matcher.compute_bitmask()
     if matcher.is_error():
         reason = explain(matcher)
+        raise ChatError("invalid_request", f"{param}: {complaint}: {reason}", param)
+    forced = bytes(matcher.compute_ff_bytes())
+    if sum(map(forced.count, (b"{", b"["))) - sum(map(forced.count, (b"}", b"]"))) > _MAX_FORCED:
+        reason = "its answers are endless, for instance because a $ref leads back to itself"
         raise ChatError("invalid_request", f"{param}: {complaint}: {reason}", param)
 
 

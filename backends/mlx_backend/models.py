@@ -116,7 +116,8 @@ class LoadedModel:
         self.context_length = _context_length(config)
         self.ends = frozenset(self.tokenizer.stopping_criteria.eos_token_ids)
         self.template = ChatTemplate(self.processor, self.model.config)
-        self.grammars = Grammars(self.tokenizer, _vocabulary_size(config), self.ends)
+        self.vocabulary_size = _vocabulary_size(config) or len(self.tokenizer)
+        self.grammars = Grammars(self.tokenizer, self.vocabulary_size, self.ends)
         self._silent = _silent_tokens(self.tokenizer)
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits
@@ -165,7 +166,16 @@ class LoadedModel:
         return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False)).encode()
 
     def plan(self, wanted: Sampling, seed: int) -> SamplingPlan:
-        """Fill in what a request left open: the model's own defaults, else OpenAI's."""
+        """Fill in what a request left open: the model's own defaults, else OpenAI's.
+
+        ChatError for a bias on a token that the model does not have: MLX checks no index, and
+        writing beyond an array ends the process.
+        """
+        size = self.vocabulary_size
+        beyond = next((token for token in wanted.logit_bias if token >= size), None)
+        if beyond is not None:
+            text = f"logit_bias: the model has the tokens 0 to {size - 1}, and no {beyond}"
+            raise ChatError("invalid_request", text, "logit_bias")
         defaults = self._defaults
         return SamplingPlan(
             temperature=_first(wanted.temperature, defaults.temperature, 1.0),

@@ -1,7 +1,8 @@
 """From a conversation to what the model is fed: tokens, pictures, embeddings."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -52,6 +53,8 @@ class Reading:
         tokens: Sequence[int] = (),
     ) -> None:
         self._model = model
+        if images:
+            _refuse_placeholders(model, generation)
         text = model.template.render(generation.messages, generation.tools, len(images))
         self._inputs = _tokenize(model, text, images)
         prompt: list[int] = self._inputs.pop("input_ids")[0].tolist()
@@ -124,6 +127,21 @@ class Reading:
         if not resumable(model.language_model, embeddings):
             self.cached, self.cache = 0, None
         return Prompt(self.ids, embeddings)
+
+
+def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None:
+    """Refuse text that spells what stands for pictures, since processors take it for theirs.
+
+    mlx-vlm's for Qwen puts the picture where the text spells the token, and forgets its place.
+    """
+    names = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
+    ids = {getattr(model.model.config, name, None) for name in names} - {None}
+    added = model.tokenizer.get_added_vocab()
+    told = json.dumps([generation.messages, *map(asdict, generation.tools)], ensure_ascii=False)
+    spelled = next((text for text, token in added.items() if token in ids and text in told), None)
+    if spelled is not None:
+        text = f"the messages spell {spelled}, which stands for a picture in this model; leave it"
+        raise ChatError("invalid_request", f"{text} out, or send no pictures", "messages")
 
 
 def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) -> dict[str, Any]:

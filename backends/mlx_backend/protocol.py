@@ -29,6 +29,8 @@ MAX_STOP_IDS = 64
 MAX_BIASES = 1024
 MAX_BIAS = 100
 MAX_TOP_LOGPROBS = 20
+# Logits are divided by it: with less, they leave what a float32 holds.
+MIN_REPETITION_PENALTY = 0.01
 # Token ids, and counts of tokens, fit 31 bits; seeds are as wide as OpenAI's.
 _INT31 = 2**31
 _INT63 = 2**63
@@ -62,7 +64,7 @@ class ChatBody(BaseModel):
     seed: int | None = Field(None, ge=-_INT63, lt=_INT63)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=2)
+    repetition_penalty: float | None = Field(None, ge=MIN_REPETITION_PENALTY, le=2)
     logit_bias: dict[str, _Bias] | None = Field(None, max_length=MAX_BIASES)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

@@ -234,6 +234,18 @@ def test_a_schema_that_is_only_itself() -> None:
             check(Constraint(schema=schema))
 
 
+def test_a_schema_whose_answers_have_no_end() -> None:
+    """One that forces text on and on is refused; a long text that ends is not."""
+    endless: list[Schema] = [
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+    ]
+    for schema in endless:
+        with pytest.raises(ChatError, match="endless"):
+            check(Constraint(schema=schema))
+    check(Constraint(schema={"const": "x" * 20_000}))
+
+
 def test_arguments_of_another_type_are_refused() -> None:
     """Arguments are an object; a tool that says otherwise is told so."""
     for type_ in ("string", ["object", "null"]):
