@@ -244,7 +244,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         caches_mb=bound_mb * _CACHES_SHARE,
     )
     trace = None if options.trace is None else Trace(options.trace)
-    desk = Desk(Scheduler(limits))
+    desk = Desk(Scheduler(limits), trace=trace)
     return desk, engine.Engine(desk, models, trace)
 
 

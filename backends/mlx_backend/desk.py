@@ -20,6 +20,7 @@ from backends.mlx_backend.generation import (
     Totals,
 )
 from backends.mlx_backend.scheduler import BusyError, QueueFullError, Scheduler
+from backends.mlx_backend.trace import Trace
 
 _MIB = 1024 * 1024
 
@@ -48,9 +49,15 @@ class Desk:
     The scheduler knows a model by its folder, so that all its names are one model.
     """
 
-    def __init__(self, scheduler: Scheduler, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        clock: Callable[[], float] = time.monotonic,
+        trace: Trace | None = None,
+    ) -> None:
         self._scheduler = scheduler
         self._clock = clock
+        self._trace = trace
         self._lock = threading.Lock()
         self._woken = threading.Event()
         self._requests: dict[int, Request] = {}
@@ -91,6 +98,8 @@ class Desk:
                 text = f"too many requests wait already; try again in {full.retry_after_s} s"
                 raise ChatError("queue_full", text, retry_after_s=full.retry_after_s) from None
             self._requests[ticket] = Request(generation, sink, key)
+            if self._trace is not None:
+                self._trace.moment("Submit", ticket=ticket, priority=generation.priority)
         self._woken.set()
         return ticket
 
