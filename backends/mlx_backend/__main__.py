@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -27,9 +27,9 @@ from backends.mlx_backend.answers import Deadlines
 from backends.mlx_backend.app import create_app
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.images import ImageLimits
 from backends.mlx_backend.scheduler import Limits, Scheduler
 from backends.mlx_backend.trace import Trace
+from backends.places import hub_caches, user_folder
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -170,7 +170,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--port", type=int, default=60316)
     add("--socket-fd", type=int, help="serve on this inherited, listening socket")
     add("--ready-fd", type=int, help="tell the parent here how the start goes")
-    add("--models-dir", type=Path, required=True, help="one folder an alias")
+    add("--models-dir", type=Path, help="one folder an alias; default: the user's data folder")
     add("--model-folder", action="append", default=[], metavar="NAME=PATH", type=_named_folder)
     add("--hf-cache", action="append", default=[], type=Path, help="a Hugging Face hub cache")
     add("--model", help="load this model at the start")
@@ -221,12 +221,13 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         parent.tell(progress="importing the engine")
         engine = import_module("backends.mlx_backend.engine")
         loaded = import_module("backends.mlx_backend.loaded")
+        images = import_module("backends.mlx_backend.images")
     except ImportError as error:
         raise StartError(f"MLX is not installed for this Python: {error}") from error
     models = loaded.LoadedModels(
         chunk_s=options.prefill_chunk_ms / 1000,
         kv_bits=options.kv_bits,
-        image_limits=ImageLimits(
+        image_limits=images.ImageLimits(
             max_side_px=options.max_side_px, max_pixels=options.max_megapixels * 1_000_000
         ),
     )
@@ -245,6 +246,16 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
     trace = None if options.trace is None else Trace(options.trace)
     desk = Desk(Scheduler(limits))
     return desk, engine.Engine(desk, models, trace)
+
+
+def _complete(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Fill in where models lie, for a process that nobody's parent told."""
+    if options.models_dir is None:
+        data = user_folder(sys.platform, environ, config=False)
+        if data is None:
+            raise StartError("this user has no home folder: name the models' with --models-dir")
+        options.models_dir = data / "models"
+        options.hf_cache = [*options.hf_cache, *hub_caches(environ)]
 
 
 def _folders(options: argparse.Namespace) -> ModelFolders:
@@ -294,7 +305,8 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
     if options.model is not None:
         folder = folders.find(options.model)
         if folder is None:
-            raise StartError(f"--model {options.model}: there is no such model on this machine")
+            text = f"--model {options.model}: there is no such model on this machine"
+            raise StartError(f"{text}; fetch it: signalbox models pull {options.model}")
         desk.preload(options.model, folder)
     deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s, options.queue_s)
     app = create_app(desk, folders, token=token, deadlines=deadlines)
@@ -328,6 +340,7 @@ def main() -> int:
     environment.update(_OFFLINE)
     parent = Parent(options.ready_fd)
     try:
+        _complete(options, environment)
         run(options, token, parent)
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400  the text says it all

@@ -14,6 +14,7 @@ from backends.mlx_backend.answers import ChatAnswer, Deadlines
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.grammar import check
+from backends.mlx_backend.metrics import MEDIA_TYPE, exposition
 from backends.mlx_backend.protocol import parse_chat
 from backends.wire import PRIORITY, Priority
 
@@ -63,6 +64,10 @@ class Backend:
                 "worst_image_encode_s": round(now.totals.worst_image_s, 3),
             }
         )
+
+    async def metrics(self) -> Response:
+        """Tell Prometheus what is counted."""
+        return Response(exposition(self._desk.status()), media_type=MEDIA_TYPE)
 
     async def models(self) -> Response:
         """List the models that lie on this machine."""
@@ -221,6 +226,7 @@ def create_app(
     }
     app = FastAPI(openapi_url=None, redirect_slashes=False, exception_handlers=handlers)
     app.add_api_route("/health", backend.health, methods=["GET"])
+    app.add_api_route("/metrics", backend.metrics, methods=["GET"])
     app.add_api_route("/v1/models", backend.models, methods=["GET"])
     app.add_api_route("/unload", backend.unload, methods=["POST"])
     app.add_api_route("/v1/chat/completions", backend.chat, methods=["POST"])

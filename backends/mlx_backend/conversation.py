@@ -58,7 +58,8 @@ class OtherPart(BaseModel):
 # The tags of unions stand in brackets: they are named in an error's location, and are no keys.
 def _part_tag(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    return f"({kind})" if kind in {"text", "refusal", "image_url"} else "(other)"
+    # A list, not a set: what was sent need not be hashable.
+    return f"({kind})" if kind in ["text", "refusal", "image_url"] else "(other)"
 
 
 def _content_tag(content: Any) -> str:

@@ -85,8 +85,12 @@ class Engine:
         if self._trace is None:
             return nullcontext()
         details = asdict(action)
+        if "model" in details:
+            details["model"] = self._desk.model(details["model"]).name
         if isinstance(action, Decode):
             details["tickets"] = self._models[action.model].decoding
+        if isinstance(action, Admit) and (request := self._desk.request(action.ticket)):
+            details["priority"] = request.generation.priority.name
         return self._trace.step(type(action).__name__, **details)
 
     def _attempt(self, action: Action) -> Exception | None:
@@ -128,7 +132,10 @@ class Engine:
         """Take a row that is served one step on, out of its batch, or back."""
         match action:
             case Prefill(ticket=ticket):
-                if self._models.of(ticket).prefill(ticket):
+                rows = self._models.of(ticket)
+                whole = rows.prefill(ticket)
+                self._desk.on_admitted(ticket, rows.cache_mb(ticket))
+                if whole:
                     self._desk.on_prefilled(ticket)
             case Pause(ticket=ticket):
                 if not self._models.of(ticket).pause(ticket):
@@ -179,7 +186,8 @@ class Engine:
         request.sink(Admitted())
         self._models.wake()
         rows = self._models[request.model]
-        self._desk.on_admitted(ticket, rows.admit(ticket, request.generation, request.sink))
+        rows.admit(ticket, request.generation, request.sink)
+        self._desk.on_admitted(ticket, rows.cache_mb(ticket))
 
     def _end(self, ticket: int, ended: Ended | None) -> None:
         self._models.remove(ticket)

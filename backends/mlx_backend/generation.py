@@ -167,7 +167,6 @@ class Totals:
     completion_tokens: int = 0
     steps: int = 0
     images: int = 0
-    cached_images: int = 0
     worst_image_s: float = 0.0
 
 

@@ -15,13 +15,9 @@ from typing import Any, Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Constraint, Tool
-
-CALL: Final = "<tool_call>"
-CALL_END: Final = "</tool_call>"
-THOUGHT: Final = "<think>"
-THOUGHT_END: Final = "</think>"
 
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 MAX_TOOLS_BYTES: Final = 256 * 1024
@@ -31,8 +27,12 @@ MAX_DEPTH: Final = 64
 _MAX_MERGED_PATTERNS: Final = 12
 _MAX_PATTERN_PROPERTIES: Final = 32
 _MAX_REMAINDERS: Final = 20_000
+# How deep an answer may have to nest before there is a choice. llguidance forces text until it is
+# at its own limits, which would be the end of the answer.
+_MAX_FORCED: Final = 4 * MAX_DEPTH
 
 LIMITS: Final = LLParserLimits(
+    # What one repetition of a repetition may cost a thread: 0.3 s instead of 1.3 s.
     initial_lexer_fuel=300_000,
     # About 1 KB each, and every row has its own.
     max_lexer_states=50_000,
@@ -114,6 +114,10 @@ def _compile(grammar: str, param: str, complaint: str) -> None:
     matcher.compute_bitmask()
     if matcher.is_error():
         reason = explain(matcher)
+        raise ChatError("invalid_request", f"{param}: {complaint}: {reason}", param)
+    forced = bytes(matcher.compute_ff_bytes())
+    if sum(map(forced.count, (b"{", b"["))) - sum(map(forced.count, (b"}", b"]"))) > _MAX_FORCED:
+        reason = "its answers are endless, for instance because a $ref leads back to itself"
         raise ChatError("invalid_request", f"{param}: {complaint}: {reason}", param)
 
 
@@ -243,7 +247,7 @@ def _calls(constraint: Constraint, markers: Markers) -> Iterator[str]:
         head = json.dumps(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
         schema = json.dumps(_with_options(_arguments(tool), _SPACED))
         yield f'{name}: {head} %json {schema} "}}"'
-    yield f'call: "\\n" ({" | ".join(names)}) "\\n" {_marker(CALL_END, markers.call_end)}'
+    yield f'call: "\\n" ({" | ".join(names)}) "\\n" {_marker(END_CALL, markers.call_end)}'
     opening = _marker(CALL, markers.call)
     more = f' ("\\n" {opening} call)*' if constraint.parallel else ""
     if constraint.schema is not None:
@@ -269,10 +273,10 @@ def _thought(markers: Markers) -> Iterator[str]:
     """Write reasoning: anything at all, up to and including its end."""
     end = markers.thought_end
     if end is None:
-        yield f"thought{_lazily(THOUGHT_END)}"
+        yield f"thought{_lazily(END_THINK)}"
     else:
         yield f"thought: {_free('THOUGHT', markers.special - {end})} <[{end}]>"
-        yield f"THOUGHT: {_without(THOUGHT_END)}"
+        yield f"THOUGHT: {_without(END_THINK)}"
 
 
 def _lazily(marker: str) -> str:

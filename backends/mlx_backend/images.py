@@ -2,17 +2,15 @@
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from backends.mlx_backend.errors import ChatError
-
-if TYPE_CHECKING:
-    from backends.mlx_backend.generation import Detail
+from backends.mlx_backend.generation import Detail, Picture
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 _ORIENTATION = 0x0112
@@ -43,7 +41,7 @@ class ImageLimits:
     max_side_px: int = 1920
     low_side_px: int = 512
 
-    def side_px(self, detail: "Detail") -> int | None:
+    def side_px(self, detail: Detail) -> int | None:
         """Return the longest side for a level of detail; None: as it is."""
         sides = {"auto": self.max_side_px, "low": self.low_side_px, "high": None}
         return sides[detail]
@@ -53,7 +51,7 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def decode_image(
-    data: bytes, detail: "Detail" = "auto", limits: ImageLimits = DEFAULT_LIMITS
+    data: bytes, detail: Detail = "auto", limits: ImageLimits = DEFAULT_LIMITS
 ) -> Image.Image:
     """Return the picture upright, in RGB, and no larger than its detail asks for.
 
@@ -85,6 +83,11 @@ def decode_image(
     except _DAMAGE as error:
         text = "the image cannot be decoded: it is damaged or cut short; send the whole file again"
         raise ChatError("invalid_image", text) from error
+
+
+def decode_images(pictures: Sequence[Picture], limits: ImageLimits) -> list[Image.Image]:
+    """Return all pictures of a request; ChatError for the first that is none."""
+    return [decode_image(picture.data, picture.detail, limits) for picture in pictures]
 
 
 def picture_hash(image: Image.Image) -> bytes:

@@ -1,6 +1,7 @@
 """The models that are in memory, each with its rows; the MLX thread's own."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
@@ -32,6 +33,8 @@ class LoadedModels:
         self._image_limits = image_limits
         self._kv_bits = kv_bits
         self._models: dict[str, ModelRows] = {}
+        # Two, because a large picture takes hundreds of megabytes for a moment.
+        self._decoders = ThreadPoolExecutor(2, thread_name_prefix="pictures")
         self.totals = Totals()
         # The limit of wired memory before it was raised; None while it is not.
         self._unwired: int | None = None
@@ -85,7 +88,7 @@ class LoadedModels:
         except BaseException:
             give_back_memory()
             raise
-        self._models[key] = ModelRows(model, self.totals)
+        self._models[key] = ModelRows(model, self._decoders, self.totals)
 
     def unload(self, key: str) -> None:
         """Give a model's memory back."""
@@ -117,6 +120,7 @@ class LoadedModels:
     def close(self) -> None:
         """Unload everything."""
         self.rest()
+        self._decoders.shutdown(cancel_futures=True)
         for key in list(self._models):
             self.unload(key)
 

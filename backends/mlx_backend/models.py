@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlx_vlm.utils import load
 
 from backends.mlx_backend.batch import Batch
+from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Sampling
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
@@ -25,6 +26,7 @@ _MIB = 1024 * 1024
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 256 * 1024 * 1024
 _DEFAULT_CONTEXT = 8192
+_MARKERS = frozenset({CALL, END_CALL, THINK, END_THINK})
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
@@ -114,7 +116,10 @@ class LoadedModel:
         self.context_length = _context_length(config)
         self.ends = frozenset(self.tokenizer.stopping_criteria.eos_token_ids)
         self.template = ChatTemplate(self.processor, self.model.config)
-        self.grammars = Grammars(self.tokenizer, _vocabulary_size(config), self.ends)
+        self.vocabulary_size = _vocabulary_size(config) or len(self.tokenizer)
+        self.grammars = Grammars(self.tokenizer, self.vocabulary_size, self.ends)
+        self.grammars.prepare()
+        self._silent = _silent_tokens(self.tokenizer)
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits
         self._pace = PrefillPace(chunk_s)
@@ -149,10 +154,11 @@ class LoadedModel:
         return prompts
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones."""
+        """Return the text of tokens, without special ones but for those that mark calls."""
+        shown = [token for token in tokens if token not in self._silent]
         return str(
             self.tokenizer.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
         )
 
@@ -161,7 +167,16 @@ class LoadedModel:
         return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False)).encode()
 
     def plan(self, wanted: Sampling, seed: int) -> SamplingPlan:
-        """Fill in what a request left open: the model's own defaults, else OpenAI's."""
+        """Fill in what a request left open: the model's own defaults, else OpenAI's.
+
+        ChatError for a bias on a token that the model does not have: MLX checks no index, and
+        writing beyond an array ends the process.
+        """
+        size = self.vocabulary_size
+        beyond = next((token for token in wanted.logit_bias if token >= size), None)
+        if beyond is not None:
+            text = f"logit_bias: the model has the tokens 0 to {size - 1}, and no {beyond}"
+            raise ChatError("invalid_request", text, "logit_bias")
         defaults = self._defaults
         return SamplingPlan(
             temperature=_first(wanted.temperature, defaults.temperature, 1.0),
@@ -202,6 +217,16 @@ def _context_length(config: dict[str, Any]) -> int:
         if isinstance(length, int) and length > 0:
             return length
     return _DEFAULT_CONTEXT
+
+
+def _silent_tokens(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that are no part of an answer's text.
+
+    In some vocabularies the markers of calls and reasoning are among the special tokens; whoever
+    reads the answer looks for them.
+    """
+    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return frozenset(token for token, text in special if text not in _MARKERS)
 
 
 def _vocabulary_size(config: dict[str, Any]) -> int:

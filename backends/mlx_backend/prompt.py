@@ -1,7 +1,8 @@
 """From a conversation to what the model is fed: tokens, pictures, embeddings."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.images import decode_image, picture_hash
+from backends.mlx_backend.images import picture_hash
 from backends.mlx_backend.prefix_cache import (
     Ids,
     picture_key_ids,
@@ -36,25 +37,24 @@ class Prompt:
 
 
 class Reading:
-    """A conversation as tokens, followed by the `tokens` of its answer so far.
+    """A conversation and its `images` as tokens, followed by the `tokens` of its answer so far.
 
     `room` is how many tokens there is place for after the conversation. `thinking`: the answer
     begins inside the model's reasoning. `cached` tokens come out of the model's prefix cache once
-    `recall` was called. ChatError for an image that is none or that the model cannot see, for a
-    conversation that the model's template refuses, and for one that leaves no room for an answer.
+    `recall` was called. ChatError for a conversation that the model's template refuses, and for one
+    that leaves no room for an answer.
     """
 
     def __init__(
-        self, model: "LoadedModel", generation: "Generation", tokens: Sequence[int] = ()
+        self,
+        model: "LoadedModel",
+        generation: "Generation",
+        images: Sequence[Image.Image] = (),
+        tokens: Sequence[int] = (),
     ) -> None:
-        if generation.images and not model.sees:
-            text = f"{generation.model} does not take images; assign vision to a model that does"
-            raise ChatError("capability_mismatch", text, "model")
         self._model = model
-        images = [
-            decode_image(picture.data, picture.detail, model.image_limits)
-            for picture in generation.images
-        ]
+        if images:
+            _refuse_placeholders(model, generation)
         text = model.template.render(generation.messages, generation.tools, len(images))
         self._inputs = _tokenize(model, text, images)
         prompt: list[int] = self._inputs.pop("input_ids")[0].tolist()
@@ -127,6 +127,21 @@ class Reading:
         if not resumable(model.language_model, embeddings):
             self.cached, self.cache = 0, None
         return Prompt(self.ids, embeddings)
+
+
+def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None:
+    """Refuse text that spells what stands for pictures, since processors take it for theirs.
+
+    mlx-vlm's for Qwen puts the picture where the text spells the token, and forgets its place.
+    """
+    names = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
+    ids = {getattr(model.model.config, name, None) for name in names} - {None}
+    added = model.tokenizer.get_added_vocab()
+    told = json.dumps([generation.messages, *map(asdict, generation.tools)], ensure_ascii=False)
+    spelled = next((text for text, token in added.items() if token in ids and text in told), None)
+    if spelled is not None:
+        text = f"the messages spell {spelled}, which stands for a picture in this model; leave it"
+        raise ChatError("invalid_request", f"{text} out, or send no pictures", "messages")
 
 
 def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ MAX_STOP_IDS = 64
 MAX_BIASES = 1024
 MAX_BIAS = 100
 MAX_TOP_LOGPROBS = 20
+# Logits are divided by it: with less, they leave what a float32 holds.
+MIN_REPETITION_PENALTY = 0.01
 # Token ids, and counts of tokens, fit 31 bits; seeds are as wide as OpenAI's.
 _INT31 = 2**31
 _INT63 = 2**63
@@ -62,7 +64,7 @@ class ChatBody(BaseModel):
     seed: int | None = Field(None, ge=-_INT63, lt=_INT63)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=2)
+    repetition_penalty: float | None = Field(None, ge=MIN_REPETITION_PENALTY, le=2)
     logit_bias: dict[str, _Bias] | None = Field(None, max_length=MAX_BIASES)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -229,20 +231,15 @@ def _sampling(body: ChatBody) -> Sampling:
     if body.top_logprobs and not body.logprobs:
         text = "top_logprobs: set logprobs to true as well"
         raise ChatError("invalid_request", text, "top_logprobs")
-    # A penalty that is not given is not the same as one of 0: 0 is the neutral value of some, 1 of
-    # the other.
-    penalties = {
-        "frequency_penalty": body.frequency_penalty,
-        "presence_penalty": body.presence_penalty,
-        "repetition_penalty": body.repetition_penalty,
-    }
     return Sampling(
         body.temperature,
         body.top_p,
         body.top_k,
         body.min_p,
         body.seed,
-        **{name: value for name, value in penalties.items() if value is not None},
+        body.frequency_penalty or 0.0,
+        body.presence_penalty or 0.0,
+        body.repetition_penalty or 1.0,
         logit_bias=_biases(body.logit_bias or {}),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )

@@ -2,8 +2,11 @@
 
 import logging
 import secrets
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image
 
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
@@ -17,19 +20,20 @@ from backends.mlx_backend.generation import (
     TokenChance,
     Totals,
 )
+from backends.mlx_backend.images import decode_images
 from backends.mlx_backend.models import LoadedModel
+from backends.mlx_backend.prefix_cache import Ids
 from backends.mlx_backend.prompt import Reading
 from backends.mlx_backend.row import Row
 from backends.mlx_backend.sampling import Chances, RowSampler, SamplingPlan
 from backends.mlx_backend.self_test import try_batching
 
-if TYPE_CHECKING:
-    from backends.mlx_backend.prefix_cache import Ids
-
 log = logging.getLogger(__name__)
 
 # How often a row may be in a batch that fails: the second time it is taken for the cause.
 _FAILURES = 2
+# How long a step may wait for pictures to be decoded: other rows get their tokens meanwhile.
+_LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,100 +57,125 @@ class Lost:
     ended: list[Ended]
 
 
+@dataclass(slots=True, eq=False)
+class _Served:
+    """A row and what belongs to it; `reading` until its prompt is in the batch."""
+
+    row: Row
+    plan: SamplingPlan
+    images: Future[list[Image.Image]]
+    reading: Reading | None = None
+    sampler: RowSampler | None = None
+    # What the tokens of its prompt are in the prefix cache; None where it cannot be there.
+    keys: Ids | None = None
+    # What its cache may grow to, in MiB.
+    cache_mb: float = 0.0
+
+
 class ModelRows:
     """Rows by ticket; every method belongs to the MLX thread.
 
-    What a method raises concerns the row that it was called for; after `decode` raised, `rebuild`.
+    `decoders` decode pictures meanwhile. What a method raises concerns the row that it was called
+    for; after `decode` raised, `rebuild`.
     """
 
-    def __init__(self, model: LoadedModel, totals: Totals) -> None:
+    def __init__(self, model: LoadedModel, decoders: Executor, totals: Totals) -> None:
         self.model = model
         self.why_serial = try_batching(model.open_batch, model.samples()).why
+        self._decoders = decoders
         self._totals = totals
         self._batch = model.open_batch()
-        self._rows: dict[int, Row] = {}
-        self._plans: dict[int, SamplingPlan] = {}
-        # Prompts that are not in the batch yet.
-        self._readings: dict[int, Reading] = {}
-        self._samplers: dict[int, RowSampler | None] = {}
-        # What the tokens of their prompts are in the prefix cache.
-        self._keys: dict[int, Ids] = {}
+        self._served: dict[int, _Served] = {}
 
     def __repr__(self) -> str:
         return f"<ModelRows {self.model.name} {self._batch!r}>"
 
     def __contains__(self, ticket: int) -> bool:
-        return ticket in self._rows
+        return ticket in self._served
 
     @property
     def decoding(self) -> list[int]:
         """The rows that get a token with each step."""
         return self._batch.decoding
 
-    def admit(self, ticket: int, generation: Generation, sink: Sink) -> float:
-        """Read a conversation; returns what its cache may grow to, in MiB.
+    def cache_mb(self, ticket: int) -> float:
+        """Return what a row's cache may grow to, in MiB; 0 while its pictures are decoded."""
+        return self._served[ticket].cache_mb
 
-        ChatError for one that this model cannot answer.
-        """
-        model = self.model
-        reading = Reading(model, generation)
-        wanted = generation.sampling
-        self._plans[ticket] = model.plan(
-            wanted, secrets.randbits(63) if wanted.seed is None else wanted.seed
-        )
-        self._rows[ticket] = Row(generation, sink, decode=model.decode, ends=model.ends)
-        self._readings[ticket] = reading
-        return (len(reading.ids) + _wanted(generation, reading)) * model.token_mb
+    def admit(self, ticket: int, generation: Generation, sink: Sink) -> None:
+        """Take in a generation; ChatError for one that this model cannot answer."""
+        model, wanted = self.model, generation.sampling
+        if generation.images and not model.sees:
+            text = f"{generation.model} does not take images; assign vision to a model that does"
+            raise ChatError("capability_mismatch", text, "model")
+        seed = secrets.randbits(63) if wanted.seed is None else wanted.seed
+        row = Row(generation, sink, decode=model.decode, ends=model.ends)
+        served = _Served(row, model.plan(wanted, seed), self._decode_images(generation))
+        self._served[ticket] = served
+        if not generation.images:
+            self._read(served)
+
+    def _decode_images(self, generation: Generation) -> Future[list[Image.Image]]:
+        limits = self.model.image_limits
+        return self._decoders.submit(decode_images, generation.images, limits)
+
+    def _read(self, served: _Served) -> Reading:
+        generation = served.row.generation
+        images = served.images.result()
+        reading = Reading(self.model, generation, images, served.row.tokens)
+        served.reading = reading
+        served.cache_mb = (len(reading.ids) + _wanted(generation, reading)) * self.model.token_mb
+        return reading
 
     def prefill(self, ticket: int) -> bool:
         """Take one step with a prompt: encode a picture, or feed a chunk; True once it is in."""
-        row = self._rows[ticket]
-        if ticket not in self._batch and not self._begin(ticket, row):
-            row.sink(Progress())
-            return False
-        cache = self._batch.prefill(ticket)
-        row.sink(Progress())
+        served = self._served[ticket]
+        begun = ticket in self._batch or self._begin(ticket, served)
+        cache = self._batch.prefill(ticket) if begun else None
+        served.row.sink(Progress())
         if cache is None:
             return False
-        self._remember(ticket, row, cache)
+        self._remember(served, cache)
         return True
 
-    def _begin(self, ticket: int, row: Row) -> bool:
-        """Bring a prompt into the batch; False where this step was needed for a picture."""
-        reading = self._readings.get(ticket)
+    def _begin(self, ticket: int, served: _Served) -> bool:
+        """Bring a prompt into the batch; False where this step was needed for its pictures."""
+        reading = served.reading
         if reading is None:
-            # Its cache was lost: what it has got already is read like its prompt.
-            reading = self._readings[ticket] = Reading(self.model, row.generation, row.tokens)
+            if not wait([served.images], _LOOK_S).done:
+                return False
+            reading = self._read(served)
         reading.recall()
         if reading.encode_picture():
+            self._totals.images += 1
+            worst_s = self.model.vision.status.worst_encode_s
+            self._totals.worst_image_s = max(self._totals.worst_image_s, worst_s)
             return False
         prompt = reading.prompt()
-        sampler = self._sampler(ticket, row, reading)
-        self._samplers[ticket] = sampler
-        self._batch.begin(ticket, prompt, sampler, cache=reading.cache, done=reading.cached)
-        del self._readings[ticket]
+        served.sampler = self._sampler(served, reading)
+        self._batch.begin(ticket, prompt, served.sampler, cache=reading.cache, done=reading.cached)
+        served.reading = None
         if reading.key_ids is not None:
-            self._keys[ticket] = reading.key_ids[: reading.prompt_tokens]
+            served.keys = reading.key_ids[: reading.prompt_tokens]
         begun = Begun(reading.prompt_tokens, reading.cached, thinking=reading.thinking)
         self._totals.prompt_tokens += begun.prompt_tokens
         self._totals.cached_tokens += begun.cached_tokens
-        row.begin(begun, _wanted(row.generation, reading))
+        served.row.begin(begun, _wanted(served.row.generation, reading))
         return True
 
-    def _remember(self, ticket: int, row: Row, cache: list[Any]) -> None:
+    def _remember(self, served: _Served, cache: list[Any]) -> None:
         """Keep what was made of a prompt, and of its answer so far, for one that begins alike."""
-        keys = self._keys.get(ticket)
-        if keys is not None:
-            self.model.prefixes.put([*keys, *row.tokens], cache)
+        if served.keys is not None:
+            self.model.prefixes.put([*served.keys, *served.row.tokens], cache)
 
-    def _sampler(self, ticket: int, row: Row, reading: Reading) -> RowSampler | None:
-        plan, constraint = self._plans[ticket], row.generation.constraint
+    def _sampler(self, served: _Served, reading: Reading) -> RowSampler | None:
+        plan, constraint = served.plan, served.row.generation.constraint
         if plan.plain and constraint is None:
             return None
         mask = None
         if constraint is not None:
             mask = self.model.grammars.start(constraint, thinking=reading.thinking)
-        return RowSampler(plan, reading.ids, mask=mask, tokens=row.tokens)
+        return RowSampler(plan, reading.ids, mask=mask, tokens=served.row.tokens)
 
     def decode(self) -> list[Ended]:
         """Take one token for each row that decodes; returns those that end with it."""
@@ -155,14 +184,15 @@ class ModelRows:
         self._totals.steps += 1
         self._totals.completion_tokens += len(drawn)
         for ticket, token, error in drawn:
-            row, sampler = self._rows[ticket], self._samplers[ticket]
+            served = self._served[ticket]
             if error is not None:
                 log.error("a row's sampler failed", exc_info=error)
                 ended.append(Ended(ticket, refusal(error)))
                 continue
-            chances = None if sampler is None else sampler.chances()
-            event, end = row.take(token, None if chances is None else self._told(chances))
-            row.sink(event)
+            chances = None if served.sampler is None else served.sampler.chances()
+            told = None if chances is None else self._told(chances)
+            event, end = served.row.take(token, told)
+            served.row.sink(event)
             if end is not None:
                 ended.append(Ended(ticket, end))
         return ended
@@ -176,7 +206,12 @@ class ModelRows:
 
     def pause(self, ticket: int) -> bool:
         """Take a row out of the batch; False where its cache could not be kept."""
-        return ticket in self._readings or self._batch.pause(ticket)
+        if ticket not in self._batch:
+            return True
+        kept = self._batch.pause(ticket)
+        if not kept:
+            self._lose(ticket)
+        return kept
 
     def resume(self, ticket: int) -> None:
         """Put a paused row back, if it has its cache."""
@@ -185,45 +220,50 @@ class ModelRows:
 
     def drop(self, ticket: int) -> None:
         """Give a paused row's cache back; its next `prefill` begins anew."""
-        self._batch.remove(ticket)
-        self._readings.pop(ticket, None)
+        if ticket in self._batch:
+            self._batch.remove(ticket)
+            self._lose(ticket)
+
+    def _lose(self, ticket: int) -> None:
+        """Have a row read its prompt again, and what it has got already like a part of it."""
+        served = self._served[ticket]
+        served.images = self._decode_images(served.row.generation)
 
     def remove(self, ticket: int) -> None:
         """Forget a row, in whatever phase it is."""
+        served = self._served.pop(ticket, None)
+        if served is None:
+            return
+        served.images.cancel()
         cache = self._batch.remove(ticket)
-        row = self._rows.pop(ticket, None)
-        if row is not None and cache is not None:
-            self._remember(ticket, row, cache)
-        self._keys.pop(ticket, None)
-        self._plans.pop(ticket, None)
-        self._readings.pop(ticket, None)
-        self._samplers.pop(ticket, None)
+        if cache is not None:
+            self._remember(served, cache)
 
     def rebuild(self, error: Exception) -> Lost:
         """Throw the batch away after a step that failed; who was in it twice ends."""
-        in_batch = [ticket for ticket in self._rows if ticket in self._batch]
+        in_batch = [ticket for ticket in self._served if ticket in self._batch]
         self._batch = self.model.open_batch()
         again, ended = [], []
         for ticket in in_batch:
-            row = self._rows[ticket]
+            row = self._served[ticket].row
             row.failures += 1
             if row.failures >= _FAILURES or len(in_batch) == 1:
                 ended.append(Ended(ticket, refusal(error)))
             else:
+                self._lose(ticket)
                 again.append(ticket)
         return Lost(again, ended)
 
     def close(self) -> None:
         """Unload the model; no row may be left that anyone waits for."""
-        self._rows.clear()
-        self._samplers.clear()
+        self._served.clear()
         del self._batch
         self.model.close()
 
     def beat(self) -> None:
         """Tell everyone that they are still being served."""
-        for row in self._rows.values():
-            row.sink(Progress())
+        for served in self._served.values():
+            served.row.sink(Progress())
 
 
 def _wanted(generation: Generation, reading: Reading) -> int:

@@ -12,6 +12,10 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
+# Colder than this only the likeliest token is ever drawn, and logits divided by it would leave
+# what a float32 holds.
+_COLDEST = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
@@ -34,13 +38,15 @@ class SamplingPlan:
         return (self.frequency_penalty, self.presence_penalty, self.repetition_penalty) != (0, 0, 1)
 
     @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature < _COLDEST
+
+    @property
     def plain(self) -> bool:
         """Whether the likeliest token is always taken, and nothing else asked for."""
         return (
-            self.temperature == 0
-            and not self.penalizes
-            and not self.logit_bias
-            and self.top_logprobs is None
+            self.greedy and not self.penalizes and not self.logit_bias and self.top_logprobs is None
         )
 
 
@@ -133,7 +139,7 @@ class RowSampler:
         wanted = self._penalized(raw)
         if self._mask is not None:
             wanted = self._mask.apply(wanted)
-        if plan.temperature == 0:
+        if plan.greedy:
             token = mx.argmax(wanted, axis=-1)
         else:
             # Scaled last but for the cuts, which speak of the probabilities that are drawn from.
@@ -185,7 +191,8 @@ def restrict(logits: mx.array, plan: SamplingPlan) -> mx.array:
         before = mx.cumsum(probabilities, axis=-1) - probabilities
         ranks = mx.argsort(order, axis=-1)
         kept = mx.take_along_axis(before < plan.top_p, ranks, axis=-1)
-        logits = mx.where(kept, logits, -mx.inf)
+        # The first is kept even by a top_p that is none in a float32.
+        logits = mx.where(kept | (ranks == 0), logits, -mx.inf)
     if plan.min_p > 0:
         probabilities = mx.softmax(logits, axis=-1)
         least = plan.min_p * mx.max(probabilities, axis=-1, keepdims=True)

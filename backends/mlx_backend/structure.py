@@ -66,7 +66,8 @@ class OtherFormat(BaseModel):
 
 def _format_tag(value: Any) -> str:
     kind = value.get("type") if isinstance(value, dict) else None
-    return f"({kind})" if kind in {"text", "json_object", "json_schema"} else "(other)"
+    # A list, not a set: what was sent need not be hashable.
+    return f"({kind})" if kind in ["text", "json_object", "json_schema"] else "(other)"
 
 
 ResponseFormat = Annotated[

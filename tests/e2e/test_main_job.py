@@ -112,7 +112,11 @@ async def test_tools_and_schemas_cross_both_processes(
         ) as router,
         AsyncOpenAI(base_url=router.url, api_key="unused") as client,
     ):
-        schema: Any = {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]}
+        schema: Any = {
+            "type": "object",
+            "properties": {"on": {"type": "boolean"}},
+            "required": ["on"],
+        }
         schema["additionalProperties"] = False
         asked: Any = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
         asked |= {"temperature": 1.5, "max_tokens": 200}

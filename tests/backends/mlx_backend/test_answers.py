@@ -440,6 +440,7 @@ async def test_the_log_has_one_line(
     assert logged["request_id"] == "req-1"
     assert {key: logged.get(key) for key in expected} == expected
     assert ("first_text_ms" in logged) == (logged["status"] == 200)
+    assert ("queue_ms" in logged) == ("completion_tokens" in logged)
 
 
 async def test_a_client_that_leaves_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -10,6 +10,7 @@ mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine"
 
 from backends.mlx_backend.batch import Batch  # noqa: E402  imports MLX
 from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  likewise
+from backends.mlx_backend.images import DEFAULT_LIMITS, decode_images  # noqa: E402  likewise
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
 from backends.mlx_backend.prompt import Prompt, Reading  # noqa: E402  likewise
 from backends.mlx_backend.sampling import RowSampler, SamplingPlan  # noqa: E402  likewise
@@ -36,7 +37,8 @@ def prompt_of(model: LoadedModel, text: str, *colours: Any, tokens: tuple[int, .
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
     pictures = [Picture(encoded(colour, (120, 120))) for colour in colours]
     wanted = Generation("tiny", Path(), messages, pictures, Sampling(), None, (), Priority.LOW)
-    return Reading(model, wanted, tokens).prompt()
+    images = decode_images(pictures, DEFAULT_LIMITS)
+    return Reading(model, wanted, images, tokens).prompt()
 
 
 def sampler_of(seed: int, temperature: float = 1.5) -> RowSampler:

@@ -433,7 +433,14 @@ async def test_paths_and_methods(http: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/unload"), ("POST", CHAT), ("GET", "/x")],
+    [
+        ("GET", "/health"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/models"),
+        ("POST", "/unload"),
+        ("POST", CHAT),
+        ("GET", "/x"),
+    ],
 )
 @pytest.mark.parametrize("value", [None, "Bearer wrong", "Basic x", "Bearer", "Bearer é"])
 async def test_every_route_needs_the_token(
@@ -466,6 +473,30 @@ async def test_health_says_what_the_engine_is(http: httpx2.AsyncClient) -> None:
         rows = (await health_when(http, active=2))["rows"]
         assert rows == {"prefilling": 0, "decoding": 2, "paused": 0}
     await health_when(http, active=0)
+
+
+async def test_metrics(http: httpx2.AsyncClient) -> None:
+    """Prometheus' text format, each name once with its help and type, and counters that count."""
+
+    async def read() -> dict[str, float]:
+        answer = await http.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = answer.text.splitlines()
+        names = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
+        assert len(names) == len(set(names)) == answer.text.count("# HELP ")
+        samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        assert {name.partition("{")[0] for name in samples} == set(names)
+        return {name.removeprefix("signalbox_mlx_"): float(at) for name, at in samples.items()}
+
+    before = await read()
+    answer = await http.post(CHAT, json=chat())
+    after = await read()
+    usage = answer.json()["usage"]
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert after[f"{name}_total"] - before[f"{name}_total"] >= usage[name]
+    assert after["batched"] == 1
+    assert after['rows{state="decoding"}'] == 0
+    assert after['queued{priority="high"}'] == 0
 
 
 async def test_an_sdk_error_is_typed(openai: AsyncOpenAI) -> None:

@@ -44,8 +44,8 @@ def test_text() -> None:
         ([CALL], False, "stop", "tool_calls"),
         (["a", CALL], False, "stop", "tool_calls"),
         ([CALL], True, "stop", "stop"),
-        ([CALL[:-15]], False, "length", "length"),
-        ([CALL[:-15]], True, "length", "length"),
+        ([CALL[:-14]], False, "length", "length"),
+        ([CALL[:-14]], True, "length", "length"),
         (["a"], False, "stop", "stop"),
         (["<tool_call>a"], False, "stop", "stop"),
     ],
@@ -105,6 +105,13 @@ def test_log_probabilities_are_those_of_the_content() -> None:
         (),
         (),
     ]
+
+
+def test_log_probabilities_leave_reasoning_out_at_its_edges() -> None:
+    """A token that ends the reasoning and begins the content is told of, those before are not."""
+    choice = Choice(tools=False, named=False)
+    _, content = run(choice, "<think>hm", "</think>a")
+    assert content.tokens == token("</think>a")
 
 
 def test_tokens_held_back_to_the_end() -> None:

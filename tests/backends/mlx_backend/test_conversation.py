@@ -231,6 +231,15 @@ def test_the_error_in_a_part_is_told() -> None:
     assert "required" in text
 
 
+def test_a_result_without_a_call() -> None:
+    """What is missing is said: the id, or the call that it names."""
+    where = "messages[1].tool_call_id"
+    raw = messages({"role": "tool", "content": "x"})
+    assert "must say which call" in refuses(raw, "invalid_request", where)
+    raw = messages({"role": "tool", "content": "x", "tool_call_id": "c7"})
+    assert "'c7'" in refuses(raw, "invalid_request", where)
+
+
 def test_too_many_images() -> None:
     """The number of images is capped."""
     image = image_part(data_uri(encoded(size=(1, 1))))

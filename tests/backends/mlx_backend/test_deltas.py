@@ -110,7 +110,9 @@ def hermes(name: str, arguments: str) -> str:
         # So is the brace.
         ('<tool_call>{"name":"f","arguments":{}</tool_call>', ("", "", [("f", "{}")])),
         ('<tool_call>{"name":"f","arguments":{"a":1</tool_call>', ("", "", [("f", '{"a":1')])),
+        ('<tool_call>{"parameters":{"a":1},"name":"f"}', ("", "", [("f", '{"a":1}')])),
         # A line break stands in a string.
+        (hermes("f", '{"a": "\\\n"}'), ("", "", [("f", '{"a": "\\\\n"}')])),
         (hermes("f", '{"a": "x\ny\\\nz"}'), ("", "", [("f", '{"a": "x\\ny\\\\nz"}')])),
     ],
 )

@@ -115,7 +115,7 @@ def nothing_left(engine: Engine, desk: Desk) -> bool:
     """Tell whether nobody is served and nothing of anybody is kept."""
     status = desk.status()
     rows = engine._models._models.values()
-    kept = [row for each in rows for row in (each._rows, each._plans, each._readings)]
+    kept = [each._served for each in rows]
     batches = [len(each._batch) for each in rows]
     return (
         status.active == 0

@@ -96,6 +96,8 @@ PAIR = (
         (f"{ONE} Done.", "no", "no", "no"),
         (ONE.replace('{"n": 1}', '{"n":1}'), "whole", "whole", "whole"),
         (ONE.replace('{"n": 1}', '{"n":  1}'), "no", "no", "no"),
+        (ONE.replace("1", '1, "m": 2,"o": 3'), "whole", "whole", "whole"),
+        (ONE.replace("1", '1,  "m": 2'), "no", "no", "no"),
         (ONE.replace('{"n": 1}', "{}"), "no", "no", "no"),
         (ONE.replace('{"n": 1}', '{"n": null}'), "no", "no", "no"),
         (ONE.replace("get", "get_it"), "no", "no", "no"),
@@ -232,6 +234,18 @@ def test_a_schema_that_is_only_itself() -> None:
             check(Constraint(schema=schema))
 
 
+def test_a_schema_whose_answers_have_no_end() -> None:
+    """One that forces text on and on is refused; a long text that ends is not."""
+    endless: list[Schema] = [
+        {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+    ]
+    for schema in endless:
+        with pytest.raises(ChatError, match="endless"):
+            check(Constraint(schema=schema))
+    check(Constraint(schema={"const": "x" * 20_000}))
+
+
 def test_arguments_of_another_type_are_refused() -> None:
     """Arguments are an object; a tool that says otherwise is told so."""
     for type_ in ("string", ["object", "null"]):
@@ -269,11 +283,12 @@ _HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", _HOSTILE)
 def test_hostile_schemas(name: str) -> None:
-    """What would hold a thread for long is refused within a second."""
-    begun = time.monotonic()
+    """What would hold a thread for long is refused within a second of computing."""
+    begun = time.thread_time()
     with pytest.raises(ChatError) as caught:
         check(Constraint(schema=_HOSTILE[name]))
-    assert time.monotonic() - begun < 1
+    assert time.thread_time() - begun < 0.7
+    assert len(caught.value.message) < 500
     assert caught.value.code == "invalid_request"
 
 
@@ -289,15 +304,17 @@ def test_hostile_schemas(name: str) -> None:
         {"type": "string", "minLength": 10**9},
         {"type": "array", "minItems": 10**9},
         {"type": "number", "multipleOf": 0.01},
-        {"anyOf": [{"type": "integer", "multipleOf": n} for n in (1000000, 10, 5, 100)]},
+        {"anyOf": [{"type": "integer", "multipleOf": n} for n in (1000000, 99, 98, 97)]},
         {"type": "object", "properties": {"a": {"$ref": "#"}}},
         {"type": "integer", "title": "x", "deprecated": True, "examples": [1], "$comment": ""},
         {"anyOf": [{"pattern": "^a$"}] * 20, "title": "Choice", "default": None},
     ],
 )
 def test_large_and_harmless(schema: Schema) -> None:
-    """The limits leave room for what people write."""
+    """The limits leave room for what people write, and for odd things that cost little."""
+    begun = time.thread_time()
     check(Constraint(schema=schema))
+    assert time.thread_time() - begun < 0.7
 
 
 def test_too_many_tools() -> None:

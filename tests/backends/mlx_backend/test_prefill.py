@@ -8,6 +8,7 @@ mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine"
 from mlx_vlm.models.cache import make_prompt_cache  # noqa: E402  imports MLX
 
 from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  likewise
+from backends.mlx_backend.images import DEFAULT_LIMITS, decode_images  # noqa: E402  likewise
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
 from backends.mlx_backend.prefill import Prefill, PrefillPace  # noqa: E402  likewise
 from backends.mlx_backend.prompt import Reading  # noqa: E402  likewise
@@ -46,7 +47,8 @@ def after_prompt(folder: Path, chunk: int, images: list[bytes]) -> tuple[Any, in
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "colour?"}]}]
     pictures = [Picture(data) for data in images]
     wanted = Generation("tiny", folder, messages, pictures, Sampling(), 1, (), Priority.LOW)
-    prompt = Reading(model, wanted).prompt()
+    images_shown = decode_images(pictures, DEFAULT_LIMITS)
+    prompt = Reading(model, wanted, images_shown).prompt()
     text: Any = model.model.language_model
     pace = PrefillPace(1e-9)
     pace.tokens = chunk

@@ -42,6 +42,8 @@ def plan(**fields: Any) -> SamplingPlan:
         ({"top_p": 0.7}, [1, 3]),
         ({"top_p": 0.9}, [1, 2, 3]),
         ({"top_p": 1e-9}, [1]),
+        # None in a float32.
+        ({"top_p": 1e-300}, [1]),
         ({"min_p": 0.3}, [1, 3]),
         ({"min_p": 1.0}, [1]),
         ({"top_k": 3, "top_p": 0.7}, [1, 3]),
@@ -67,6 +69,13 @@ def test_a_row_that_is_resumed_goes_on_as_it_would_have() -> None:
     whole = draw(RowSampler(plan()), 20)
     assert draw(RowSampler(plan(), tokens=whole[:12]), 8) == whole[12:]
     assert draw(RowSampler(plan(seed=8)), 20) != whole
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-308, 1e-40, 1e-7, 1e-5])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    """However cold it is, the likeliest token comes, with logits of any size."""
+    sampler = RowSampler(plan(temperature=temperature))
+    assert draw(sampler, 5, [-500.0, 500.0, 499.9, 0.0]) == [1] * 5
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
+from llguidance import LLParserLimits  # noqa: E402  comes with MLX
 from transformers import AutoTokenizer  # noqa: E402  comes with MLX
 
+from backends.mlx_backend import token_mask  # noqa: E402  imports MLX
 from backends.mlx_backend.errors import ChatError  # noqa: E402  below what may be missing
 from backends.mlx_backend.generation import Constraint, Tool  # noqa: E402  likewise
 from backends.mlx_backend.grammar import check  # noqa: E402  likewise
@@ -337,11 +339,11 @@ def can_begin(text: bytes) -> bool:
     )
 
 
-def test_the_marker_cannot_be_spelled(vocabulary: Vocabulary) -> None:
-    """Who looks for a call in the text finds only what the grammar took for one."""
-    mask = vocabulary.grammars.start(Constraint(tools=TOOLS))
-    letters = [i for c in "<tool_call" for i in vocabulary.ids(c)]
-    feed(mask, letters)
+@pytest.mark.parametrize(("marker", "thinking"), [("<tool_call>", False), ("</think>", True)])
+def test_a_marker_cannot_be_spelled(vocabulary: Vocabulary, marker: str, thinking: bool) -> None:
+    """Who looks for a marker in the text finds only what the grammar took for one."""
+    mask = vocabulary.grammars.start(Constraint(tools=TOOLS), thinking=thinking)
+    feed(mask, [token for letter in marker[:-1] for token in vocabulary.ids(letter)])
     assert not {i for i in allowed(mask) if vocabulary.text([i]).startswith(">")}
     assert set(vocabulary.ids("s")) <= allowed(mask)
 
@@ -502,7 +504,48 @@ def test_a_token_that_is_not_allowed(vocabulary: Vocabulary) -> None:
     with pytest.raises(ChatError) as caught:
         masks[0].accept(vocabulary.id("x"))
     assert caught.value.code == "generation_failed"
+    assert "<state>" not in caught.value.message
     with pytest.raises(ChatError):
         masks[0].apply(mx.zeros((1, COLUMNS)))
     feed(masks[1], vocabulary.ids("true"))
     assert masks[1].done
+
+
+def test_an_answer_that_exhausts_its_grammar(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that becomes too complex fails, and another of the same schema does not."""
+    monkeypatch.setattr(token_mask, "LIMITS", LLParserLimits(max_lexer_states=2000))
+    constraint = Constraint(schema={"type": "string", "pattern": "a.{12}b"})
+    mask, other = (vocabulary.grammars.start(constraint) for _ in range(2))
+    letters = random.Random(1)  # noqa: S311  an order that repeats is the point
+    feed(mask, vocabulary.ids('"'))
+    with pytest.raises(ChatError, match="too many states") as caught:
+        for _ in range(2000):
+            mask.apply(mx.zeros((1, COLUMNS)))
+            mask.accept(vocabulary.id(letters.choice("ab")))
+    assert caught.value.code == "generation_failed"
+    feed(other, [vocabulary.id(letter) for letter in '"ab'])
+    vocabulary.grammars.start(constraint)
+
+
+def test_a_thousand_properties(vocabulary: Vocabulary) -> None:
+    """An object may leave out any of many properties."""
+    properties = {f"p{i}": {"type": "null"} for i in range(1000)}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    mask = vocabulary.grammars.start(Constraint(schema=schema))
+    feed(mask, vocabulary.ids('{"p7":null,"p99'))
+
+
+def test_a_schema_that_was_not_checked(vocabulary: Vocabulary) -> None:
+    """A grammar that cannot be compiled is told apart from an answer that failed."""
+    with pytest.raises(ChatError, match="Unimplemented") as caught:
+        vocabulary.grammars.start(Constraint(schema={"not": {}}))
+    assert caught.value.code == "invalid_request"
+
+
+def test_a_vocabulary_with_fewer_columns(vocabulary: Vocabulary) -> None:
+    """A model whose logits leave out the last tokens of its tokenizer is served all the same."""
+    grammars = Grammars(vocabulary.tokenizer, vocabulary.size - 6, vocabulary.ends)
+    mask = grammars.start(Constraint(schema={"type": "boolean"}))
+    assert allowed(mask, vocabulary.size - 6) == {*vocabulary.ids("t"), *vocabulary.ids("f")}

@@ -57,6 +57,7 @@ def renders(template: str) -> Render:
         (HERMES.replace("{{ message.content }}", ""), False),
         (HERMES.replace("{{ call.function | tojson }}", ""), False),
         (HERMES.replace("{{ call.function | tojson }}", "{{ call | tojson }}"), False),
+        (HERMES.replace("message.content", "message.content if message.role == 'user'"), False),
         ("{{ messages[0].nothing.at_all }}", False),
         ("{{ raise_exception('not so') }}", False),
     ],

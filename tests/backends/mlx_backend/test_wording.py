@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from backends.mlx_backend.choice import Ended, Piece
@@ -213,6 +214,26 @@ def test_deltas() -> None:
     assert delta(wording.piece(0, Piece(Reasoning("hm")))) == {"reasoning_content": "hm"}
     assert delta(wording.piece(0, Piece(CallBegun(1, "call_2", "g")))) == {"tool_calls": [begun]}
     assert delta(wording.piece(0, Piece(CallArguments(1, "{}")))) == {"tool_calls": [more]}
+
+
+def test_the_sdk_puts_a_stream_together() -> None:
+    """What OpenAI's SDK accumulates from the chunks is what the whole answer says."""
+    wording = Wording("m", include_usage=True)
+    end = Ended("tool_calls", 3, 2, 0, 0)
+    raw = wording.role(0, DELTAS[0]) + b"".join(wording.piece(0, Piece(one)) for one in DELTAS)
+    state: ChatCompletionStreamState[None] = ChatCompletionStreamState()
+    for chunk in events(raw + wording.end(0, end) + wording.done([end]))[:-1]:
+        state.handle_chunk(ChatCompletionChunk.model_validate(chunk))
+    streamed = state.get_final_completion().model_dump(exclude_none=True)
+    whole = completion((message(*DELTAS), end))
+    told = streamed["choices"][0]["message"]
+    for call in told["tool_calls"]:
+        call.pop("index", None)
+        call["function"].pop("parsed_arguments", None)
+    expected = whole["choices"][0]["message"]
+    assert {key: told.get(key) for key in expected} == expected
+    assert streamed["choices"][0]["finish_reason"] == "tool_calls"
+    assert streamed["usage"] == whole["usage"]
 
 
 def test_a_stream_that_asked_for_usage() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends.places import user_folder
 from backends.wire import Priority
 from router.capabilities import Capability
 from router.settings import (
@@ -18,7 +19,7 @@ from router.settings import (
     load,
     refuse_unbuilt,
 )
-from router.settings.sources import packaged_file, user_folder
+from router.settings.sources import packaged_file
 from router.settings.tree import BuiltinProvider, OllamaProvider
 
 
