@@ -232,6 +232,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         ),
     )
     bound_mb = options.memory_mb or models.machine_mb
+    models.weights_mb = bound_mb * _WEIGHTS_SHARE
     limits = Limits(
         active=options.active,
         # With one row at a time there is nothing to reserve.
@@ -240,7 +241,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         queue=options.queue,
         idle_unload_s=options.idle_unload_s,
         queue_idle_stop_s=options.queue_idle_stop_s,
-        memory_mb=bound_mb * _WEIGHTS_SHARE,
+        memory_mb=models.weights_mb,
         caches_mb=bound_mb * _CACHES_SHARE,
     )
     trace = None if options.trace is None else Trace(options.trace)

@@ -163,7 +163,7 @@ class Engine:
     def _load(self, key: str) -> None:
         known = self._desk.model(key)
         begun = time.monotonic()
-        self._models.load(key, known.name, known.folder)
+        self._models.load(key, known.name, known.folder, known.size_mb)
         log.info("loaded %s in %.1f s", known.name, time.monotonic() - begun)
         why = self._models.why_serial
         if why:
@@ -209,6 +209,9 @@ class Engine:
 def _load_failed(name: str, error: Exception) -> ChatError:
     if isinstance(error, ChatError):
         return error
+    if isinstance(error, MemoryError) or "allocate" in str(error):
+        text = "there is not enough memory for it; end other programs, or choose a smaller one"
+        return ChatError("model_load_failed", f"{name} cannot be loaded: {text}", "model")
     return ChatError(
         "model_load_failed",
         f"{name} cannot be loaded: its files do not fit together, or the model type in config.json"

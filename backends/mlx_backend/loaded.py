@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Totals
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.models import LoadedModel, give_back_memory
@@ -19,6 +20,7 @@ _PREFIXES_SHARE = 0.05
 class LoadedModels:
     """Models by key; `chunk_s` is how long a chunk of a prompt may take.
 
+    `weights_mb` is how large a model may be, None: nothing bounds it.
     `kv_bits` quantizes the caches of their rows.
     """
 
@@ -26,10 +28,12 @@ class LoadedModels:
         self,
         *,
         chunk_s: float,
+        weights_mb: float | None = None,
         kv_bits: int | None = None,
         image_limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         self._chunk_s = chunk_s
+        self.weights_mb = weights_mb
         self._image_limits = image_limits
         self._kv_bits = kv_bits
         self._models: dict[str, ModelRows] = {}
@@ -74,8 +78,15 @@ class LoadedModels:
                 return rows
         raise KeyError(ticket)
 
-    def load(self, key: str, name: str, folder: Path) -> None:
+    def load(self, key: str, name: str, folder: Path, size_mb: float) -> None:
         """Load a model; ChatError that names a bad file, or whatever else loading raises."""
+        if self.weights_mb is not None and size_mb > self.weights_mb:
+            raise ChatError(
+                "model_load_failed",
+                f"{name} cannot be loaded: its weights take {size_mb:,.0f} of"
+                f" {self.weights_mb:,.0f} MB that models may take here; choose a smaller one",
+                "model",
+            )
         try:
             model = LoadedModel(
                 name,

@@ -125,6 +125,9 @@ class LoadedModel:
         self._pace = PrefillPace(chunk_s)
         self.image_limits = image_limits
         self.vision = VisionEncoder(self.model)
+        # Whether prompts without pictures, and with them, can be gone on with after a known prefix;
+        # the first one of each kind tells.
+        self.resumes: dict[bool, bool] = {}
         self.prefixes = PrefixCache(int(prefixes_mb * _MIB))
 
     def __repr__(self) -> str:

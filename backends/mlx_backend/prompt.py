@@ -91,9 +91,18 @@ class Reading:
             raise ChatError("invalid_request", text, "messages")
         return picture_key_ids(self.ids, placeholder, hashes, self._counts)
 
+    @property
+    def _shows_pictures(self) -> bool:
+        return "pixel_values" in self._inputs
+
+    @property
+    def _resumes(self) -> bool:
+        return self._model.resumes.get(self._shows_pictures, False)
+
     def recall(self) -> None:
         """Take as much of the prompt as is known out of the prefix cache; once."""
-        if self.key_ids is None or self._recalled:
+        # Pictures within it are not encoded, so it must be sure that one can go on from there.
+        if self.key_ids is None or self._recalled or not self._resumes:
             return
         self._recalled = True
         self.cached, self.cache = self._model.prefixes.find(self.key_ids)
@@ -124,8 +133,10 @@ class Reading:
         embeddings = {**rest, **known}
         # Evaluated here, so that it is this step and no part of the first chunk.
         mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
-        if not resumable(model.language_model, embeddings):
-            self.cached, self.cache = 0, None
+        resumes = resumable(model.language_model, embeddings)
+        self._model.resumes[self._shows_pictures] = resumes
+        if not resumes:
+            self.key_ids = None
         return Prompt(self.ids, embeddings)
 
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Failed,
     Finished,
     Generation,
+    Picture,
     Sampling,
     Text,
 )
 from backends.mlx_backend.loaded import LoadedModels  # noqa: E402  likewise
 from backends.mlx_backend.scheduler import Limits, Scheduler  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  likewise
+from tests.backends.mlx_backend.pictures import RED, encoded  # noqa: E402  likewise
 
 pytestmark = pytest.mark.mlx
 
@@ -347,6 +350,67 @@ def test_a_seeded_row_repeats_itself(engine: Engine, desk: Desk, ask: Any) -> No
     first = draw(11, 0)
     assert len({draw(None, 0) for _ in range(4)}) > 1
     assert draw(11, 2) == first
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_picture_that_was_known_is_seen_again(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch, *, resumes: bool
+) -> None:
+    """Whether or not a model can go on after a known prefix, pictures within it count."""
+    if not resumes:
+        monkeypatch.setattr("backends.mlx_backend.prompt.resumable", lambda *_: False)
+    answers: list[list[Event]] = [[], [], []]
+    for events in answers:
+        wanted = ask(LONG, max_tokens=8)
+        parts = [{"type": "image"}, {"type": "text", "text": "What colour is this?"}]
+        picture = Picture(encoded(RED, (120, 120)))
+        messages = [{"role": "user", "content": parts}]
+        desk.submit(replace(wanted, messages=messages, images=[picture]), events.append)
+        drain(engine)
+    assert [text_of(events) for events in answers] == ["This is red."] * 3
+    known = [
+        event.cached_tokens > 0 for each in answers for event in each if isinstance(event, Begun)
+    ]
+    assert known == [False, resumes, resumes]
+
+
+def test_a_model_that_is_too_large_is_not_loaded(
+    desk: Desk, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its clients are told how much it needs and how much there is."""
+    models = LoadedModels(chunk_s=1e-9, weights_mb=0.5)
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(Engine(desk, models))
+    models.close()
+    (event,) = events
+    assert isinstance(event, Failed)
+    assert event.error.code == "model_load_failed"
+    assert "of 0 MB" in event.error.message
+    assert "tiny cannot be loaded" in caplog.text
+    assert desk.status().state == "idle"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[malloc] Unable to allocate 9")])
+def test_memory_that_runs_out_while_loading(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is named, and the next one is served."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backends.mlx_backend.models.load", fail)
+        failed: list[Event] = []
+        desk.submit(ask(), failed.append)
+        drain(engine)
+    assert isinstance(failed[-1], Failed)
+    assert "not enough memory" in failed[-1].error.message
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(engine)
+    assert text_of(events) == "I see no picture."
 
 
 def test_it_batches_here(engine: Engine, desk: Desk, ask: Any) -> None:
