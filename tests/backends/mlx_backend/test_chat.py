@@ -482,8 +482,10 @@ async def test_metrics(http: httpx2.AsyncClient) -> None:
     wanted = {f"{name}_total": before[f"{name}_total"] + usage[name] for name in names}
     async with asyncio.timeout(GONE_S):
         # The last step is counted when it is over, a moment after its token is sent.
-        while any((after := await read())[name] < count for name, count in wanted.items()):
+        after = await read()
+        while any(after[name] < count for name, count in wanted.items()):
             await asyncio.sleep(POLL_S)
+            after = await read()
     assert after["batched"] == 1
     assert after['rows{state="decoding"}'] == 0
     assert after['queued{priority="high"}'] == 0
