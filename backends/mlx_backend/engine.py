@@ -89,8 +89,6 @@ class Engine:
             details["model"] = self._desk.model(details["model"]).name
         if isinstance(action, Decode):
             details["tickets"] = self._models[action.model].decoding
-        if isinstance(action, Admit) and (request := self._desk.request(action.ticket)):
-            details["priority"] = request.generation.priority.name
         return self._trace.step(type(action).__name__, **details)
 
     def _attempt(self, action: Action) -> Exception | None:

@@ -15,13 +15,9 @@ from typing import Any, Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Constraint, Tool
-
-CALL: Final = "<tool_call>"
-CALL_END: Final = "</tool_call>"
-THOUGHT: Final = "<think>"
-THOUGHT_END: Final = "</think>"
 
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 MAX_TOOLS_BYTES: Final = 256 * 1024
@@ -251,7 +247,7 @@ def _calls(constraint: Constraint, markers: Markers) -> Iterator[str]:
         head = json.dumps(f'{{"name": {json.dumps(tool.name, ensure_ascii=False)}, "arguments": ')
         schema = json.dumps(_with_options(_arguments(tool), _SPACED))
         yield f'{name}: {head} %json {schema} "}}"'
-    yield f'call: "\\n" ({" | ".join(names)}) "\\n" {_marker(CALL_END, markers.call_end)}'
+    yield f'call: "\\n" ({" | ".join(names)}) "\\n" {_marker(END_CALL, markers.call_end)}'
     opening = _marker(CALL, markers.call)
     more = f' ("\\n" {opening} call)*' if constraint.parallel else ""
     if constraint.schema is not None:
@@ -277,10 +273,10 @@ def _thought(markers: Markers) -> Iterator[str]:
     """Write reasoning: anything at all, up to and including its end."""
     end = markers.thought_end
     if end is None:
-        yield f"thought{_lazily(THOUGHT_END)}"
+        yield f"thought{_lazily(END_THINK)}"
     else:
         yield f"thought: {_free('THOUGHT', markers.special - {end})} <[{end}]>"
-        yield f"THOUGHT: {_without(THOUGHT_END)}"
+        yield f"THOUGHT: {_without(END_THINK)}"
 
 
 def _lazily(marker: str) -> str:

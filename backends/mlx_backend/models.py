@@ -118,6 +118,7 @@ class LoadedModel:
         self.template = ChatTemplate(self.processor, self.model.config)
         self.vocabulary_size = _vocabulary_size(config) or len(self.tokenizer)
         self.grammars = Grammars(self.tokenizer, self.vocabulary_size, self.ends)
+        self.grammars.prepare()
         self._silent = _silent_tokens(self.tokenizer)
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits

@@ -9,14 +9,11 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
+from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Constraint
 from backends.mlx_backend.grammar import (
-    CALL,
-    CALL_END,
     LIMITS,
-    THOUGHT,
-    THOUGHT_END,
     Markers,
     explain,
     write_grammar,
@@ -71,14 +68,20 @@ class Grammars:
     """What answers of one model can be held to.
 
     `tokenizer` is the model's fast Hugging Face tokenizer, `vocab_size` the columns of its logits,
-    `eos_ids` the tokens that end an answer. llguidance's own form of the vocabulary is made at
-    the first use; it takes 0.3 s for 50,000 tokens.
+    `eos_ids` the tokens that end an answer.
     """
 
     def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = max(vocab_size, len(tokenizer))
         self._eos_ids = sorted(set(eos_ids))
+
+    def prepare(self) -> None:
+        """Make llguidance's form of the vocabulary now: 0.3 s for 50,000 tokens.
+
+        Else the first answer that needs it makes everyone in its batch wait.
+        """
+        _ = self._vocabulary
 
     def start(self, constraint: Constraint, *, thinking: bool = False) -> TokenMask:
         """Return the mask of an answer that begins; `thinking` where its prompt ends in reasoning.
@@ -102,8 +105,8 @@ class Grammars:
         special = {index for index in ids.values() if self._vocabulary.is_special_token(index)}
         return Markers(
             call=ids.get(CALL),
-            call_end=ids.get(CALL_END),
-            thought=ids.get(THOUGHT),
-            thought_end=ids.get(THOUGHT_END),
+            call_end=ids.get(END_CALL),
+            thought=ids.get(THINK),
+            thought_end=ids.get(END_THINK),
             special=frozenset(special.difference(self._eos_ids)),
         )

@@ -13,8 +13,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from backends.wire import Priority
+
 _LINE, _BAR, _LEFT, _WIDTH, _TOP = 22, 14, 110, 980, 62
-_COLOURS = {"Prefill": "#d9822b", "Decode": "#3b7dd8", "paused": "#c9ced6"}
+_COLOURS = {"Prefill": "#d9822b", "Decode": "#3b7dd8", "paused": "#c9ced6", "queued": "#8a93a0"}
+_THIN = {"paused": (4, 5), "queued": (1, 7)}
 _HIGH = "#c23030"
 _US = 1_000_000
 
@@ -26,6 +29,7 @@ class Generation:
     ticket: int
     priority: str
     spans: list[tuple[str, float, float]] = field(default_factory=list)
+    queued_at: float = 0.0
     paused_at: float | None = None
 
 
@@ -37,7 +41,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def generations(events: Iterable[dict[str, Any]]) -> list[Generation]:
-    """Return the generations of a trace in the order of their admission."""
+    """Return the generations of a trace in the order of their arrival."""
     found: dict[int, Generation] = {}
     first: float | None = None
     for event in events:
@@ -46,8 +50,10 @@ def generations(events: Iterable[dict[str, Any]]) -> list[Generation]:
         begin -= first
         end = begin + event.get("dur", 0) / _US
         name, ticket = event["name"], args.get("ticket")
-        if name == "Admit":
-            found[ticket] = Generation(ticket, args.get("priority", "LOW"))
+        if name == "Submit":
+            found[ticket] = Generation(ticket, Priority(args["priority"]).name, queued_at=begin)
+        elif name == "Admit" and ticket in found:
+            found[ticket].spans.append(("queued", found[ticket].queued_at, begin))
         elif name == "Prefill" and ticket in found:
             found[ticket].spans.append((name, begin, end))
         elif name == "Decode":
@@ -84,12 +90,12 @@ def draw(rows: list[Generation], since: float, until: float) -> str:
 
 
 def _bars(row: Generation, y: int, since: float, until: float, scale: float) -> Iterator[str]:
-    for kind, begin, end in sorted(row.spans, key=lambda span: span[0] != "paused"):
+    for kind, begin, end in sorted(row.spans, key=lambda span: span[0] not in _THIN):
         left, right = max(begin, since), min(end, until)
         if right <= left:
             continue
         x, width = _LEFT + (left - since) * scale, max((right - left) * scale, 0.8)
-        tall, down = (4, 5) if kind == "paused" else (_BAR, 0)
+        tall, down = _THIN.get(kind, (_BAR, 0))
         colour = _HIGH if row.priority == "HIGH" and kind == "Decode" else _COLOURS[kind]
         yield (
             f'<rect x="{x:.1f}" y="{y + down}" width="{width:.1f}" height="{tall}"'
@@ -102,6 +108,7 @@ def _legend() -> Iterator[str]:
         ("Prefill", "a chunk of its prompt"),
         ("Decode", "a token"),
         ("paused", "paused, its cache kept"),
+        ("queued", "in the queue"),
     )
     yield '<text x="10" y="20" font-size="14">Steps of the MLX thread, a line a generation</text>'
     x = _LEFT

@@ -288,6 +288,7 @@ def test_hostile_schemas(name: str) -> None:
     with pytest.raises(ChatError) as caught:
         check(Constraint(schema=_HOSTILE[name]))
     assert time.thread_time() - begun < 0.7
+    assert len(caught.value.message) < 500
     assert caught.value.code == "invalid_request"
 
 
@@ -303,7 +304,7 @@ def test_hostile_schemas(name: str) -> None:
         {"type": "string", "minLength": 10**9},
         {"type": "array", "minItems": 10**9},
         {"type": "number", "multipleOf": 0.01},
-        {"anyOf": [{"type": "integer", "multipleOf": n} for n in (1000000, 10, 5, 100)]},
+        {"anyOf": [{"type": "integer", "multipleOf": n} for n in (1000000, 99, 98, 97)]},
         {"type": "object", "properties": {"a": {"$ref": "#"}}},
         {"type": "integer", "title": "x", "deprecated": True, "examples": [1], "$comment": ""},
         {"anyOf": [{"pattern": "^a$"}] * 20, "title": "Choice", "default": None},
