@@ -226,12 +226,12 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         raise StartError(f"MLX is not installed for this Python: {error}") from error
     models = loaded.LoadedModels(
         chunk_s=options.prefill_chunk_ms / 1000,
+        memory_mb=options.memory_mb,
         kv_bits=options.kv_bits,
         image_limits=images.ImageLimits(
             max_side_px=options.max_side_px, max_pixels=options.max_megapixels * 1_000_000
         ),
     )
-    bound_mb = options.memory_mb or models.machine_mb
     limits = Limits(
         active=options.active,
         # With one row at a time there is nothing to reserve.
@@ -240,8 +240,8 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         queue=options.queue,
         idle_unload_s=options.idle_unload_s,
         queue_idle_stop_s=options.queue_idle_stop_s,
-        memory_mb=bound_mb * _WEIGHTS_SHARE,
-        caches_mb=bound_mb * _CACHES_SHARE,
+        memory_mb=models.bound_mb * _WEIGHTS_SHARE,
+        caches_mb=models.bound_mb * _CACHES_SHARE,
     )
     trace = None if options.trace is None else Trace(options.trace)
     desk = Desk(Scheduler(limits), trace=trace)

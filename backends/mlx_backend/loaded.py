@@ -19,17 +19,20 @@ _PREFIXES_SHARE = 0.05
 class LoadedModels:
     """Models by key; `chunk_s` is how long a chunk of a prompt may take.
 
-    `kv_bits` quantizes the caches of their rows.
+    `memory_mb` is what all of them may take; None leaves it to the machine. `kv_bits` quantizes
+    the caches of their rows.
     """
 
     def __init__(
         self,
         *,
         chunk_s: float,
+        memory_mb: float | None = None,
         kv_bits: int | None = None,
         image_limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         self._chunk_s = chunk_s
+        self.bound_mb = memory_mb or _machine_mb()
         self._image_limits = image_limits
         self._kv_bits = kv_bits
         self._models: dict[str, ModelRows] = {}
@@ -56,17 +59,6 @@ class LoadedModels:
         """Why rows may not share a batch; empty where they may."""
         return next((rows.why_serial for rows in self._models.values() if rows.why_serial), "")
 
-    @property
-    def machine_mb(self) -> float:
-        """How much memory MLX should take here at most, in MiB.
-
-        What Metal recommends; elsewhere what the device, or the machine, has.
-        """
-        info = mx.device_info()
-        known = (info.get("max_recommended_working_set_size"), info.get("memory_size"))
-        size = next((each for each in known if each), None) or _physical_bytes()
-        return float(size) / _MIB
-
     def of(self, ticket: int) -> ModelRows:
         """Return the model that serves a row; KeyError where none does."""
         for rows in self._models.values():
@@ -82,7 +74,7 @@ class LoadedModels:
                 folder,
                 chunk_s=self._chunk_s,
                 kv_bits=self._kv_bits,
-                prefixes_mb=self.machine_mb * _PREFIXES_SHARE,
+                prefixes_mb=self.bound_mb * _PREFIXES_SHARE,
                 image_limits=self._image_limits,
             )
         except BaseException:
@@ -123,6 +115,14 @@ class LoadedModels:
         self._decoders.shutdown(cancel_futures=True)
         for key in list(self._models):
             self.unload(key)
+
+
+def _machine_mb() -> float:
+    """How much memory MLX should take here at most: what Metal recommends, else all there is."""
+    info = mx.device_info()
+    known = (info.get("max_recommended_working_set_size"), info.get("memory_size"))
+    size = next((each for each in known if each), None) or _physical_bytes()
+    return float(size) / _MIB
 
 
 def _physical_bytes() -> int:
