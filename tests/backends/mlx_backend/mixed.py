@@ -186,10 +186,15 @@ async def ask(
 
 
 async def leave(
-    http: httpx2.AsyncClient, body: Mapping[str, Any], *, stream: bool, after_s: float
+    http: httpx2.AsyncClient,
+    body: Mapping[str, Any],
+    *,
+    stream: bool,
+    after_s: float,
+    priority: str = "low",
 ) -> None:
     """Ask, and go away after a while, in whatever phase that is."""
-    asking = asyncio.create_task(ask(http, body, stream=stream))
+    asking = asyncio.create_task(ask(http, body, stream=stream, priority=priority))
     await asyncio.wait({asking}, timeout=after_s)
     asking.cancel()
     await asyncio.wait({asking})

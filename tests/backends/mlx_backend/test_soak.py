@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tests.backends.mlx_backend.child import TOKEN, Child, backend
-from tests.backends.mlx_backend.mixed import Answer, ask, every_kind, leave
+from tests.backends.mlx_backend.mixed import LONG, Answer, ask, every_kind, leave
+from tests.backends.mlx_backend.pictures import question
 
 pytestmark = pytest.mark.mlx
 
@@ -26,6 +27,7 @@ TOKENS = 6
 SETTLE_S = 5
 # How long a request waits and runs, roughly, among so many others.
 USUAL_S = 1.5
+UNREAD, UNREAD_S = 0.5, 0.3
 FEW_MB = 4.0
 
 # The backend, which writes its event loop's tasks into its log when it gets a signal.
@@ -91,7 +93,7 @@ async def client(child: Child) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 class Soak:
-    """Clients who ask at random; `wrong` are the answers that differ from those of a request alone."""
+    """Clients who ask at random; `wrong` are the answers that a request does not get alone."""
 
     def __init__(self, kinds: dict[str, Any], solo: dict[str, Answer]) -> None:
         self._kinds = kinds
@@ -117,8 +119,18 @@ class Soak:
         name, stream = rng.choice(list(self._kinds)), rng.random() < 0.5
         body = self._kinds[name]
         if rng.random() < LEAVING:
-            after_s = rng.uniform(0, USUAL_S)
-            await leave(http, body, stream=stream, after_s=after_s)
+            if rng.random() < UNREAD:
+                # A prompt that nobody has read before, and that takes a while.
+                new = question(f"{rng.random()} {LONG * 3}")
+                await leave(
+                    http,
+                    {**body, "messages": new},
+                    stream=stream,
+                    after_s=rng.uniform(0, UNREAD_S),
+                    priority="high",
+                )
+            else:
+                await leave(http, body, stream=stream, after_s=rng.uniform(0, USUAL_S))
             return
         priority = rng.choice(["low", "low", "high"])
         answer = await ask(http, body, stream=stream, priority=priority)
@@ -154,7 +166,8 @@ async def test_a_thousand_requests_leave_nothing_behind(
     """Everyone who stays has the right answer; memory, tasks and descriptors are as before."""
     trace = tmp_path / "trace"
     arguments = ["--models-dir", str(tmp_path), f"--model-folder=tiny={tiny_vision_model}"]
-    arguments += ["--prefill-chunk-ms", "5", "--trace", str(trace)]
+    # Caches that are full before the first half is over.
+    arguments += ["--prefill-chunk-ms", "5", "--memory-mb", "100", "--trace", str(trace)]
     kinds = every_kind(TOKENS, TOKENS)
     with backend(*arguments, log=tmp_path / "log", command=("-c", TELLING)) as child:
         watched = Watched(child)
@@ -174,7 +187,6 @@ async def test_a_thousand_requests_leave_nothing_behind(
             await watched.settled(tasks)
             await watched.descriptors(descriptors)
             held.append((health["memory_mb"], watched.rss_mb))
-        print(held, tasks, descriptors, phases(trace), soak.answered)
     assert not soak.wrong
     assert soak.answered > REQUESTS * (1 - LEAVING) * 0.9
     (first_mb, first_rss_mb), (second_mb, second_rss_mb) = held
