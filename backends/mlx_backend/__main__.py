@@ -49,10 +49,6 @@ _OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-# Of the memory that MLX may take: the models' weights, and the caches of their rows. The rest is
-# for what a step needs, for pictures and for prompts that were read before.
-_WEIGHTS_SHARE = 0.6
-_CACHES_SHARE = 0.25
 # Both together stay below the ten seconds after which a process manager kills.
 _DRAIN_S = 2
 _STEP_ENDS_S = 5.0
@@ -226,13 +222,12 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         raise StartError(f"MLX is not installed for this Python: {error}") from error
     models = loaded.LoadedModels(
         chunk_s=options.prefill_chunk_ms / 1000,
+        memory_mb=options.memory_mb,
         kv_bits=options.kv_bits,
         image_limits=images.ImageLimits(
             max_side_px=options.max_side_px, max_pixels=options.max_megapixels * 1_000_000
         ),
     )
-    bound_mb = options.memory_mb or models.machine_mb
-    models.weights_mb = bound_mb * _WEIGHTS_SHARE
     limits = Limits(
         active=options.active,
         # With one row at a time there is nothing to reserve.
@@ -242,7 +237,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         idle_unload_s=options.idle_unload_s,
         queue_idle_stop_s=options.queue_idle_stop_s,
         memory_mb=models.weights_mb,
-        caches_mb=bound_mb * _CACHES_SHARE,
+        caches_mb=models.caches_mb,
     )
     trace = None if options.trace is None else Trace(options.trace)
     desk = Desk(Scheduler(limits), trace=trace)

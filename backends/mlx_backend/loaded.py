@@ -13,27 +13,33 @@ from backends.mlx_backend.models import LoadedModel, give_back_memory
 from backends.mlx_backend.rows import ModelRows
 
 _MIB = 1024 * 1024
-# Of the memory that MLX may take: what is kept of earlier prompts, for each model.
+# Of the memory that MLX may take: the models' weights, the caches of their rows, and what is kept of
+# earlier prompts for each model. The rest is for what a step needs, and for pictures.
+_WEIGHTS_SHARE = 0.6
+_CACHES_SHARE = 0.25
 _PREFIXES_SHARE = 0.05
 
 
 class LoadedModels:
     """Models by key; `chunk_s` is how long a chunk of a prompt may take.
 
-    `weights_mb` is how large a model may be, None: nothing bounds it.
-    `kv_bits` quantizes the caches of their rows.
+    `memory_mb` is what all of them may take; None leaves it to the machine. `kv_bits` quantizes
+    the caches of their rows.
     """
 
     def __init__(
         self,
         *,
         chunk_s: float,
-        weights_mb: float | None = None,
+        memory_mb: float | None = None,
         kv_bits: int | None = None,
         image_limits: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         self._chunk_s = chunk_s
-        self.weights_mb = weights_mb
+        bound_mb = memory_mb or _machine_mb()
+        self.weights_mb = bound_mb * _WEIGHTS_SHARE
+        self.caches_mb = bound_mb * _CACHES_SHARE
+        self._prefixes_mb = bound_mb * _PREFIXES_SHARE
         self._image_limits = image_limits
         self._kv_bits = kv_bits
         self._models: dict[str, ModelRows] = {}
@@ -60,17 +66,6 @@ class LoadedModels:
         """Why rows may not share a batch; empty where they may."""
         return next((rows.why_serial for rows in self._models.values() if rows.why_serial), "")
 
-    @property
-    def machine_mb(self) -> float:
-        """How much memory MLX should take here at most, in MiB.
-
-        What Metal recommends; elsewhere what the device, or the machine, has.
-        """
-        info = mx.device_info()
-        known = (info.get("max_recommended_working_set_size"), info.get("memory_size"))
-        size = next((each for each in known if each), None) or _physical_bytes()
-        return float(size) / _MIB
-
     def of(self, ticket: int) -> ModelRows:
         """Return the model that serves a row; KeyError where none does."""
         for rows in self._models.values():
@@ -80,7 +75,7 @@ class LoadedModels:
 
     def load(self, key: str, name: str, folder: Path, size_mb: float) -> None:
         """Load a model; ChatError that names a bad file, or whatever else loading raises."""
-        if self.weights_mb is not None and size_mb > self.weights_mb:
+        if size_mb > self.weights_mb:
             raise ChatError(
                 "model_load_failed",
                 f"{name} cannot be loaded: its weights take {size_mb:,.0f} of"
@@ -93,7 +88,7 @@ class LoadedModels:
                 folder,
                 chunk_s=self._chunk_s,
                 kv_bits=self._kv_bits,
-                prefixes_mb=self.machine_mb * _PREFIXES_SHARE,
+                prefixes_mb=self._prefixes_mb,
                 image_limits=self._image_limits,
             )
         except BaseException:
@@ -134,6 +129,14 @@ class LoadedModels:
         self._decoders.shutdown(cancel_futures=True)
         for key in list(self._models):
             self.unload(key)
+
+
+def _machine_mb() -> float:
+    """How much memory MLX should take here at most: what Metal recommends, else all there is."""
+    info = mx.device_info()
+    known = (info.get("max_recommended_working_set_size"), info.get("memory_size"))
+    size = next((each for each in known if each), None) or _physical_bytes()
+    return float(size) / _MIB
 
 
 def _physical_bytes() -> int:

@@ -186,17 +186,15 @@ async def ask(
 
 
 async def leave(
-    http: httpx2.AsyncClient, body: Mapping[str, Any], *, stream: bool, after: float
+    http: httpx2.AsyncClient,
+    body: Mapping[str, Any],
+    *,
+    stream: bool,
+    after_s: float,
+    priority: str = "low",
 ) -> None:
-    """Ask, and go away: after so many events of a stream, or of seconds for a whole answer."""
-    if not stream:
-        waiting = asyncio.create_task(http.post(CHAT, json=dict(body)))
-        await asyncio.wait({waiting}, timeout=after)
-        waiting.cancel()
-        await asyncio.wait({waiting})
-        return
-    async with http.stream("POST", CHAT, json={**body, "stream": True}) as response:
-        lines = response.aiter_lines()
-        for _ in range(int(after)):
-            if await anext(lines, None) is None:
-                return
+    """Ask, and go away after a while, in whatever phase that is."""
+    asking = asyncio.create_task(ask(http, body, stream=stream, priority=priority))
+    await asyncio.wait({asking}, timeout=after_s)
+    asking.cancel()
+    await asyncio.wait({asking})

@@ -93,8 +93,8 @@ async def test_an_answer_is_the_same_in_any_company(shipped: httpx2.AsyncClient)
             if stays:
                 tasks.create_task(keep(name, priority, stream=stream))
             else:
-                after = rng.choice([1, 2, 9]) if stream else rng.uniform(0, 1)
-                tasks.create_task(leave(shipped, kinds[name], stream=stream, after=after))
+                after_s = rng.uniform(0, 2)
+                tasks.create_task(leave(shipped, kinds[name], stream=stream, after_s=after_s))
             await asyncio.sleep(rng.choice([0, 0, 0.005, 0.05]))
     different = {
         name: (solo[name], got[name]) for name in kinds if not got[name].is_like(solo[name])

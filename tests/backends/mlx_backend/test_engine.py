@@ -378,7 +378,7 @@ def test_a_model_that_is_too_large_is_not_loaded(
     desk: Desk, ask: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its clients are told how much it needs and how much there is."""
-    models = LoadedModels(chunk_s=1e-9, weights_mb=0.5)
+    models = LoadedModels(chunk_s=1e-9, memory_mb=0.5)
     events: list[Event] = []
     desk.submit(ask(), events.append)
     drain(Engine(desk, models))
