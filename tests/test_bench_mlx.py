@@ -91,6 +91,10 @@ def test_trace_is_read_on_where_it_ended(tmp_path: Path) -> None:
     trace.write_text("[\n" + line + line)
     assert len(reader.read()) == 1
     assert TraceReader(None).read() == []
+    late = TraceReader(trace, from_now=True)
+    with trace.open("a") as file:
+        file.write(line)
+    assert len(late.read()) == 1
     decode = '{"name":"Decode","ts":0,"dur":0,"args":{"model":"m","tickets":[1]}},'
     assert [one.ticket for one in steps_of([decode])] == [None]
 

@@ -97,8 +97,7 @@ class Rounds:
         streams = [await self._low(target) for _ in range(lows)]
         try:
             await self._settled(target, streams)
-            trace = TraceReader(target.trace)
-            trace.read()
+            trace = TraceReader(target.trace, from_now=True)
             answers = [await self._high(target) for _ in range(plan.highs)]
             ended = sum(stream.answer.done() for stream in streams)
             if ended > lows * _MAY_END:
@@ -155,12 +154,11 @@ class Rounds:
     async def _cancel(self, target: Target, phase: str) -> CancelPhase:
         # What is queued waits behind as many as may run.
         others = [await self._low(target) for _ in range(_MOST_LOW if phase == "queued" else 0)]
-        trace = TraceReader(target.trace)
         try:
             await self._settled(target, others)
             async with Health(target.way.port) as health:
                 await self._cancel_one(target, phase, health, len(others))
-                trace.read()
+                trace = TraceReader(target.trace, from_now=True)
                 gone_ms = [
                     await self._cancel_one(target, phase, health, len(others))
                     for _ in range(self._plan.cancels)
@@ -189,8 +187,7 @@ class Rounds:
             await health.until(lambda now: in_flight(now) == others + 1, self._plan.patience_s)
             return stream
         for _ in range(_TRIES):
-            trace = TraceReader(target.trace)
-            trace.read()
+            trace = TraceReader(target.trace, from_now=True)
             asked = conversations.long_text(next(self._numbers), self._plan.words)
             request = body(target.way.model, asked, self._plan.low_tokens)
             stream = await Stream.open(target.way, request, LOW)

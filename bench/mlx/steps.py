@@ -45,11 +45,14 @@ class Wait:
 
 
 class TraceReader:
-    """Reads on in a trace that is still being written; None is a trace without steps."""
+    """Reads on in a trace that is still being written, from its beginning or from what comes now.
 
-    def __init__(self, path: Path | None) -> None:
+    None is a trace without steps.
+    """
+
+    def __init__(self, path: Path | None, *, from_now: bool = False) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = path.stat().st_size if from_now and path else 0
 
     def read(self) -> list[Step]:
         """Return the steps since the last time."""
