@@ -13,8 +13,8 @@ from backends.mlx_backend.models import LoadedModel, give_back_memory
 from backends.mlx_backend.rows import ModelRows
 
 _MIB = 1024 * 1024
-# Of the memory that MLX may take: the models' weights, the caches of their rows, and what is kept of
-# earlier prompts for each model. The rest is for what a step needs, and for pictures.
+# Of the memory that MLX may take: the models' weights, the caches of their rows, and what is kept
+# of earlier prompts for each model. The rest is for what a step needs, and for pictures.
 _WEIGHTS_SHARE = 0.6
 _CACHES_SHARE = 0.25
 _PREFIXES_SHARE = 0.05
