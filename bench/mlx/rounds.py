@@ -29,6 +29,8 @@ LOW: Final = 10
 # So many LOW run at once in a backend as shipped.
 _MOST_LOW: Final = 3
 _TRIES: Final = 5
+# Few enough that those who hold the slots meanwhile do not end.
+_CANCELS_AT_A_TIME: Final = 10
 _FIRST_TOKENS: Final = 4
 _ANSWER_TOKENS: Final = 16
 # Of the LOW streams: models end some answers early, and mlx-vlm's server mixes some up.
@@ -128,7 +130,7 @@ class Rounds:
         """Wait until all are in flight and those that can have begun."""
         if target.name == SERVER:
             # It tells nothing of its rows, and all of them run at once.
-            await asyncio.gather(*(stream.first for stream in streams))
+            await _all_begun(streams, self._plan.patience_s / 4)
             return
         async with Health(target.way.port) as health:
             await health.until(
@@ -152,24 +154,30 @@ class Rounds:
                     yield found
 
     async def _cancel(self, target: Target, phase: str) -> CancelPhase:
+        # The first one warms up and is not counted.
+        await self._cancel_some(target, phase, 1)
+        trace, gone_ms = TraceReader(target.trace, from_now=True), list[float]()
+        while left := self._plan.cancels - len(gone_ms):
+            gone_ms += await self._cancel_some(target, phase, min(left, _CANCELS_AT_A_TIME))
+        longest_ns = max((step.took_ns for step in trace.read() if step.is_work), default=0)
+        async with Health(target.way.port) as health:
+            looks_ms = [await _look_ms(health) for _ in range(_CANCELS_AT_A_TIME)]
+        return CancelPhase(phase, gone_ms, statistics.median(looks_ms), longest_ns / 1e6)
+
+    async def _cancel_some(self, target: Target, phase: str, count: int) -> list[float]:
         # What is queued waits behind as many as may run.
         others = [await self._low(target) for _ in range(_MOST_LOW if phase == "queued" else 0)]
         try:
             await self._settled(target, others)
             async with Health(target.way.port) as health:
-                await self._cancel_one(target, phase, health, len(others))
-                trace = TraceReader(target.trace, from_now=True)
                 gone_ms = [
-                    await self._cancel_one(target, phase, health, len(others))
-                    for _ in range(self._plan.cancels)
+                    await self._cancel_one(target, phase, health, len(others)) for _ in range(count)
                 ]
-                looks_ms = [await _look_ms(health) for _ in range(self._plan.cancels)]
         finally:
             for other in others:
                 other.close()
         await self._idle(target)
-        longest_ns = max((step.took_ns for step in trace.read() if step.is_work), default=0)
-        return CancelPhase(phase, gone_ms, statistics.median(looks_ms), longest_ns / 1e6)
+        return gone_ms
 
     async def _cancel_one(self, target: Target, phase: str, health: Health, others: int) -> float:
         stream = await self._in_phase(target, phase, health, others)
@@ -244,6 +252,18 @@ class Rounds:
 def _reused(number: int, target: str, kind: str, first: Answer, again: Answer) -> ReuseRound:
     first_ms, again_ms = first.first_s * 1e3, again.first_s * 1e3
     return ReuseRound(number, target, kind, first_ms, again_ms, first.whole_s * 1e3)
+
+
+async def _all_begun(streams: Sequence[Stream], within_s: float) -> None:
+    try:
+        async with asyncio.timeout(within_s):
+            for stream in streams:
+                # Shielded: the stream itself is told by its connection alone.
+                await asyncio.shield(stream.first)
+    except TimeoutError:
+        begun = sum(stream.first.done() for stream in streams)
+        text = f"{begun} of {len(streams)} LOW streams had a token after {within_s:.0f} s"
+        raise AnswerFailed(text) from None
 
 
 async def _look_ms(health: Health) -> float:
