@@ -19,6 +19,7 @@ LOWS = 64
 SEEDS = 8
 # As many as rows may run.
 HIGHS = 4
+HIGHS_IN_A_ROW = 16
 LOW, HIGH = {"priority": "10"}, {"priority": "1"}
 CHAT = "/v1/chat/completions"
 WITHIN_S = 60
@@ -32,14 +33,17 @@ def counting(seed: int, max_tokens: int, **fields: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def traced(folder: Path, model: Path) -> AsyncIterator[tuple[Served, "Trace"]]:
+async def traced(
+    folder: Path, model: Path, **sections: Any
+) -> AsyncIterator[tuple[Served, "Trace"]]:
     """Serve the tiny model; also return what its backend's engine does."""
     trace = Trace(folder / "trace.json")
     program = folder / "python"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@" --trace {trace.path}\n')
     program.chmod(0o700)
     settings = tiny(model, python=str(program))
-    async with served(folder, **settings, capabilities={"text": ["builtin/tiny"]}) as router:
+    capabilities = {"text": ["builtin/tiny"]}
+    async with served(folder, **settings, capabilities=capabilities, **sections) as router:
         yield router, trace
 
 
@@ -70,7 +74,12 @@ class Trace:
             ended = event["ts"] + event.get("dur", 0)
             yield Step(event["name"], event["ts"], ended, event["args"])
 
-    def steps_before(self, submitted: Step) -> list[str]:
+    def waits(self) -> list[list[str]]:
+        """Return for each HIGH request which steps it waited for."""
+        submitted = self.steps("Submit")
+        return [self._steps_before(one) for one in submitted if one.arguments["priority"] == 1]
+
+    def _steps_before(self, submitted: Step) -> list[str]:
         """Return which steps of a model ended between a submission and its own first step."""
         ticket = submitted.arguments["ticket"]
         own = min(
@@ -134,11 +143,33 @@ async def test_a_high_request_waits_for_one_step_at_most(
                 pauses = trace.steps("Pause")
             assert sum(low.done() for low in lows) < LOWS / 2
         assert [low.result() for low in lows] == alone * (LOWS // SEEDS)
-        came = [step for step in trace.steps("Submit") if step.arguments["priority"] == 1]
-        waited = [trace.steps_before(high) for high in came]
+        waited = trace.waits()
     assert len(waited) == HIGHS
     assert all(len(steps) <= 1 for steps in waited), waited
     assert pauses
+
+
+async def test_a_high_request_goes_before_prompts_that_are_being_read(
+    tmp_path: Path, tiny_vision_model: Path
+) -> None:
+    """It waits for one step at most when LOW's long prompts and answers take turns."""
+    settings = {"builtin": {"prefill_chunk_ms": 2}}
+    async with (
+        traced(tmp_path, tiny_vision_model, **settings) as (router, trace),
+        asyncio.timeout(WITHIN_S),
+    ):
+        await ask(router, LOW, counting(0, 1))
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(LOWS):
+                long = f"{number} tell me about the weather in Paris today " * 8
+                body = counting(0, 4, messages=[{"role": "user", "content": long}])
+                tasks.create_task(ask(router, LOW, body))
+            for _ in range(HIGHS_IN_A_ROW):
+                await ask(router, HIGH, counting(0, 1))
+        waited = trace.waits()
+    assert len(waited) == HIGHS_IN_A_ROW
+    assert all(len(steps) <= 1 for steps in waited), waited
+    assert ["Prefill"] in waited
 
 
 async def test_low_goes_on_in_a_flood_of_high(tmp_path: Path, tiny_vision_model: Path) -> None:
