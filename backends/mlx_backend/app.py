@@ -48,6 +48,8 @@ class Backend:
                 "state": now.state,
                 "model": now.models[-1] if now.models else None,
                 "models": list(now.models),
+                "loading": now.loading,
+                "loading_s": round(now.loading_s, 3),
                 "engine": "serial" if now.why else "batched",
                 "why": now.why,
                 "queue": sum(now.queued.values()),

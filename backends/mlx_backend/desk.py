@@ -147,10 +147,12 @@ class Desk:
         """Tell what is going on."""
         with self._lock:
             scheduler, action = self._scheduler, self._action
-            loading = isinstance(action, Load)
-            busy = action is not None and not loading
+            loading = self._known[action.model].name if isinstance(action, Load) else None
+            taken_s = 0.0 if action is None else self._clock() - self._since
             rows = scheduler.rows
             return EngineStatus(
+                loading=loading,
+                loading_s=taken_s if loading else 0.0,
                 state="loading" if loading else "loaded" if scheduler.loaded else "idle",
                 models=tuple(self._known[key].name for key in scheduler.loaded),
                 why=self._why_serial,
@@ -160,7 +162,7 @@ class Desk:
                 paused=rows.paused,
                 memory_mb=self._memory_mb,
                 loads=self._loads,
-                step_s=self._clock() - self._since if busy else 0.0,
+                step_s=0.0 if loading else taken_s,
                 events=asdict(scheduler.counters),
                 totals=self._totals,
             )

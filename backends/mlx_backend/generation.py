@@ -174,13 +174,16 @@ class Totals:
 class EngineStatus:
     """What the engine is doing.
 
-    `models` are the loaded ones, first the one that was loaded first; `why` says why it is serial,
+    `models` are the loaded ones, first the one that was loaded first; `loading` is the one that is
+    being loaded, since `loading_s`. `why` says why it is serial,
     and is empty where it batches. `memory_mb` is what MLX holds, weights and caches together;
     `step_s` how long the step that is under way has taken.
     """
 
     state: Literal["idle", "loading", "loaded"]
     models: tuple[str, ...]
+    loading: str | None
+    loading_s: float
     why: str
     queued: Mapping[Priority, int]
     prefilling: int

@@ -14,6 +14,7 @@ from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it
 from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Admitted,
     Begun,
+    EngineStatus,
     Event,
     Failed,
     Finished,
@@ -372,6 +373,27 @@ def test_a_picture_that_was_known_is_seen_again(
         event.cached_tokens > 0 for each in answers for event in each if isinstance(event, Begun)
     ]
     assert known == [False, resumes, resumes]
+
+
+def test_a_load_is_seen_while_it_lasts(
+    engine: Engine, desk: Desk, clock: Clock, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which model it is, and how long it has taken; no step is taken for hanging meanwhile."""
+    real = engine._models.load
+    seen: list[EngineStatus] = []
+
+    def load(*given: Any) -> None:
+        clock.now += 40
+        seen.append(desk.status())
+        real(*given)
+
+    monkeypatch.setattr(engine._models, "load", load)
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    (status,) = seen
+    assert (status.state, status.loading, status.loading_s) == ("loading", "tiny", 40)
+    assert status.step_s == 0
+    assert (desk.status().state, desk.status().loading) == ("loaded", None)
 
 
 def test_a_model_that_is_too_large_is_not_loaded(
