@@ -116,8 +116,13 @@ class ModelRows:
             self._read(served)
 
     def _decode_images(self, generation: Generation) -> Future[list[Image.Image]]:
-        limits = self.model.image_limits
-        return self._decoders.submit(decode_images, generation.images, limits)
+        if generation.images:
+            limits = self.model.image_limits
+            return self._decoders.submit(decode_images, generation.images, limits)
+        # Not behind the pictures of others: the MLX thread reads text at once.
+        nothing: Future[list[Image.Image]] = Future()
+        nothing.set_result([])
+        return nothing
 
     def _read(self, served: _Served) -> Reading:
         generation = served.row.generation

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -462,3 +463,17 @@ def test_a_model_that_cannot_be_batched_is_served_one_by_one(
     assert [text_of(events) for events in answers] == ["I see no picture."] * 3
     assert "cannot be batched" in desk.status().why
     assert "one generation at a time" in caplog.text
+
+
+def test_text_does_not_wait_for_the_pictures_of_others(
+    engine: Engine, desk: Desk, ask: Any
+) -> None:
+    """While every decoder is busy with pictures, a request without any is answered."""
+    done = threading.Event()
+    busy = [engine._models._decoders.submit(done.wait, 20) for _ in range(2)]
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+    assert not any(each.done() for each in busy)
+    done.set()
