@@ -1,5 +1,6 @@
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
+from backends.mlx_backend import models  # noqa: E402  imports MLX
 from backends.mlx_backend.actions import Wait  # noqa: E402  imports MLX
 from backends.mlx_backend.desk import Desk  # noqa: E402  likewise
 from backends.mlx_backend.engine import Engine  # noqa: E402  likewise
@@ -21,6 +23,7 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Finished,
     Generation,
     Picture,
+    Progress,
     Sampling,
     Text,
 )
@@ -477,3 +480,47 @@ def test_text_does_not_wait_for_the_pictures_of_others(
     assert text_of(events) == "I see no picture."
     assert not any(each.done() for each in busy)
     done.set()
+
+
+@pytest.fixture
+def during_load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what has something done while the next model is being loaded."""
+    load = models.load
+
+    def arrange(act: Callable[[], object]) -> None:
+        def loading(*arguments: Any, **options: Any) -> Any:
+            act()
+            return load(*arguments, **options)
+
+        monkeypatch.setattr("backends.mlx_backend.models.load", loading)
+
+    return arrange
+
+
+def test_who_runs_hears_of_the_engine_while_a_model_is_loaded(
+    engine: Engine, desk: Desk, ask: Any, during_load: Any, tmp_path: Path
+) -> None:
+    """A load that takes long is no reason for a row of another model to be given up."""
+    heard = threading.Event()
+    beats: list[bool] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            heard.set()
+
+    def wait() -> None:
+        heard.clear()
+        beats.append(heard.wait(10))
+
+    ticket = desk.submit(ask("Please count.", max_tokens=1000), listen)
+    while not desk.status().decoding:
+        engine.step()
+    during_load(wait)
+    request = ask()
+    twin = shutil.copytree(request.folder, tmp_path / "twin")
+    desk.submit(replace(request, model="twin", folder=twin), lambda _: None)
+    while len(desk.status().models) < 2:
+        engine.step()
+    assert beats == [True]
+    desk.cancel(ticket)
+    drain(engine)
