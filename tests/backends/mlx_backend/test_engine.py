@@ -524,3 +524,26 @@ def test_who_runs_hears_of_the_engine_while_a_model_is_loaded(
     assert beats == [True]
     desk.cancel(ticket)
     drain(engine)
+
+
+def test_nothing_is_unloaded_during_a_load(
+    engine: Engine, desk: Desk, ask: Any, during_load: Any, tmp_path: Path
+) -> None:
+    """Nobody waits for what is being loaded, yet it is not gone: the caller is told."""
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    refused: list[str] = []
+
+    def unload() -> None:
+        with pytest.raises(ChatError) as error:
+            desk.unload(lambda: None)
+        refused.append(error.value.code)
+
+    during_load(unload)
+    desk.preload("twin", shutil.copytree(ask().folder, tmp_path / "twin"))
+    drain(engine)
+    assert refused == ["conflict"]
+    gone: list[bool] = []
+    assert desk.unload(lambda: gone.append(True))
+    drain(engine)
+    assert gone == [True]
