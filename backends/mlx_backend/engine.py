@@ -114,8 +114,11 @@ class Engine:
             case Unload(model=key):
                 self._unload(key)
             case Decode(model=key):
-                for ended in self._models[key].decode():
+                rows = self._models[key]
+                for ended in rows.decode():
                     self._end(ended.ticket, ended)
+                for ticket in rows.decoding:
+                    self._desk.on_admitted(ticket, rows.cache_mb(ticket))
             case Rest():
                 self._models.rest()
             case Admit(ticket=ticket):

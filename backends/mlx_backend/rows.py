@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 # How often a row may be in a batch that fails: the second time it is taken for the cause.
 _FAILURES = 2
+# How long an answer is taken to become whose client names no limit. Its share of the memory would
+# else be the model's whole context, gigabytes, and one row at a time would be served.
+_EXPECTED_TOKENS = 2048
 # How long a step may wait for pictures to be decoded: other rows get their tokens meanwhile.
 _LOOK_S = 0.005
 
@@ -68,8 +71,9 @@ class _Served:
     sampler: RowSampler | None = None
     # What the tokens of its prompt are in the prefix cache; None where it cannot be there.
     keys: Ids | None = None
-    # What its cache may grow to, in MiB.
-    cache_mb: float = 0.0
+    # What the prompt takes in its cache, and what the answer is expected to.
+    prompt_tokens: int = 0
+    expected_tokens: int = 0
 
 
 class ModelRows:
@@ -99,8 +103,13 @@ class ModelRows:
         return self._batch.decoding
 
     def cache_mb(self, ticket: int) -> float:
-        """Return what a row's cache may grow to, in MiB; 0 while its pictures are decoded."""
-        return self._served[ticket].cache_mb
+        """Return what a row's cache is expected to grow to, in MiB; 0 while pictures are decoded.
+
+        An answer that has become longer than that counts as long as it is.
+        """
+        served = self._served[ticket]
+        answer = max(served.expected_tokens, len(served.row.tokens))
+        return (served.prompt_tokens + answer) * self.model.token_mb
 
     def admit(self, ticket: int, generation: Generation, sink: Sink) -> None:
         """Take in a generation; ChatError for one that this model cannot answer."""
@@ -129,7 +138,8 @@ class ModelRows:
         images = served.images.result()
         reading = Reading(self.model, generation, images, served.row.tokens)
         served.reading = reading
-        served.cache_mb = (len(reading.ids) + _wanted(generation, reading)) * self.model.token_mb
+        served.prompt_tokens = reading.prompt_tokens
+        served.expected_tokens = min(generation.max_tokens or _EXPECTED_TOKENS, reading.room)
         return reading
 
     def prefill(self, ticket: int) -> bool:
@@ -273,7 +283,7 @@ class ModelRows:
 
 def _wanted(generation: Generation, reading: Reading) -> int:
     """Return how many tokens an answer may have."""
-    return min(generation.max_tokens or reading.room, reading.room)
+    return min(generation.max_tokens or _EXPECTED_TOKENS, reading.room)
 
 
 def refusal(error: Exception) -> ChatError:

@@ -9,8 +9,9 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
-from backends.mlx_backend import models  # noqa: E402  imports MLX
-from backends.mlx_backend.actions import Wait  # noqa: E402  imports MLX
+from mlx_vlm.utils import load as mlx_vlm_load  # noqa: E402  imports MLX
+
+from backends.mlx_backend.actions import Wait  # noqa: E402  likewise
 from backends.mlx_backend.desk import Desk  # noqa: E402  likewise
 from backends.mlx_backend.engine import Engine  # noqa: E402  likewise
 from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it
@@ -75,7 +76,7 @@ def ask(tiny_vision_model: Path) -> Any:
         text: str = "What colour is this?",
         *,
         stop: tuple[str, ...] = (),
-        max_tokens: int = 20,
+        max_tokens: int | None = 20,
         temperature: float = 0.0,
         seed: int | None = None,
         priority: Priority = Priority.LOW,
@@ -485,7 +486,7 @@ def test_text_does_not_wait_for_the_pictures_of_others(
 @pytest.fixture
 def during_load(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what has something done while the next model is being loaded."""
-    load = models.load
+    load = mlx_vlm_load
 
     def arrange(act: Callable[[], object]) -> None:
         def loading(*arguments: Any, **options: Any) -> Any:
@@ -547,3 +548,31 @@ def test_nothing_is_unloaded_during_a_load(
     assert desk.unload(lambda: gone.append(True))
     drain(engine)
     assert gone == [True]
+
+
+def test_answers_without_a_limit_share_a_batch(clock: Clock, ask: Any) -> None:
+    """Whose client names no limit does not claim the memory of a whole context for itself."""
+    models = LoadedModels(chunk_s=1e-9)
+    limits = Limits(caches_mb=3)
+    desk = Desk(Scheduler(limits), clock)
+    engine = Engine(desk, models)
+    for _ in range(2):
+        desk.submit(ask("Please count.", max_tokens=None), lambda _: None)
+    while desk.status().prefilling or not desk.status().decoding:
+        assert engine.step() is None
+    rows = rows_of(engine)
+    (first, second) = rows._served
+    context_mb = rows.model.context_length * rows.model.token_mb
+    assert 2 * context_mb > limits.caches_mb
+    assert desk.status().decoding == 2
+    expected_mb = rows.cache_mb(first)
+    assert 0 < expected_mb < context_mb
+    assert rows.cache_mb(second) == expected_mb
+    # One that becomes longer after all counts for what it is.
+    tokens = rows._served[first].row.tokens
+    tokens.extend([tokens[-1] if tokens else 0] * 3000)
+    engine.step()
+    known = desk._scheduler._slots.get(first)
+    assert known is not None
+    assert known.cache_mb == rows.cache_mb(first) > expected_mb
+    models.close()
