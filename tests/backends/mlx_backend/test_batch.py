@@ -14,6 +14,7 @@ from backends.mlx_backend.images import DEFAULT_LIMITS, decode_images  # noqa: E
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
 from backends.mlx_backend.prompt import Prompt, Reading  # noqa: E402  likewise
 from backends.mlx_backend.sampling import RowSampler, SamplingPlan  # noqa: E402  likewise
+from backends.mlx_backend.self_test import try_batching  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  follows them
 from tests.backends.mlx_backend.pictures import BLUE, RED, encoded  # noqa: E402  likewise
 
@@ -191,3 +192,25 @@ def test_a_removed_row_hands_its_cache_back(model: LoadedModel) -> None:
         assert cache is not None
         assert {each.offset for each in cache} == {len(prompt.ids) + 4}
         assert len(batch) == neighbours
+
+
+def test_rows_with_quantized_caches_share_a_batch(tiny_vision_model: Path) -> None:
+    """They join, are paused, and come back beside others, as plain ones do."""
+    quantized = LoadedModel("tiny", tiny_vision_model, chunk_s=1e-9, kv_bits=8)
+    assert try_batching(quantized.open_batch, quantized.samples()).why == ""
+    prompts = {ticket: rows(quantized)[ticket][0] for ticket in (1, 2)}
+    batch = open_batch(quantized)
+    for ticket, prompt in prompts.items():
+        batch.begin(ticket, prompt, None)
+        read_in(batch, ticket)
+    got: dict[int, list[int]] = {1: [], 2: []}
+    for paused in (2, 2, 1, 1):
+        for _ in range(3):
+            collect(batch, got)
+        assert batch.pause(paused)
+        collect(batch, got)
+        batch.resume(paused)
+    for ticket, prompt in prompts.items():
+        expected = alone(quantized, prompt, None, len(got[ticket]))
+        assert got[ticket] == expected
+    quantized.close()
