@@ -145,13 +145,15 @@ class Batch:
         rope = {} if self._rope is None else {"rope_deltas": self._rope}
         output = self._model(inputs[:, None], cache=self._cache, **rope)
         logits = getattr(output, "logits", output)[:, -1, :]
+        # The tokens of this step were drawn in the one before; only what failed there concerns them.
+        errors = [row.error for row in self._rows]
         self._tokens = self._draw(inputs, logits)
         # The device goes on with the next tokens while those of this step are read and sent.
         mx.async_eval(self._tokens)  # type: ignore[no-untyped-call]  # mlx's stubs leave it open
         tokens: Any = inputs.tolist()
         return [
-            Drawn(row.ticket, token, row.error)
-            for row, token in zip(self._rows, tokens, strict=True)
+            Drawn(row.ticket, token, error)
+            for row, token, error in zip(self._rows, tokens, errors, strict=True)
         ]
 
     def _draw(self, inputs: mx.array, logits: mx.array) -> mx.array:
