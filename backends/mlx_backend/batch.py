@@ -145,7 +145,7 @@ class Batch:
         rope = {} if self._rope is None else {"rope_deltas": self._rope}
         output = self._model(inputs[:, None], cache=self._cache, **rope)
         logits = getattr(output, "logits", output)[:, -1, :]
-        # The tokens of this step were drawn in the one before; only what failed there concerns them.
+        # The tokens of this step were drawn in the one before; what failed there concerns them.
         errors = [row.error for row in self._rows]
         self._tokens = self._draw(inputs, logits)
         # The device goes on with the next tokens while those of this step are read and sent.

@@ -30,7 +30,7 @@ from backends.mlx_backend.self_test import try_batching
 
 log = logging.getLogger(__name__)
 
-# How often a row may be in a batch that fails: the second time it is taken for the cause.
+# How often a step that a row decodes in may fail: the second time it is taken for the cause.
 _FAILURES = 2
 # How long an answer is taken to become whose client names no limit. Its share of the memory would
 # else be the model's whole context, gigabytes, and one row at a time would be served.
@@ -255,14 +255,16 @@ class ModelRows:
             self._remember(served, cache)
 
     def rebuild(self, error: Exception) -> Lost:
-        """Throw the batch away after a step that failed; who was in it twice ends."""
+        """Throw the batch away after a step that failed; who decoded in such a step twice ends."""
+        suspects = self._batch.decoding
         in_batch = [ticket for ticket in self._served if ticket in self._batch]
         self._batch = self.model.open_batch()
         again, ended = [], []
         for ticket in in_batch:
             row = self._served[ticket].row
-            row.failures += 1
-            if row.failures >= _FAILURES or len(in_batch) == 1:
+            # Prompts that are being read, and paused rows, had no part in the step.
+            row.failures += ticket in suspects
+            if row.failures >= _FAILURES or suspects == [ticket]:
                 ended.append(Ended(ticket, refusal(error)))
             else:
                 self._lose(ticket)

@@ -246,6 +246,22 @@ def test_a_row_that_fails_alone_fails(engine: Engine, desk: Desk, ask: Any) -> N
     assert nothing_left(engine, desk)
 
 
+def test_only_rows_that_decoded_are_blamed(engine: Engine, desk: Desk, ask: Any) -> None:
+    """The only one that did fails; one whose prompt is being read begins again."""
+    first = desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    while not desk.status().decoding:
+        engine.step()
+    second = desk.submit(ask(LONG), lambda _: None)
+    rows = rows_of(engine)
+    while second not in rows._batch:
+        engine.step()
+    assert desk.status().prefilling == 1
+    lost = rows.rebuild(ValueError())
+    assert [each.ticket for each in lost.ended] == [first]
+    assert lost.again == [second]
+    assert rows._served[second].row.failures == 0
+
+
 def test_a_stop_string_frees_the_row(engine: Engine, desk: Desk, ask: Any) -> None:
     """A row that a stop string ends leaves the batch at once."""
     events: list[Event] = []
