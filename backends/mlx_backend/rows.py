@@ -194,6 +194,8 @@ class ModelRows:
 
     def decode(self) -> list[Ended]:
         """Take one token for each row that decodes; returns those that end with it."""
+        if not self._served.keys() >= set(self._batch.decoding):
+            raise RuntimeError("a row that ended could not be taken out of the batch")
         ended = []
         drawn = self._batch.decode()
         self._totals.steps += 1
@@ -250,9 +252,14 @@ class ModelRows:
         if served is None:
             return
         served.images.cancel()
-        cache = self._batch.remove(ticket)
-        if cache is not None:
-            self._remember(served, cache)
+        try:
+            cache = self._batch.remove(ticket)
+            if cache is not None:
+                self._remember(served, cache)
+        except Exception:
+            # Memory that runs out while a cache is copied, for one. The row's end must not fail;
+            # where it is still in the batch, the next step finds that and the batch is made anew.
+            log.exception("the cache of a row that ended could not be kept")
 
     def rebuild(self, error: Exception) -> Lost:
         """Throw the batch away after a step that failed; who decoded in such a step twice ends."""

@@ -262,6 +262,29 @@ def test_only_rows_that_decoded_are_blamed(engine: Engine, desk: Desk, ask: Any)
     assert rows._served[second].row.failures == 0
 
 
+def test_memory_that_runs_out_as_a_row_leaves(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone all the same; its neighbour is answered in full, out of a new batch."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+
+    leaving = desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    while desk.status().decoding < 2:
+        engine.step()
+    desk.cancel(leaving)
+    with monkeypatch.context() as patch:
+        patch.setattr("backends.mlx_backend.batch.Batch._settle", fail)
+        engine.step()
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+    assert isinstance(events[-1], Finished)
+    assert nothing_left(engine, desk)
+
+
 def test_a_stop_string_frees_the_row(engine: Engine, desk: Desk, ask: Any) -> None:
     """A row that a stop string ends leaves the batch at once."""
     events: list[Event] = []
