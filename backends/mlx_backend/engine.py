@@ -193,7 +193,11 @@ class Engine:
         self._desk.on_admitted(ticket, rows.cache_mb(ticket))
 
     def _end(self, ticket: int, ended: Ended | None) -> None:
-        self._models.remove(ticket)
+        try:
+            self._models.remove(ticket)
+        except Exception:
+            # Memory that runs out while a cache is copied, for one: the row has ended all the same.
+            log.exception("the cache of a row that ended could not be kept")
         self._desk.finish(ticket, None if ended is None else ended.event)
 
     def _beat(self) -> None:

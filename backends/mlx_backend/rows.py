@@ -247,19 +247,17 @@ class ModelRows:
         served.images = self._decode_images(served.row.generation)
 
     def remove(self, ticket: int) -> None:
-        """Forget a row, in whatever phase it is."""
+        """Forget a row, in whatever phase it is; whatever is raised concerns its cache only.
+
+        Where it is still in the batch after that, the next `decode` raises.
+        """
         served = self._served.pop(ticket, None)
         if served is None:
             return
         served.images.cancel()
-        try:
-            cache = self._batch.remove(ticket)
-            if cache is not None:
-                self._remember(served, cache)
-        except Exception:
-            # Memory that runs out while a cache is copied, for one. The row's end must not fail;
-            # where it is still in the batch, the next step finds that and the batch is made anew.
-            log.exception("the cache of a row that ended could not be kept")
+        cache = self._batch.remove(ticket)
+        if cache is not None:
+            self._remember(served, cache)
 
     def rebuild(self, error: Exception) -> Lost:
         """Throw the batch away after a step that failed; who decoded in such a step twice ends."""
@@ -292,7 +290,7 @@ class ModelRows:
 
 def _wanted(generation: Generation, reading: Reading) -> int:
     """Return how many tokens an answer may have."""
-    return min(generation.max_tokens or _EXPECTED_TOKENS, reading.room)
+    return min(generation.max_tokens or reading.room, reading.room)
 
 
 def refusal(error: Exception) -> ChatError:
