@@ -10,10 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 from mlx_vlm.generate.ar import PromptProcessingBatch, _extend_cache, _make_cache
-from mlx_vlm.models.cache import make_prompt_cache
+from mlx_vlm.models.cache import BatchQuantizedKVCache, QuantizedKVCache, make_prompt_cache
 
 from backends.mlx_backend.prefill import Prefill, PrefillPace
 from backends.mlx_backend.prompt import Prompt
+
+# So many values share a scale in a quantized cache; half of it where heads are no multiple of it.
+_GROUP = 64
 
 
 class Sampler(Protocol):
@@ -116,7 +119,9 @@ class Batch:
         if self._kv_bits is None:
             cache: list[Any] = make_prompt_cache(self._model)
         else:
-            cache = _make_cache(self._model, [0], kv_bits=self._kv_bits)
+            wide = getattr(self._model, "head_dim", _GROUP) % _GROUP == 0
+            group = _GROUP if wide else _GROUP // 2
+            cache = _make_cache(self._model, [0], kv_bits=self._kv_bits, kv_group_size=group)
         return cache
 
     def prefill(self, ticket: int) -> list[Any] | None:
@@ -140,13 +145,15 @@ class Batch:
         rope = {} if self._rope is None else {"rope_deltas": self._rope}
         output = self._model(inputs[:, None], cache=self._cache, **rope)
         logits = getattr(output, "logits", output)[:, -1, :]
+        # The tokens of this step were drawn in the one before; what failed there concerns them.
+        errors = [row.error for row in self._rows]
         self._tokens = self._draw(inputs, logits)
         # The device goes on with the next tokens while those of this step are read and sent.
         mx.async_eval(self._tokens)  # type: ignore[no-untyped-call]  # mlx's stubs leave it open
         tokens: Any = inputs.tolist()
         return [
-            Drawn(row.ticket, token, row.error)
-            for row, token in zip(self._rows, tokens, strict=True)
+            Drawn(row.ticket, token, error)
+            for row, token, error in zip(self._rows, tokens, errors, strict=True)
         ]
 
     def _draw(self, inputs: mx.array, logits: mx.array) -> mx.array:
@@ -233,11 +240,12 @@ class Batch:
             self._rope = self._rope[kept]
 
     def _join(self, new: _Paused) -> None:
+        cache = [_joinable(each) for each in new.cache]
         if self._tokens is None:
-            self._tokens, self._cache, self._rope = new.token, new.cache, new.rope
+            self._tokens, self._cache, self._rope = new.token, cache, new.rope
         else:
             self._settle()
-            self._cache = _extend_cache(self._cache, new.cache)
+            self._cache = _extend_cache(self._cache, cache)
             self._tokens = mx.concatenate([self._tokens, new.token.astype(self._tokens.dtype)])
             if self._rope is not None and new.rope is not None:
                 self._rope = mx.concatenate([self._rope, new.rope])
@@ -254,3 +262,13 @@ def _copies(cache: list[Any]) -> list[Any]:
     if all(hasattr(each, "extract") for each in cache):
         return [each.extract(0) for each in cache]
     return []
+
+
+def _joinable(cache: Any) -> Any:
+    """Return a row's cache so that it can join a batch: mlx-vlm cannot merge quantized ones."""
+    if not isinstance(cache, QuantizedKVCache) or cache.keys is None:
+        return cache
+    joined: Any = BatchQuantizedKVCache([0], group_size=cache.group_size, bits=cache.bits)
+    joined.keys, joined.values = cache.keys, cache.values
+    joined.offset, joined._idx = mx.array([cache.offset]), cache.offset  # noqa: SLF001  as its own `state` sets it
+    return joined

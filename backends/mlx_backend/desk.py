@@ -128,11 +128,15 @@ class Desk:
         """Have all models unloaded; `done` is called on the MLX thread when their memory is back.
 
         Returns False, without a call, where none is loaded. ChatError `conflict` while anything
-        runs or waits, or `shutting_down`.
+        runs, waits or is being loaded, or `shutting_down`.
         """
         with self._lock:
             if self._stopping:
                 raise _shutting_down()
+            if isinstance(self._action, Load):
+                # Nobody need wait for it any more, yet it will be there.
+                text = "a model is being loaded; unload it when that is done"
+                raise ChatError("conflict", text)
             try:
                 wanted = self._scheduler.want_unload()
             except BusyError:

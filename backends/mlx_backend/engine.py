@@ -4,9 +4,10 @@ MLX's streams belong to a thread, so nothing else may touch a model.
 """
 
 import logging
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 
 import mlx.core as mx
@@ -113,8 +114,11 @@ class Engine:
             case Unload(model=key):
                 self._unload(key)
             case Decode(model=key):
-                for ended in self._models[key].decode():
+                rows = self._models[key]
+                for ended in rows.decode():
                     self._end(ended.ticket, ended)
+                for ticket in rows.decoding:
+                    self._desk.on_admitted(ticket, rows.cache_mb(ticket))
             case Rest():
                 self._models.rest()
             case Admit(ticket=ticket):
@@ -163,7 +167,8 @@ class Engine:
     def _load(self, key: str) -> None:
         known = self._desk.model(key)
         begun = time.monotonic()
-        self._models.load(key, known.name, known.folder, known.size_mb)
+        with self._beating():
+            self._models.load(key, known.name, known.folder, known.size_mb)
         log.info("loaded %s in %.1f s", known.name, time.monotonic() - begun)
         why = self._models.why_serial
         if why:
@@ -196,6 +201,26 @@ class Engine:
         if now - self._beat_at >= _BEAT_S:
             self._beat_at = now
             self._models.beat()
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Beat from another thread: a load may take minutes, longer than clients wait for a step.
+
+        No row comes or goes meanwhile, and sinks may be called on any thread.
+        """
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(_BEAT_S):
+                self._models.beat()
+
+        beats = threading.Thread(target=beat, name="beats", daemon=True)
+        beats.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beats.join()
 
     def _close(self) -> None:
         self._desk.stop()

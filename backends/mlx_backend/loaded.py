@@ -119,8 +119,8 @@ class LoadedModels:
             self._unwired = None
 
     def beat(self) -> None:
-        """Tell everyone that they are still being served."""
-        for rows in self._models.values():
+        """Tell everyone that they are still being served; from another thread while one loads."""
+        for rows in list(self._models.values()):
             rows.beat()
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class Row:
         self.generation = generation
         self.sink = sink
         self.tokens: list[int] = []
-        # How often the batch that it was in had to be thrown away.
+        # How often a step that it decoded in has failed.
         self.failures = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0

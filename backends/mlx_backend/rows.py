@@ -30,8 +30,11 @@ from backends.mlx_backend.self_test import try_batching
 
 log = logging.getLogger(__name__)
 
-# How often a row may be in a batch that fails: the second time it is taken for the cause.
+# How often a step that a row decodes in may fail: the second time it is taken for the cause.
 _FAILURES = 2
+# How long an answer is taken to become whose client names no limit. Its share of the memory would
+# else be the model's whole context, gigabytes, and one row at a time would be served.
+_EXPECTED_TOKENS = 2048
 # How long a step may wait for pictures to be decoded: other rows get their tokens meanwhile.
 _LOOK_S = 0.005
 
@@ -68,8 +71,9 @@ class _Served:
     sampler: RowSampler | None = None
     # What the tokens of its prompt are in the prefix cache; None where it cannot be there.
     keys: Ids | None = None
-    # What its cache may grow to, in MiB.
-    cache_mb: float = 0.0
+    # What the prompt takes in its cache, and what the answer is expected to.
+    prompt_tokens: int = 0
+    expected_tokens: int = 0
 
 
 class ModelRows:
@@ -99,8 +103,13 @@ class ModelRows:
         return self._batch.decoding
 
     def cache_mb(self, ticket: int) -> float:
-        """Return what a row's cache may grow to, in MiB; 0 while its pictures are decoded."""
-        return self._served[ticket].cache_mb
+        """Return what a row's cache is expected to grow to, in MiB; 0 while pictures are decoded.
+
+        An answer that has become longer than that counts as long as it is.
+        """
+        served = self._served[ticket]
+        answer = max(served.expected_tokens, len(served.row.tokens))
+        return (served.prompt_tokens + answer) * self.model.token_mb
 
     def admit(self, ticket: int, generation: Generation, sink: Sink) -> None:
         """Take in a generation; ChatError for one that this model cannot answer."""
@@ -116,15 +125,21 @@ class ModelRows:
             self._read(served)
 
     def _decode_images(self, generation: Generation) -> Future[list[Image.Image]]:
-        limits = self.model.image_limits
-        return self._decoders.submit(decode_images, generation.images, limits)
+        if generation.images:
+            limits = self.model.image_limits
+            return self._decoders.submit(decode_images, generation.images, limits)
+        # Not behind the pictures of others: the MLX thread reads text at once.
+        nothing: Future[list[Image.Image]] = Future()
+        nothing.set_result([])
+        return nothing
 
     def _read(self, served: _Served) -> Reading:
         generation = served.row.generation
         images = served.images.result()
         reading = Reading(self.model, generation, images, served.row.tokens)
         served.reading = reading
-        served.cache_mb = (len(reading.ids) + _wanted(generation, reading)) * self.model.token_mb
+        served.prompt_tokens = reading.prompt_tokens
+        served.expected_tokens = min(generation.max_tokens or _EXPECTED_TOKENS, reading.room)
         return reading
 
     def prefill(self, ticket: int) -> bool:
@@ -179,6 +194,8 @@ class ModelRows:
 
     def decode(self) -> list[Ended]:
         """Take one token for each row that decodes; returns those that end with it."""
+        if not self._served.keys() >= set(self._batch.decoding):
+            raise RuntimeError("a row that ended could not be taken out of the batch")
         ended = []
         drawn = self._batch.decode()
         self._totals.steps += 1
@@ -235,19 +252,26 @@ class ModelRows:
         if served is None:
             return
         served.images.cancel()
-        cache = self._batch.remove(ticket)
-        if cache is not None:
-            self._remember(served, cache)
+        try:
+            cache = self._batch.remove(ticket)
+            if cache is not None:
+                self._remember(served, cache)
+        except Exception:
+            # Memory that runs out while a cache is copied, for one. The row's end must not fail;
+            # where it is still in the batch, the next step finds that and the batch is made anew.
+            log.exception("the cache of a row that ended could not be kept")
 
     def rebuild(self, error: Exception) -> Lost:
-        """Throw the batch away after a step that failed; who was in it twice ends."""
+        """Throw the batch away after a step that failed; who decoded in such a step twice ends."""
+        suspects = self._batch.decoding
         in_batch = [ticket for ticket in self._served if ticket in self._batch]
         self._batch = self.model.open_batch()
         again, ended = [], []
         for ticket in in_batch:
             row = self._served[ticket].row
-            row.failures += 1
-            if row.failures >= _FAILURES or len(in_batch) == 1:
+            # Prompts that are being read, and paused rows, had no part in the step.
+            row.failures += ticket in suspects
+            if row.failures >= _FAILURES or suspects == [ticket]:
                 ended.append(Ended(ticket, refusal(error)))
             else:
                 self._lose(ticket)
@@ -268,7 +292,7 @@ class ModelRows:
 
 def _wanted(generation: Generation, reading: Reading) -> int:
     """Return how many tokens an answer may have."""
-    return min(generation.max_tokens or reading.room, reading.room)
+    return min(generation.max_tokens or _EXPECTED_TOKENS, reading.room)
 
 
 def refusal(error: Exception) -> ChatError:

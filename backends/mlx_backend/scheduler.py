@@ -329,7 +329,7 @@ class Scheduler:
         self._models.remove(model)
 
     def on_admitted(self, ticket: int, cache_mb: float) -> None:
-        """Take note of what a row's cache may grow to, with the most that it may generate."""
+        """Take note of what a row's cache is expected to grow to; may be told again and again."""
         row = self._slots.get(ticket)
         if row is not None:
             row.cache_mb = cache_mb

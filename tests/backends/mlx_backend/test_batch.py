@@ -14,6 +14,7 @@ from backends.mlx_backend.images import DEFAULT_LIMITS, decode_images  # noqa: E
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
 from backends.mlx_backend.prompt import Prompt, Reading  # noqa: E402  likewise
 from backends.mlx_backend.sampling import RowSampler, SamplingPlan  # noqa: E402  likewise
+from backends.mlx_backend.self_test import try_batching  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  follows them
 from tests.backends.mlx_backend.pictures import BLUE, RED, encoded  # noqa: E402  likewise
 
@@ -155,7 +156,7 @@ def test_a_row_whose_cache_was_dropped_goes_on_from_its_tokens(
 def test_a_failing_sampler_is_its_rows_alone(
     model: LoadedModel, solo: dict[int, list[int]]
 ) -> None:
-    """The row that fails is named; its neighbours do not notice."""
+    """It has the token that was drawn before, then is named; its neighbours do not notice."""
 
     class Failing(RowSampler):
         def next(self, token: int | None, _logits: Any) -> Any:
@@ -166,10 +167,11 @@ def test_a_failing_sampler_is_its_rows_alone(
         prompt, make = rows(model)[ticket]
         batch.begin(ticket, prompt, make() if ticket == 2 else Failing(SamplingPlan(1, 1, 0, 0, 1)))
         read_in(batch, ticket)
-    drawn = batch.decode()
+    first, drawn = batch.decode(), batch.decode()
+    assert [each.error for each in first] == [None, None]
     assert [isinstance(each.error, ValueError) for each in drawn] == [True, False]
     batch.remove(1)
-    got = {2: [drawn[1].token]}
+    got = {2: [first[1].token, drawn[1].token]}
     while len(got[2]) < TOKENS:
         collect(batch, got)
     assert got[2] == solo[2]
@@ -191,3 +193,25 @@ def test_a_removed_row_hands_its_cache_back(model: LoadedModel) -> None:
         assert cache is not None
         assert {each.offset for each in cache} == {len(prompt.ids) + 4}
         assert len(batch) == neighbours
+
+
+def test_rows_with_quantized_caches_share_a_batch(tiny_vision_model: Path) -> None:
+    """They join, are paused, and come back beside others, as plain ones do."""
+    quantized = LoadedModel("tiny", tiny_vision_model, chunk_s=1e-9, kv_bits=8)
+    assert try_batching(quantized.open_batch, quantized.samples()).why == ""
+    prompts = {ticket: rows(quantized)[ticket][0] for ticket in (1, 2)}
+    batch = open_batch(quantized)
+    for ticket, prompt in prompts.items():
+        batch.begin(ticket, prompt, None)
+        read_in(batch, ticket)
+    got: dict[int, list[int]] = {1: [], 2: []}
+    for paused in (2, 2, 1, 1):
+        for _ in range(3):
+            collect(batch, got)
+        assert batch.pause(paused)
+        collect(batch, got)
+        batch.resume(paused)
+    for ticket, prompt in prompts.items():
+        expected = alone(quantized, prompt, None, len(got[ticket]))
+        assert got[ticket] == expected
+    quantized.close()

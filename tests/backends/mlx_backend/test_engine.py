@@ -1,4 +1,6 @@
-from collections.abc import Iterator
+import shutil
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,9 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
-from backends.mlx_backend.actions import Wait  # noqa: E402  imports MLX
+from mlx_vlm.utils import load as mlx_vlm_load  # noqa: E402  imports MLX
+
+from backends.mlx_backend.actions import Wait  # noqa: E402  likewise
 from backends.mlx_backend.desk import Desk  # noqa: E402  likewise
 from backends.mlx_backend.engine import Engine  # noqa: E402  likewise
 from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it
@@ -20,6 +24,7 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Finished,
     Generation,
     Picture,
+    Progress,
     Sampling,
     Text,
 )
@@ -71,7 +76,7 @@ def ask(tiny_vision_model: Path) -> Any:
         text: str = "What colour is this?",
         *,
         stop: tuple[str, ...] = (),
-        max_tokens: int = 20,
+        max_tokens: int | None = 20,
         temperature: float = 0.0,
         seed: int | None = None,
         priority: Priority = Priority.LOW,
@@ -238,6 +243,45 @@ def test_a_row_that_fails_alone_fails(engine: Engine, desk: Desk, ask: Any) -> N
     desk.submit(ask(), later.append)
     drain(engine)
     assert text_of(later) == "I see no picture."
+    assert nothing_left(engine, desk)
+
+
+def test_only_rows_that_decoded_are_blamed(engine: Engine, desk: Desk, ask: Any) -> None:
+    """The only one that did fails; one whose prompt is being read begins again."""
+    first = desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    while not desk.status().decoding:
+        engine.step()
+    second = desk.submit(ask(LONG), lambda _: None)
+    rows = rows_of(engine)
+    while second not in rows._batch:
+        engine.step()
+    assert desk.status().prefilling == 1
+    lost = rows.rebuild(ValueError())
+    assert [each.ticket for each in lost.ended] == [first]
+    assert lost.again == [second]
+    assert rows._served[second].row.failures == 0
+
+
+def test_memory_that_runs_out_as_a_row_leaves(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone all the same; its neighbour is answered in full, out of a new batch."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+
+    leaving = desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    while desk.status().decoding < 2:
+        engine.step()
+    desk.cancel(leaving)
+    with monkeypatch.context() as patch:
+        patch.setattr("backends.mlx_backend.batch.Batch._settle", fail)
+        engine.step()
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+    assert isinstance(events[-1], Finished)
     assert nothing_left(engine, desk)
 
 
@@ -462,3 +506,112 @@ def test_a_model_that_cannot_be_batched_is_served_one_by_one(
     assert [text_of(events) for events in answers] == ["I see no picture."] * 3
     assert "cannot be batched" in desk.status().why
     assert "one generation at a time" in caplog.text
+
+
+def test_text_does_not_wait_for_the_pictures_of_others(
+    engine: Engine, desk: Desk, ask: Any
+) -> None:
+    """While every decoder is busy with pictures, a request without any is answered."""
+    done = threading.Event()
+    busy = [engine._models._decoders.submit(done.wait, 20) for _ in range(2)]
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+    assert not any(each.done() for each in busy)
+    done.set()
+
+
+@pytest.fixture
+def during_load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what has something done while the next model is being loaded."""
+    load = mlx_vlm_load
+
+    def arrange(act: Callable[[], object]) -> None:
+        def loading(*arguments: Any, **options: Any) -> Any:
+            act()
+            return load(*arguments, **options)
+
+        monkeypatch.setattr("backends.mlx_backend.models.load", loading)
+
+    return arrange
+
+
+def test_who_runs_hears_of_the_engine_while_a_model_is_loaded(
+    engine: Engine, desk: Desk, ask: Any, during_load: Any, tmp_path: Path
+) -> None:
+    """A load that takes long is no reason for a row of another model to be given up."""
+    heard = threading.Event()
+    beats: list[bool] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            heard.set()
+
+    def wait() -> None:
+        heard.clear()
+        beats.append(heard.wait(10))
+
+    ticket = desk.submit(ask("Please count.", max_tokens=1000), listen)
+    while not desk.status().decoding:
+        engine.step()
+    during_load(wait)
+    request = ask()
+    twin = shutil.copytree(request.folder, tmp_path / "twin")
+    desk.submit(replace(request, model="twin", folder=twin), lambda _: None)
+    while len(desk.status().models) < 2:
+        engine.step()
+    assert beats == [True]
+    desk.cancel(ticket)
+    drain(engine)
+
+
+def test_nothing_is_unloaded_during_a_load(
+    engine: Engine, desk: Desk, ask: Any, during_load: Any, tmp_path: Path
+) -> None:
+    """Nobody waits for what is being loaded, yet it is not gone: the caller is told."""
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    refused: list[str] = []
+
+    def unload() -> None:
+        with pytest.raises(ChatError) as error:
+            desk.unload(lambda: None)
+        refused.append(error.value.code)
+
+    during_load(unload)
+    desk.preload("twin", shutil.copytree(ask().folder, tmp_path / "twin"))
+    drain(engine)
+    assert refused == ["conflict"]
+    gone: list[bool] = []
+    assert desk.unload(lambda: gone.append(True))
+    drain(engine)
+    assert gone == [True]
+
+
+def test_answers_without_a_limit_share_a_batch(clock: Clock, ask: Any) -> None:
+    """Whose client names no limit does not claim the memory of a whole context for itself."""
+    models = LoadedModels(chunk_s=1e-9)
+    limits = Limits(caches_mb=3)
+    desk = Desk(Scheduler(limits), clock)
+    engine = Engine(desk, models)
+    for _ in range(2):
+        desk.submit(ask("Please count.", max_tokens=None), lambda _: None)
+    while desk.status().prefilling or not desk.status().decoding:
+        assert engine.step() is None
+    rows = rows_of(engine)
+    (first, second) = rows._served
+    context_mb = rows.model.context_length * rows.model.token_mb
+    assert 2 * context_mb > limits.caches_mb
+    assert desk.status().decoding == 2
+    expected_mb = rows.cache_mb(first)
+    assert 0 < expected_mb < context_mb
+    assert rows.cache_mb(second) == expected_mb
+    # One that becomes longer after all counts for what it is.
+    tokens = rows._served[first].row.tokens
+    tokens.extend([tokens[-1] if tokens else 0] * 3000)
+    engine.step()
+    known = desk._scheduler._slots.get(first)
+    assert known is not None
+    assert known.cache_mb == rows.cache_mb(first) > expected_mb
+    models.close()
