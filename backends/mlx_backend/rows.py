@@ -292,7 +292,7 @@ class ModelRows:
 
 def _wanted(generation: Generation, reading: Reading) -> int:
     """Return how many tokens an answer may have."""
-    return min(generation.max_tokens or _EXPECTED_TOKENS, reading.room)
+    return min(generation.max_tokens or reading.room, reading.room)
 
 
 def refusal(error: Exception) -> ChatError:
