@@ -156,6 +156,7 @@ async def test_first_token_is_the_first_text() -> None:
     [
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}",
         whole(event(content="a")),
+        whole(event(content="a") + USAGE).replace(b"200 OK", b"500 No"),
         b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n" + event(content="a"),
         b"",
     ],

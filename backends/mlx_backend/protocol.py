@@ -180,6 +180,8 @@ def _decode(raw: bytes) -> Any:
 
 
 def _validate(value: Any) -> ChatBody:
+    if not isinstance(value, dict):
+        raise ChatError("invalid_request", "the body must be a JSON object")
     try:
         return ChatBody.model_validate(value)
     except ValidationError as error:

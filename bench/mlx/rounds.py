@@ -197,11 +197,13 @@ class Rounds:
         for _ in range(_TRIES):
             trace = TraceReader(target.trace, from_now=True)
             asked = conversations.long_text(next(self._numbers), self._plan.words)
-            request = body(target.way.model, asked, self._plan.low_tokens)
+            request = body(target.way.model, asked, self._plan.tokens)
             stream = await Stream.open(target.way, request, LOW)
             # Its tokens are being counted before: that is no step of the model.
             while not any(step.name == "Prefill" for step in trace.read()):
                 await health.now()
+                if stream.answer.done():
+                    await stream.answer
             if (await health.now())["rows"]["prefilling"]:
                 return stream
             stream.close()

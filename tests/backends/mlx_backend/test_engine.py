@@ -419,6 +419,21 @@ def test_a_picture_that_was_known_is_seen_again(
     assert known == [False, resumes, resumes]
 
 
+def test_what_an_answer_is_expected_to_take_is_no_limit(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that names none is answered until the model ends, or its context."""
+    monkeypatch.setattr("backends.mlx_backend.rows._EXPECTED_TOKENS", 5)
+    events: list[Event] = []
+    ticket = desk.submit(ask("Please count.", max_tokens=None), events.append)
+    for _ in range(40):
+        engine.step()
+    assert not any(isinstance(event, Finished) for event in events)
+    assert sum(isinstance(event, Text) for event in events) > 20
+    desk.cancel(ticket)
+    drain(engine)
+
+
 def test_a_load_is_seen_while_it_lasts(
     engine: Engine, desk: Desk, clock: Clock, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

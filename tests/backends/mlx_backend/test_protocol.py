@@ -174,6 +174,13 @@ REFUSED: list[tuple[bytes, str, str | None]] = [
 ]
 
 
+@pytest.mark.parametrize("raw", [b"[]", b"1", b"null", b'"model"'])
+def test_a_body_that_is_no_object(raw: bytes) -> None:
+    """It is named in words of the protocol, not of ours."""
+    with pytest.raises(ChatError, match="the body must be a JSON object"):
+        parse_chat(raw)
+
+
 @pytest.mark.parametrize(("raw", "code", "param"), REFUSED)
 def test_what_is_refused(raw: bytes, code: str, param: str | None) -> None:
     """Each malformed or unsupported request has its code, and names the field that is wrong."""
