@@ -28,55 +28,63 @@ def step(name: str, begun_ms: float, took_ms: float = 1, ticket: int | None = No
     return Step(name, int(begun_ms * MS), int(took_ms * MS), ticket)
 
 
+def came(at_ms: float) -> Step:
+    """Return that the request with ticket 9 was put into the queue."""
+    return step("Submit", at_ms, 0, 9)
+
+
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
         # Nothing else runs.
-        ([step("Admit", 2, 1, 9), step("Prefill", 3, 1, 9)], Wait(3.0, 0, 0)),
+        ([came(2), step("Admit", 2, 1, 9), step("Prefill", 3, 1, 9)], Wait(1.0, 0)),
         # A step was under way when it came, and it goes next.
         (
-            [step("Decode", -1, 3), step("Admit", 2, 1, 9), step("Prefill", 3, 1, 9)],
-            Wait(3.0, 1, 0),
+            [step("Decode", -1, 4), came(2), step("Admit", 3, 1, 9), step("Prefill", 4, 1, 9)],
+            Wait(2.0, 1),
         ),
         # That step, and one more after it had been let in.
         (
             [
-                step("Decode", -1, 2),
+                step("Decode", -1, 2.5),
+                came(1),
                 step("Admit", 2, 1, 9),
                 step("Decode", 3, 2),
                 step("Prefill", 5, 1, 9),
             ],
-            Wait(5.0, 2, 1),
+            Wait(4.0, 2),
         ),
-        # While it was read as HTTP steps came and went; only the last one can have kept it waiting.
+        # What was over when it came it did not wait for; a pause is no step of a model.
         (
             [
                 step("Decode", 0.5, 0.5),
-                step("Decode", 1, 1),
+                came(2),
                 step("Pause", 2, 0.5, 4),
                 step("Admit", 3, 0.5, 9),
                 step("Prefill", 4, 1, 9),
             ],
-            Wait(4.0, 1, 2),
+            Wait(2.0, 0),
         ),
-        # A LOW that is let in meanwhile is another's; so is its prompt.
+        # A LOW that came before is another; so is its prompt.
         (
             [
-                step("Admit", 1, 0.5, 3),
-                step("Admit", 2, 0.5, 9),
+                step("Submit", 1, 0, 3),
+                came(2),
+                step("Submit", 2.5, 0, 4),
                 step("Prefill", 3, 1, 3),
                 step("Prefill", 4, 1, 9),
+                step("Decode", 5, 1),
             ],
-            Wait(4.0, 1, 1),
+            Wait(2.0, 1),
         ),
         # A trace that does not show it says nothing.
         ([step("Decode", 1)], None),
-        ([step("Admit", 1, 1, 9)], None),
-        ([step("Admit", 1, 1, 9), step("Prefill", 20, 1, 9)], None),
+        ([came(1)], None),
+        ([came(1), step("Prefill", 20, 1, 9)], None),
     ],
 )
 def test_wait_is_counted_in_steps_of_others(steps: Sequence[Step], expected: Wait | None) -> None:
-    """The step under way and those after the admission count, others are told apart."""
+    """The step under way and those that go before count, of the newest request in that time."""
     assert wait_of(steps, 0, 10 * MS) == expected
 
 
@@ -95,6 +103,8 @@ def test_trace_is_read_on_where_it_ended(tmp_path: Path) -> None:
     with trace.open("a") as file:
         file.write(line)
     assert len(late.read()) == 1
+    submit = '{"name":"Submit","ph":"i","ts":1.5,"s":"t","args":{"ticket":7,"priority":1}},'
+    assert list(steps_of([submit])) == [Step("Submit", 1500, 0, 7)]
     decode = '{"name":"Decode","ts":0,"dur":0,"args":{"model":"m","tickets":[1]}},'
     assert [one.ticket for one in steps_of([decode])] == [None]
 
@@ -223,7 +233,7 @@ def a_run() -> Measured:
             for number in (1, 2)
             for lows in (0, 3, 64)
             for target, slower, waits in (
-                ("backend-traced", 2, [Wait(5, number if lows == 64 else 1, 3)]),
+                ("backend-traced", 2, [Wait(5, number if lows == 64 else 1)]),
                 ("mlx_vlm.server", 9, []),
             )
         ],
@@ -293,7 +303,7 @@ def test_report_tells_what_was_measured() -> None:
     assert "direct" in four
     assert "mlx_vlm.server" not in four
     assert line_of(run, "backend-traced 64") == (
-        "backend-traced 64 195.0 (130.0–260.0) 65.00 5.0 2 (1–2) 3"
+        "backend-traced 64 195.0 (130.0–260.0) 65.00 5.0 2 (1–2)"
     )
     assert line_of(run, "mlx_vlm.server 3") == "mlx_vlm.server 3 54.0 (36.0–72.0) 4.00"
     assert line_of(run, "decode") == "decode 3 2.0 9.0 4.0 0.5"

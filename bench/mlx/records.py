@@ -50,13 +50,8 @@ class PriorityRound:
         return max((wait.steps for wait in self.waits), default=None)
 
     @property
-    def worst_since_sent(self) -> float | None:
-        """The most steps of others that began between a HIGH's sending and its own first."""
-        return max((wait.since_sent for wait in self.waits), default=None)
-
-    @property
     def queue_ms(self) -> float | None:
-        """The median time from sending to the first step of its own."""
+        """The median time in the queue, until the first step of its own began."""
         return statistics.median(wait.queue_ms for wait in self.waits) if self.waits else None
 
 

@@ -64,9 +64,7 @@ def _streams(streams: int, rounds: Sequence[TokenRound]) -> str:
 
 
 def _priority(run: Measured) -> list[str]:
-    rows: list[Row] = [
-        ("HIGH's first token", "LOW streams", "ms", "× idle", "queue ms", "steps", "since sent")
-    ]
+    rows: list[Row] = [("HIGH's first token", "LOW streams", "ms", "× idle", "queue ms", "steps")]
     for target in (TRACED, SERVER):
         for lows in low_counts(run):
             rounds = among(run, lows)
@@ -79,9 +77,8 @@ def _priority(run: Measured) -> list[str]:
                 row += [
                     shown(spread(rounds, lambda one: one.queue_ms), ",.1f"),
                     shown(spread(rounds, lambda one: one.worst_steps), ".0f"),
-                    shown(spread(rounds, lambda one: one.worst_since_sent), ".0f"),
                 ]
-            rows.append([*row, "", "", ""][:7])
+            rows.append([*row, "", ""][:6])
     return [table(rows)]
 
 

@@ -12,7 +12,7 @@ _WORK: Final = frozenset({"Prefill", "Decode", "Load"})
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One action of the MLX thread; times in nanoseconds of the system's performance counter."""
+    """One action of the MLX thread, or what came to it; nanoseconds of the performance counter."""
 
     name: str
     begun_ns: int
@@ -32,16 +32,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """How a request came to its own first step.
+    """How a request came to its own first step, from when it had been read and stood in the queue.
 
-    `queue_ms` from its sending on, so with the time to read it as HTTP. `steps` is how many steps
-    of others it waited for: the one under way when it came, and all that began after it had been
-    let in. `since_sent` is how many began after it was sent, while it was read as HTTP too.
+    `steps` is how many steps of others it waited for: the one under way when it came, and those
+    that began before its own.
     """
 
     queue_ms: float
     steps: int
-    since_sent: int
 
 
 class TraceReader:
@@ -71,8 +69,9 @@ def steps_of(lines: Iterable[str]) -> Iterator[Step]:
         if not line.startswith("{"):
             continue
         event = json.loads(line.rstrip(","))
-        ticket = event["args"].get("ticket")
-        yield Step(event["name"], round(event["ts"] * 1e3), round(event["dur"] * 1e3), ticket)
+        # What only came, a submission, takes no time.
+        begun_ns, took_ns = round(event["ts"] * 1e3), round(event.get("dur", 0) * 1e3)
+        yield Step(event["name"], begun_ns, took_ns, event["args"].get("ticket"))
 
 
 def wait_of(steps: Sequence[Step], sent_ns: int, first_ns: int) -> Wait | None:
@@ -81,18 +80,17 @@ def wait_of(steps: Sequence[Step], sent_ns: int, first_ns: int) -> Wait | None:
     None where the trace does not show it.
     """
     within = [step for step in steps if sent_ns <= step.begun_ns <= first_ns]
-    admitted = [step for step in within if step.name == "Admit" and step.ticket is not None]
-    if not admitted:
+    submitted = [step for step in within if step.name == "Submit" and step.ticket is not None]
+    if not submitted:
         return None
-    admission = max(admitted, key=lambda step: step.ticket or 0)
-    mine = (step for step in within if step.name == "Prefill" and step.ticket == admission.ticket)
+    came = max(submitted, key=lambda step: step.ticket or 0)
+    mine = (step for step in within if step.name == "Prefill" and step.ticket == came.ticket)
     own = next(mine, None)
     if own is None:
         return None
-    work = [step for step in steps if step.is_work and step.begun_ns < own.begun_ns]
-    under_way = any(sent_ns < step.ended_ns <= admission.begun_ns for step in work)
-    return Wait(
-        (own.begun_ns - sent_ns) / 1e6,
-        under_way + sum(step.begun_ns > admission.begun_ns for step in work),
-        sum(step.begun_ns > sent_ns for step in work),
-    )
+    waited_for = [
+        step
+        for step in steps
+        if step.is_work and step.ended_ns > came.begun_ns and step.begun_ns < own.begun_ns
+    ]
+    return Wait((own.begun_ns - came.begun_ns) / 1e6, len(waited_for))
