@@ -91,10 +91,10 @@ class LoadedModels:
                 prefixes_mb=self._prefixes_mb,
                 image_limits=self._image_limits,
             )
+            self._models[key] = ModelRows(model, self._decoders, self.totals)
         except BaseException:
             give_back_memory()
             raise
-        self._models[key] = ModelRows(model, self._decoders, self.totals)
 
     def unload(self, key: str) -> None:
         """Give a model's memory back."""

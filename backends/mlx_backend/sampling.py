@@ -6,7 +6,7 @@ draw whose randomness depends on seed and position only.
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -175,9 +175,6 @@ class RowSampler:
         told = (token[0], chances[token[0]], ids, chances[ids])
         mx.async_eval(*told)  # type: ignore[no-untyped-call]  # mlx's stubs leave it open
         self._told.append(told)
-
-
-MakeSampler = Callable[[Sequence[int]], RowSampler | None]
 
 
 def restrict(logits: mx.array, plan: SamplingPlan) -> mx.array:

@@ -105,6 +105,7 @@ class Scheduler:
         self._tickets = 0
         self._expired = 0
         self._refused = 0
+        self._asked_at = 0.0
         self._ran_at = 0.0
         self._rested = True
         self._mean_s: float | None = None
@@ -187,6 +188,7 @@ class Scheduler:
 
     def next(self, now: float) -> Action:
         """Decide what is done next; what it says is taken as done, but for what is reported."""
+        self._asked_at = now
         self._note_use(now)
         return (
             self._expire(now)
@@ -313,7 +315,8 @@ class Scheduler:
     # What came of it.
 
     def on_loaded(self, model: str, now: float) -> None:
-        """Take note that a model is loaded."""
+        """Take note that a model is loaded; who waited meanwhile has that much longer."""
+        self._line.postpone(now - self._asked_at)
         self._preloads.pop(model, None)
         self._models.add(model, self._sizes_mb[model], now)
         self._ran(now)
@@ -328,7 +331,7 @@ class Scheduler:
         self._unloads.pop(model, None)
         self._models.remove(model)
 
-    def on_admitted(self, ticket: int, cache_mb: float) -> None:
+    def on_cache_size(self, ticket: int, cache_mb: float) -> None:
         """Take note of what a row's cache is expected to grow to; may be told again and again."""
         row = self._slots.get(ticket)
         if row is not None:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.wire import Priority
 
@@ -32,7 +32,9 @@ class WaitingLine:
         self._queues: dict[Priority, OrderedDict[int, Waiting]] = {
             priority: OrderedDict() for priority in sorted(Priority)
         }
+        # By what `postpone` says they are later than what is noted.
         self._deadlines: list[tuple[float, int]] = []
+        self._later_s = 0.0
         self._models: Counter[str] = Counter()
 
     def __repr__(self) -> str:
@@ -67,6 +69,8 @@ class WaitingLine:
 
     def add(self, request: Waiting) -> None:
         """Append a request; its ticket is larger than any before."""
+        if request.deadline is not None:
+            request = replace(request, deadline=request.deadline - self._later_s)
         self._queues[request.priority][request.ticket] = request
         self._models[request.model] += 1
         if request.deadline is not None:
@@ -95,9 +99,13 @@ class WaitingLine:
 
     def overdue(self, now: float) -> int | None:
         """Return the request whose deadline passed first, if any has."""
-        if not self._deadlines or self._deadlines[0][0] > now:
+        if not self._deadlines or self._deadlines[0][0] + self._later_s > now:
             return None
         return self._deadlines[0][1]
+
+    def postpone(self, by_s: float) -> None:
+        """Move all deadlines, because nobody could be served for so long."""
+        self._later_s += by_s
 
     def _forget(self, request: Waiting) -> None:
         self._models[request.model] -= 1

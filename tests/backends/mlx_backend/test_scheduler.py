@@ -213,7 +213,7 @@ class Machine:
             assert not self.paused, "paused rows come before queued ones"
         job.chunks_left, job.answer_left = job.chunks, job.answer
         self.rows[job.ticket] = job
-        self.scheduler.on_admitted(job.ticket, job.tokens)
+        self.scheduler.on_cache_size(job.ticket, job.tokens)
 
     def resume(self, job: Job) -> None:
         assert job is self.first(self.paused)
@@ -420,7 +420,7 @@ def test_reports_of_rows_that_have_ended_are_nothing() -> None:
     machine.step()
     machine.end(ticket)
     machine.end(ticket)
-    machine.scheduler.on_admitted(ticket, 7)
+    machine.scheduler.on_cache_size(ticket, 7)
     machine.scheduler.on_prefilled(ticket)
     assert machine.scheduler.rows == RowCounts(0, 0, 0)
     machine.drain()
@@ -951,11 +951,18 @@ def test_deadline_ends_with_admission() -> None:
     assert not any(isinstance(step, Expire) for step in machine.take(9))
 
 
-def test_deadline_runs_during_a_load() -> None:
-    """A request that waits for its model to be loaded is queued."""
+def test_a_load_uses_up_nobodys_deadline() -> None:
+    """Nobody could be served meanwhile, so whoever waits has that much longer, and no more."""
     machine = Machine(loaded=())
     ticket = machine.submit(queue_s=0.5)
-    assert machine.take(2) == [Load(A), Expire(ticket)]
+    assert machine.take(2) == [Load(A), Admit(ticket)]
+    scheduler = Scheduler(Limits(active=1, reserve_high=0))
+    (first, second) = (scheduler.submit(A, LOW, 0.0, size_mb=1, queue_s=5.0) for _ in range(2))
+    assert scheduler.next(1.0) == Load(A)
+    scheduler.on_loaded(A, 101.0)
+    assert scheduler.next(101.0) == Admit(first)
+    assert scheduler.next(104.9) == Prefill(first)
+    assert scheduler.next(105.1) == Expire(second)
 
 
 # Models.
