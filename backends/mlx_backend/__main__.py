@@ -197,8 +197,8 @@ def _named_folder(text: str) -> tuple[str, Path]:
 
 def _listen(options: argparse.Namespace) -> socket.socket:
     listening = _bound(options)
-    # Accepted connections inherit it. Python's asyncio sets it only where the socket says that it is
-    # TCP's, which one made by create_server does not: every small answer would wait 40 ms.
+    # Accepted connections inherit it. Python's asyncio sets it only where the socket says that it
+    # is TCP's, which one made by create_server does not: every small answer would wait 40 ms.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 

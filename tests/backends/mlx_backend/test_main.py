@@ -37,11 +37,12 @@ def test_small_answers_do_not_wait_for_others(*, inherited: bool) -> None:
     if inherited:
         with socket.create_server(("127.0.0.1", 0)) as parents:
             given = ["--socket-fd", str(os.dup(parents.fileno()))]
-    with _listen(parse_arguments(["--port", "0", *given])) as listening:
-        with socket.create_connection(listening.getsockname()):
-            accepted, _ = listening.accept()
-            with accepted:
-                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with (
+        _listen(parse_arguments(["--port", "0", *given])) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_life(tiny_vision_model: Path, tmp_path: Path) -> None:
