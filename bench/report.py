@@ -21,7 +21,7 @@ from bench.figures import (
     streams_of,
 )
 from bench.rounds import CONNECTIONS, STREAMS, LoadRound, StreamRound
-from bench.servers import NAMES
+from bench.servers import NAMES, Failure
 from bench.spread import Spread
 from bench.startup import Startup
 from bench.target import reference_of
@@ -46,7 +46,7 @@ class Column(Generic[_Round]):
             # nginx's own is 1 by definition, and without a proxy nothing is compared.
             if target in {reference_of(target), "direct"}:
                 return ""
-            return _shown(ratio_to_nginx(rounds, target, self.figure), self.form)
+            return shown(ratio_to_nginx(rounds, target, self.figure), self.form)
         spread = spread_of(of_target(rounds, target, self.figure).values())
         return "" if spread is None else format(spread.median, self.form)
 
@@ -100,7 +100,7 @@ def text(run: Measured) -> str:
         sections += _SECTIONS[scenario](run)
         own = [bar for bar in bars(run) if bar.scenario == scenario]
         if own:
-            sections.append(_bars(own))
+            sections.append(bars_table(own))
     if run.proxies:
         sections.append(_proxies(run))
     sections += _left_out(run)
@@ -133,7 +133,7 @@ def _images(run: Measured) -> list[str]:
 
 
 def _starts(run: Measured) -> list[str]:
-    rows = [(name, _shown(spread_of(map(figure, run.starts)), ".3f")) for name, figure in _STARTS]
+    rows = [(name, shown(spread_of(map(figure, run.starts)), ".3f")) for name, figure in _STARTS]
     return [table([("start of the router", ""), *rows])]
 
 
@@ -156,12 +156,13 @@ def _row(target: str, rounds: Sequence[_Round], columns: Sequence[Column[_Round]
     return [target, *(column.cell(rounds, target) for column in columns)]
 
 
-def _bars(own: Sequence[Bar]) -> str:
+def bars_table(own: Sequence[Bar]) -> str:
+    """Return the bars with what was measured and whether it meets them."""
     rows = [("the project's bars", "measured", "bar", "", "aim", "")]
     rows += [
         (
             bar.name,
-            _shown(bar.measured, ".3f") or "not measured",
+            shown(bar.measured, ".3f") or "not measured",
             f"{bar.relation} {bar.bound:g}",
             _verdict(bar.is_met),
             "" if bar.aim is None else f"{bar.relation} {bar.aim:g}",
@@ -173,12 +174,12 @@ def _bars(own: Sequence[Bar]) -> str:
 
 
 def _proxies(run: Measured) -> str:
-    def shown(figure: float | None, form: str) -> str:
+    def told(figure: float | None, form: str) -> str:
         return "" if figure is None else format(figure, form)
 
     rows = [("proxies of this run", "first answer s", "resident then MB", "after all rounds MB")]
     rows += [
-        (one.name, shown(one.ready_s, ".2f"), shown(one.idle_mb, ".1f"), shown(one.after_mb, ".1f"))
+        (one.name, told(one.ready_s, ".2f"), told(one.idle_mb, ".1f"), told(one.after_mb, ".1f"))
         for one in run.proxies
     ]
     return table(rows)
@@ -189,9 +190,14 @@ def _left_out(run: Measured) -> Iterator[str]:
         yield "\n".join(
             ["not measured", *(f"  {name}: {reason}" for name, reason in run.absent.items())]
         )
-    if run.failures:
-        failed = (f"  {one.target}, {one.scenario}: {_short(one.reason)}" for one in run.failures)
-        yield "\n".join(["FAILED", *failed])
+    yield from failed(run.failures)
+
+
+def failed(failures: Sequence[Failure]) -> Iterator[str]:
+    """Return the section that names what failed, none where nothing did."""
+    if failures:
+        lines = (f"  {one.target}, {one.scenario}: {_short(one.reason)}" for one in failures)
+        yield "\n".join(["FAILED", *lines])
 
 
 def _short(reason: str) -> str:
@@ -199,7 +205,8 @@ def _short(reason: str) -> str:
     return " ".join(reason.split())[:_REASON]
 
 
-def _shown(spread: Spread | None, form: str) -> str:
+def shown(spread: Spread | None, form: str) -> str:
+    """Return a spread for people, nothing of none."""
     return "" if spread is None else spread.show(form)
 
 

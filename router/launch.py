@@ -7,6 +7,7 @@ from pathlib import Path
 
 import backends
 from backends.catalogue import ModelFolders
+from backends.places import hub_caches
 from backends.process_manager import ProcessSpec, ProcessTimeouts, RestartPolicy
 from router.data_folder import DataFolder
 from router.settings import Settings, child_environment
@@ -34,18 +35,8 @@ def model_folders(
             for name, model in settings.models.items()
             if model.path is not None
         },
-        hf_caches=_hf_caches(environ),
+        hf_caches=hub_caches(environ),
     )
-
-
-def _hf_caches(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Return where huggingface_hub keeps models, by its own variables."""
-    if "HF_HUB_CACHE" in environ:
-        return (Path(environ["HF_HUB_CACHE"]),)
-    if "HF_HOME" in environ:
-        return (Path(environ["HF_HOME"]) / "hub",)
-    home = environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return (Path(home) / "huggingface" / "hub",)
 
 
 def builtin_python(settings: Settings) -> str:
@@ -72,9 +63,12 @@ def process_specs(
     argv += ["--models-dir", str(folders.models_dir)]
     argv += [f"--model-folder={model}={path}" for model, path in folders.named.items()]
     argv += [f"--hf-cache={cache}" for cache in folders.hf_caches]
-    argv += ["--idle-unload-s", str(settings.builtin.idle_unload_s)]
-    argv += ["--queue", str(settings.builtin.queue)]
-    argv += ["--prefill-chunk-ms", str(settings.builtin.prefill_chunk_ms)]
+    for field, value in settings.builtin:
+        if value is not None:
+            argv += [f"--{field.replace('_', '-')}", str(value)]
+    argv += ["--queue-s", str(settings.timeouts.queue_s)]
+    argv += ["--max-side-px", str(settings.images.max_side_px)]
+    argv += ["--max-megapixels", str(settings.images.max_megapixels)]
     env = child_environment(settings, environ)
     if provider.token == "auto":  # noqa: S105 a mode, not a secret
         env["SIGNALBOX_BACKEND_TOKEN"] = token

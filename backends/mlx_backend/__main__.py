@@ -14,18 +14,22 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import uvicorn
 
 from backends.catalogue import ModelFolders
 from backends.mlx_backend.answers import Deadlines
 from backends.mlx_backend.app import create_app
-from backends.mlx_backend.scheduler import Scheduler
+from backends.mlx_backend.desk import Desk
+from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.scheduler import Limits, Scheduler
+from backends.mlx_backend.trace import Trace
+from backends.places import hub_caches, user_folder
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -45,11 +49,11 @@ _OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-# How many generations share a batch.
-_ROWS = 1
 # Both together stay below the ten seconds after which a process manager kills.
 _DRAIN_S = 2
 _STEP_ENDS_S = 5.0
+# How often at most it is looked whether a step hangs.
+_LEAST_LOOK_S = 0.5
 # Longer than a client keeps a connection that it does not use, so that the client closes first:
 # a request on a connection that is just being closed here would be lost.
 _KEEP_ALIVE_S = 300
@@ -81,7 +85,7 @@ class Parent:
 class Server(uvicorn.Server):
     """A server that ends the generations in flight before it waits for their connections."""
 
-    def __init__(self, app: "ASGIApp", engine: "Engine", on_started: Callable[[], None]) -> None:
+    def __init__(self, app: "ASGIApp", desk: Desk, on_started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -96,7 +100,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=_KEEP_ALIVE_S,
             )
         )
-        self._engine = engine
+        self._desk = desk
         self._on_started = on_started
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -116,7 +120,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting; streams in flight end with an error frame."""
-        self._engine.stop()
+        self._desk.stop()
         await super().shutdown(sockets)
 
 
@@ -162,13 +166,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--port", type=int, default=60316)
     add("--socket-fd", type=int, help="serve on this inherited, listening socket")
     add("--ready-fd", type=int, help="tell the parent here how the start goes")
-    add("--models-dir", type=Path, required=True, help="one folder an alias")
+    add("--models-dir", type=Path, help="one folder an alias; default: the user's data folder")
     add("--model-folder", action="append", default=[], metavar="NAME=PATH", type=_named_folder)
     add("--hf-cache", action="append", default=[], type=Path, help="a Hugging Face hub cache")
     add("--model", help="load this model at the start")
-    add("--idle-unload-s", type=float, default=900)
+    add("--active", type=int, default=4, help="rows that run at once")
+    add("--reserve-high", type=int, default=1, help="of these, kept free of LOW")
+    add("--max-low", type=int, default=3, help="of these, LOW at most")
     add("--queue", type=int, default=256, help="how many requests may wait")
+    add("--queue-s", type=float, default=120, help="how long one may wait")
+    add("--queue-idle-stop-s", type=float, default=60, help="rest after so long without work")
+    add("--idle-unload-s", type=float, default=900)
+    add("--memory-mb", type=int, help="what all models together may take; default: by the machine")
     add("--prefill-chunk-ms", type=float, default=100)
+    add("--kv-bits", type=int, choices=(2, 3, 4, 6, 8), help="quantize the rows' caches")
+    add("--max-side-px", type=int, default=1920, help="pictures are scaled down to this")
+    add("--max-megapixels", type=int, default=50, help="larger pictures are refused")
+    add("--trace", type=Path, help="write what each step did into this file, for Perfetto")
     add("--token-deadline-s", type=float, default=30, help="from step to step of a generation")
     add("--total-deadline-s", type=float, default=3600, help="a generation in all")
     return parser.parse_args(arguments)
@@ -182,6 +196,14 @@ def _named_folder(text: str) -> tuple[str, Path]:
 
 
 def _listen(options: argparse.Namespace) -> socket.socket:
+    listening = _bound(options)
+    # Accepted connections inherit it. Python's asyncio sets it only where the socket says that it
+    # is TCP's, which one made by create_server does not: every small answer would wait 40 ms.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
+
+
+def _bound(options: argparse.Namespace) -> socket.socket:
     if options.socket_fd is not None:
         listening = socket.socket(fileno=options.socket_fd)
         listening.set_inheritable(False)
@@ -193,7 +215,7 @@ def _listen(options: argparse.Namespace) -> socket.socket:
         raise StartError(f"cannot listen on {where}: {error.strerror or error}") from error
 
 
-def _build_engine(options: argparse.Namespace, parent: Parent) -> "Engine":
+def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "Engine"]:
     # mlx and what stands on it take seconds to import, and must find the variables set.
     parent.tell(progress="importing MLX")
     try:
@@ -202,18 +224,51 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> "Engine":
         import_module("mlx_vlm.generate")
         parent.tell(progress="importing the engine")
         engine = import_module("backends.mlx_backend.engine")
+        loaded = import_module("backends.mlx_backend.loaded")
+        images = import_module("backends.mlx_backend.images")
     except ImportError as error:
         raise StartError(f"MLX is not installed for this Python: {error}") from error
-    scheduler = Scheduler(active=_ROWS, queue=options.queue, idle_unload_s=options.idle_unload_s)
-    made: Engine = engine.Engine(scheduler, rows=_ROWS, chunk_s=options.prefill_chunk_ms / 1000)
-    return made
+    models = loaded.LoadedModels(
+        chunk_s=options.prefill_chunk_ms / 1000,
+        memory_mb=options.memory_mb,
+        kv_bits=options.kv_bits,
+        image_limits=images.ImageLimits(
+            max_side_px=options.max_side_px, max_pixels=options.max_megapixels * 1_000_000
+        ),
+    )
+    limits = Limits(
+        active=options.active,
+        # With one row at a time there is nothing to reserve.
+        reserve_high=min(options.reserve_high, options.active - 1),
+        max_low=options.max_low,
+        queue=options.queue,
+        idle_unload_s=options.idle_unload_s,
+        queue_idle_stop_s=options.queue_idle_stop_s,
+        memory_mb=models.weights_mb,
+        caches_mb=models.caches_mb,
+    )
+    trace = None if options.trace is None else Trace(options.trace)
+    desk = Desk(Scheduler(limits), trace=trace)
+    return desk, engine.Engine(desk, models, trace)
+
+
+def _complete(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Fill in where models lie, for a process that nobody's parent told."""
+    if options.models_dir is None:
+        data = user_folder(sys.platform, environ, config=False)
+        if data is None:
+            raise StartError("this user has no home folder: name the models' with --models-dir")
+        options.models_dir = data / "models"
+        options.hf_cache = [*options.hf_cache, *hub_caches(environ)]
 
 
 def _folders(options: argparse.Namespace) -> ModelFolders:
     return ModelFolders(options.models_dir, dict(options.model_folder), tuple(options.hf_cache))
 
 
-async def _serve(server: Server, thread: EngineThread, listening: socket.socket) -> None:
+async def _serve(
+    server: Server, thread: EngineThread, listening: socket.socket, watch: Coroutine[Any, Any, None]
+) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -221,10 +276,26 @@ async def _serve(server: Server, thread: EngineThread, listening: socket.socket)
 
     # Without its MLX thread this process is of no use: it ends, and is started again.
     thread.on_end = lambda: loop.call_soon_threadsafe(stop)
+    watching = loop.create_task(watch)
     try:
         await server.serve(sockets=[listening])
     finally:
         thread.on_end = lambda: None
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def _watch_steps(server: Server, desk: Desk, deadline_s: float) -> None:
+    """Stop serving when a step hangs: nothing can interrupt it but the end of the process."""
+    while True:
+        stuck_s = desk.status().step_s
+        if stuck_s >= deadline_s:
+            break
+        await asyncio.sleep(max(deadline_s - stuck_s, _LEAST_LOOK_S))
+    log.error("a step has not ended for %.0f s; this process ends", stuck_s)
+    text = f"the model has not answered for {stuck_s:.0f} s and is started again; try again"
+    desk.stop(ChatError("generation_failed", text))
+    server.should_exit = True
 
 
 def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
@@ -233,21 +304,23 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
         text = f"set {TOKEN_VARIABLE} to serve on {options.host}, which is not this machine alone"
         raise StartError(text)
     listening = _listen(options)
-    engine = _build_engine(options, parent)
+    desk, engine = _build_engine(options, parent)
     folders = _folders(options)
     if options.model is not None:
         folder = folders.find(options.model)
         if folder is None:
-            raise StartError(f"--model {options.model}: there is no such model on this machine")
-        engine.preload(options.model, folder)
-    deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s)
-    app = create_app(engine, folders, token=token, deadlines=deadlines)
+            text = f"--model {options.model}: there is no such model on this machine"
+            raise StartError(f"{text}; fetch it: signalbox models pull {options.model}")
+        desk.preload(options.model, folder)
+    deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s, options.queue_s)
+    app = create_app(desk, folders, token=token, deadlines=deadlines)
     thread = EngineThread(engine)
     thread.start()
     thread.wait_ready()
-    server = Server(app, engine, on_started=lambda: parent.tell(ready=True))
-    asyncio.run(_serve(server, thread, listening))
-    engine.stop()
+    server = Server(app, desk, on_started=lambda: parent.tell(ready=True))
+    watch = _watch_steps(server, desk, options.token_deadline_s)
+    asyncio.run(_serve(server, thread, listening, watch))
+    desk.stop()
     # Loaded model and streams are given back there; the interpreter must not end before.
     thread.join(_STEP_ENDS_S)
     if thread.is_alive():
@@ -271,6 +344,7 @@ def main() -> int:
     environment.update(_OFFLINE)
     parent = Parent(options.ready_fd)
     try:
+        _complete(options, environment)
         run(options, token, parent)
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400  the text says it all

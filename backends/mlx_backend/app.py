@@ -11,9 +11,11 @@ from starlette.exceptions import HTTPException
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from backends.mlx_backend.answers import ChatAnswer, Deadlines
+from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import Generation, Picture
-from backends.mlx_backend.protocol import Wording, parse_chat
+from backends.mlx_backend.grammar import check
+from backends.mlx_backend.metrics import MEDIA_TYPE, exposition
+from backends.mlx_backend.protocol import parse_chat
 from backends.wire import PRIORITY, Priority
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from backends.mlx_backend.engine import Engine
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 # A body of this size is decoded in a few milliseconds; a larger one leaves the event loop.
@@ -33,27 +34,42 @@ _CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 class Backend:
     """The routes; each looks things up, asks the engine, and answers."""
 
-    def __init__(self, engine: "Engine", folders: ModelFolders, deadlines: Deadlines) -> None:
-        self._engine = engine
+    def __init__(self, desk: Desk, folders: ModelFolders, deadlines: Deadlines) -> None:
+        self._desk = desk
         self._folders = folders
         self._deadlines = deadlines
 
     async def health(self) -> Response:
         """Tell what the engine is doing."""
-        now = self._engine.status()
+        now = self._desk.status()
         return JSONResponse(
             {
                 "status": "ok",
                 "state": now.state,
-                "model": now.model,
-                "engine": "serial",
-                "why": "one generation at a time; batching is not built in yet",
-                "queue": now.queue,
+                "model": now.models[-1] if now.models else None,
+                "models": list(now.models),
+                "loading": now.loading,
+                "loading_s": round(now.loading_s, 3),
+                "engine": "serial" if now.why else "batched",
+                "why": now.why,
+                "queue": sum(now.queued.values()),
+                "queued": {each.name.lower(): count for each, count in now.queued.items()},
                 "active": now.active,
+                "rows": {
+                    "prefilling": now.prefilling,
+                    "decoding": now.decoding,
+                    "paused": now.paused,
+                },
                 "memory_mb": round(now.memory_mb, 1),
                 "loads": now.loads,
+                "step_s": round(now.step_s, 3),
+                "worst_image_encode_s": round(now.totals.worst_image_s, 3),
             }
         )
+
+    async def metrics(self) -> Response:
+        """Tell Prometheus what is counted."""
+        return Response(exposition(self._desk.status()), media_type=MEDIA_TYPE)
 
     async def models(self) -> Response:
         """List the models that lie on this machine."""
@@ -65,13 +81,13 @@ class Backend:
         return JSONResponse({"object": "list", "data": rows})
 
     async def unload(self) -> Response:
-        """Give the loaded model's memory back; answers when that is done."""
+        """Give the loaded models' memory back; answers when that is done."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
-        model = self._engine.status().model
-        if self._engine.unload(lambda: loop.call_soon_threadsafe(gone.set)):
+        models = self._desk.status().models
+        if self._desk.unload(lambda: loop.call_soon_threadsafe(gone.set)):
             await gone.wait()
-        return JSONResponse({"unloaded": model})
+        return JSONResponse({"unloaded": list(models)})
 
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
@@ -80,24 +96,12 @@ class Backend:
             chat = await asyncio.to_thread(parse_chat, raw)
         else:
             chat = parse_chat(raw)
-        generation = Generation(
-            model=chat.model,
-            folder=self.folder(chat.model),
-            messages=chat.messages,
-            images=tuple(Picture(data) for data in chat.images),
-            sampling=chat.sampling,
-            max_tokens=chat.max_tokens,
-            stop=chat.stop,
-            priority=_priority(request),
-        )
-        wording = Wording(chat.model, include_usage=chat.include_usage)
-        return ChatAnswer(
-            self._engine,
-            generation,
-            wording,
-            stream=chat.stream,
-            deadlines=self._deadlines,
-        )
+        folder = self.folder(chat.model)
+        if chat.constraint is not None:
+            # A schema that a hostile client thought of takes a while.
+            await asyncio.to_thread(check, chat.constraint)
+        generations = chat.generations(folder, _priority(request), self._deadlines.queue_s)
+        return ChatAnswer(self._desk, chat, generations, self._deadlines)
 
     def folder(self, name: str) -> "Path":
         """Return where a model lies; ChatError that says what to do where it does not."""
@@ -213,10 +217,10 @@ async def _on_defect(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(
-    engine: "Engine", folders: ModelFolders, *, token: str | None, deadlines: Deadlines
+    desk: Desk, folders: ModelFolders, *, token: str | None, deadlines: Deadlines
 ) -> "ASGIApp":
     """Build the application; `token` None leaves it open to this machine."""
-    backend = Backend(engine, folders, deadlines)
+    backend = Backend(desk, folders, deadlines)
     handlers: dict[Any, Any] = {
         ChatError: _on_chat_error,
         HTTPException: _on_http_error,
@@ -224,6 +228,7 @@ def create_app(
     }
     app = FastAPI(openapi_url=None, redirect_slashes=False, exception_handlers=handlers)
     app.add_api_route("/health", backend.health, methods=["GET"])
+    app.add_api_route("/metrics", backend.metrics, methods=["GET"])
     app.add_api_route("/v1/models", backend.models, methods=["GET"])
     app.add_api_route("/unload", backend.unload, methods=["POST"])
     app.add_api_route("/v1/chat/completions", backend.chat, methods=["POST"])

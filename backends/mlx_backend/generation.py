@@ -53,9 +53,9 @@ class Tool:
 class Constraint:
     """What an answer must be, token by token.
 
-    Either `schema`, a JSON Schema that the whole answer fits, or `tools`: text in which calls of
-    these may stand, or, where `forced`, at least one call and nothing else; more than one call
-    only where `parallel`.
+    With `schema`, the whole answer fits this JSON Schema. With `tools`, it is text in which calls
+    of these may stand, or, where `forced`, at least one call and nothing else; more than one call
+    only where `parallel`. With both, it fits the schema or is nothing but calls.
     """
 
     schema: Mapping[str, Any] | bool | None = None
@@ -158,13 +158,44 @@ Event = Admitted | Begun | Progress | Text | Finished | Failed
 Sink = Callable[[Event], None]
 
 
+@dataclass(slots=True)
+class Totals:
+    """What was done since the start; `worst_image_s` is the longest that one image took."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    images: int = 0
+    worst_image_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """What the engine is doing; `memory_mb` is what MLX holds, weights and caches together."""
+    """What the engine is doing.
+
+    `models` are the loaded ones, first the one that was loaded first; `loading` is the one that is
+    being loaded, since `loading_s`. `why` says why it is serial,
+    and is empty where it batches. `memory_mb` is what MLX holds, weights and caches together;
+    `step_s` how long the step that is under way has taken.
+    """
 
     state: Literal["idle", "loading", "loaded"]
-    model: str | None
-    queue: int
-    active: int
+    models: tuple[str, ...]
+    loading: str | None
+    loading_s: float
+    why: str
+    queued: Mapping[Priority, int]
+    prefilling: int
+    decoding: int
+    paused: int
     memory_mb: float
     loads: int
+    step_s: float
+    events: Mapping[str, int]
+    totals: Totals
+
+    @property
+    def active(self) -> int:
+        """How many generations have left the queue."""
+        return self.prefilling + self.decoding + self.paused

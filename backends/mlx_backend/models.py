@@ -7,17 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx_vlm.generate import BatchGenerator
 from mlx_vlm.utils import load
 
+from backends.mlx_backend.batch import Batch
+from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Sampling
-from backends.mlx_backend.prefill import PrefillPace, use_pace
+from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
+from backends.mlx_backend.prefill import PrefillPace
+from backends.mlx_backend.prefix_cache import PrefixCache
+from backends.mlx_backend.prompt import Prompt
 from backends.mlx_backend.sampling import SamplingPlan
+from backends.mlx_backend.template import ChatTemplate
+from backends.mlx_backend.token_mask import Grammars
+from backends.mlx_backend.vision import VisionEncoder
 
+_MIB = 1024 * 1024
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 256 * 1024 * 1024
 _DEFAULT_CONTEXT = 8192
+_MARKERS = frozenset({CALL, END_CALL, THINK, END_THINK})
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
@@ -82,13 +91,18 @@ def _check_safetensors(name: str, path: Path) -> None:
 
 
 class LoadedModel:
-    """A model in memory with its processor and its one batch generator.
+    """A model in memory with its processor; made and used on the MLX thread only."""
 
-    Made and used on the MLX thread only. There is one generator a model, because its constructor
-    extends the tokenizer's stop list each time; `reopen` makes a new one after a failure.
-    """
-
-    def __init__(self, name: str, folder: Path, *, rows: int, chunk_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        chunk_s: float,
+        kv_bits: int | None = None,
+        prefixes_mb: float = 256,
+        image_limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
         config = check_folder(name, folder)
         self.name = name
         self.model, self.processor = load(str(folder))
@@ -100,39 +114,72 @@ class LoadedModel:
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.sees = bool(config.get("vision_config")) and hasattr(self.processor, "image_processor")
         self.context_length = _context_length(config)
+        self.ends = frozenset(self.tokenizer.stopping_criteria.eos_token_ids)
+        self.template = ChatTemplate(self.processor, self.model.config)
+        self.vocabulary_size = _vocabulary_size(config) or len(self.tokenizer)
+        self.grammars = Grammars(self.tokenizer, self.vocabulary_size, self.ends)
+        self.grammars.prepare()
+        self._silent = _silent_tokens(self.tokenizer)
         self._defaults = _generation_defaults(name, folder)
-        self._rows = rows
-        use_pace(PrefillPace(chunk_s))
-        self.generator = self._open()
+        self._kv_bits = kv_bits
+        self._pace = PrefillPace(chunk_s)
+        self.image_limits = image_limits
+        self.vision = VisionEncoder(self.model)
+        # Whether prompts without pictures, and with them, can be gone on with after a known prefix;
+        # the first one of each kind tells.
+        self.resumes: dict[bool, bool] = {}
+        self.prefixes = PrefixCache(int(prefixes_mb * _MIB))
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name} context={self.context_length} sees={self.sees}>"
 
-    def _open(self) -> BatchGenerator:
-        return BatchGenerator(
-            self.model.language_model,
-            self.processor,
-            completion_batch_size=self._rows,
-            # Several prompts at once would lose Qwen3-VL's image features, and gain nothing.
-            prefill_batch_size=1,
-            compute_logprobs=False,
-        )
+    @property
+    def token_mb(self) -> float:
+        """What a token takes in a row's cache, in MiB; 0 where the model does not tell."""
+        text = self.model.language_model
+        heads = getattr(text, "n_kv_heads", 0) * getattr(text, "head_dim", 0)
+        bits = self._kv_bits or (32 if mx.default_device().type == mx.DeviceType.cpu else 16)
+        return 2 * len(text.layers) * heads * bits / 8 / _MIB
 
-    def reopen(self) -> None:
-        """Replace the generator after a failure; every row it had is gone."""
-        self.generator.close()
-        self.generator = self._open()
+    def open_batch(self) -> Batch:
+        """Return a batch without rows."""
+        return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits)
+
+    def samples(self) -> list[Prompt]:
+        """Return short prompts of different lengths to try the model with."""
+        ids = self.tokenizer.encode("Hello there, how are you?", add_special_tokens=False)
+        prompts = []
+        for count in (4, 6):
+            tokens = mx.array([ids[:count]])
+            features = self.model.get_input_embeddings(tokens, None, mask=mx.ones_like(tokens))
+            known = {key: value for key, value in features.to_dict().items() if value is not None}
+            prompts.append(Prompt(ids[:count], known))
+        return prompts
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones."""
+        """Return the text of tokens, without special ones but for those that mark calls."""
+        shown = [token for token in tokens if token not in self._silent]
         return str(
             self.tokenizer.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
         )
 
+    def token_bytes(self, token: int) -> bytes:
+        """Return what a token stands for, special ones by their names."""
+        return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False)).encode()
+
     def plan(self, wanted: Sampling, seed: int) -> SamplingPlan:
-        """Fill in what a request left open: the model's own defaults, else OpenAI's."""
+        """Fill in what a request left open: the model's own defaults, else OpenAI's.
+
+        ChatError for a bias on a token that the model does not have: MLX checks no index, and
+        writing beyond an array ends the process.
+        """
+        size = self.vocabulary_size
+        beyond = next((token for token in wanted.logit_bias if token >= size), None)
+        if beyond is not None:
+            text = f"logit_bias: the model has the tokens 0 to {size - 1}, and no {beyond}"
+            raise ChatError("invalid_request", text, "logit_bias")
         defaults = self._defaults
         return SamplingPlan(
             temperature=_first(wanted.temperature, defaults.temperature, 1.0),
@@ -140,12 +187,16 @@ class LoadedModel:
             top_k=int(_first(wanted.top_k, defaults.top_k, 0)),
             min_p=_first(wanted.min_p, defaults.min_p, 0.0),
             seed=seed,
+            frequency_penalty=wanted.frequency_penalty,
+            presence_penalty=wanted.presence_penalty,
+            repetition_penalty=wanted.repetition_penalty,
+            logit_bias=wanted.logit_bias,
+            top_logprobs=wanted.top_logprobs,
         )
 
     def close(self) -> None:
         """Give the memory back; dropping the object alone does not."""
-        self.generator.close()
-        del self.generator, self.model, self.processor, self.tokenizer
+        vars(self).clear()
         give_back_memory()
 
 
@@ -169,6 +220,21 @@ def _context_length(config: dict[str, Any]) -> int:
         if isinstance(length, int) and length > 0:
             return length
     return _DEFAULT_CONTEXT
+
+
+def _silent_tokens(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that are no part of an answer's text.
+
+    In some vocabularies the markers of calls and reasoning are among the special tokens; whoever
+    reads the answer looks for them.
+    """
+    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return frozenset(token for token, text in special if text not in _MARKERS)
+
+
+def _vocabulary_size(config: dict[str, Any]) -> int:
+    text = config.get("text_config") or config
+    return int(text.get("vocab_size", 0))
 
 
 def _generation_defaults(name: str, folder: Path) -> Sampling:

@@ -1,12 +1,13 @@
-"""Prompts in chunks: how large a chunk is, and what a chunk of an image prompt takes along."""
+"""A prompt on its way into a cache, in chunks that are sized by the measured speed."""
 
-import sys
 import time
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
-from mlx_vlm.generate.ar import PromptProcessingBatch
+from mlx_vlm.generate.ar import _chunked_prefill_enabled
+
+from backends.mlx_backend.prefix_cache import cut_span
+from backends.mlx_backend.prompt import Prompt
 
 _SMALLEST = 16
 _LARGEST = 2048
@@ -33,49 +34,50 @@ class PrefillPace:
         self.tokens = min(_LARGEST, max(_SMALLEST, 1 << (fitting.bit_length() - 1)))
 
 
-class PacedPrompt(PromptProcessingBatch):  # type: ignore[misc]  # mlx-vlm ships no types
-    """mlx-vlm's prompt batch with chunks of measured size and right for images in any chunk.
+class Prefill:
+    """One prompt and its cache, which may hold the first `done` tokens of it already.
 
-    mlx-vlm 0.7.10 passes the features that Qwen3-VL adds to its first layers ("deepstack") whole
-    to each chunk; from the second chunk on they would land on the wrong tokens.
+    The last token is fed by itself, because most models compute logits for all that they are fed.
     """
 
-    pace: PrefillPace
-    prefill_step_size: int | None
+    def __init__(
+        self, language_model: Any, prompt: Prompt, cache: list[Any], pace: PrefillPace, done: int
+    ) -> None:
+        self._model = language_model
+        self._prompt = prompt
+        self._pace = pace
+        self.cache = cache
+        self.done = done
+        self._ids = mx.array([prompt.ids])
+        self._in_chunks = _chunked_prefill_enabled(
+            language_model,
+            input_ids=self._ids,
+            inputs_embeds=prompt.embeddings.get("inputs_embeds"),
+            prompt_cache=cache,
+            prefill_kwargs=prompt.embeddings,
+        )
 
-    def prompt_step(self) -> int:
-        """Feed one chunk and wait until it is computed; return its tokens."""
-        if self.prefill_step_size is not None:  # None: this model must not be fed in chunks
-            self.prefill_step_size = self.pace.tokens
-        begun = time.perf_counter()
-        tokens = int(super().prompt_step())
-        mx.eval([cache.state for cache in self.prompt_cache])
-        self.pace.observe(tokens, time.perf_counter() - begun)
-        self._drop_features()
-        return tokens
+    def __repr__(self) -> str:
+        return f"<Prefill {self.done}/{len(self._prompt.ids)}>"
 
-    def _drop_features(self) -> None:
-        # The model takes as many features from the front as the chunk's mask counts. The mask has
-        # been cut to the rest of the prompt; so many features are still needed.
-        features = self._prompt_kwargs.get("deepstack_visual_embeds")
-        if features is None:
-            return
-        left = _count(self._prompt_kwargs["visual_pos_masks"])
-        self._prompt_kwargs["deepstack_visual_embeds"] = [
-            layer[layer.shape[0] - left :] for layer in features
-        ]
+    def step(self) -> mx.array | None:
+        """Feed one chunk and wait for it; return the last logits (1, V) once the prompt is in."""
+        last = len(self._prompt.ids) - 1
+        chunk = min(self._pace.tokens, last - self.done) if self._in_chunks else 0
+        if chunk > 0:
+            begun = time.perf_counter()
+            self._feed(self.done + chunk, n_to_process=chunk)
+            mx.eval([cache.state for cache in self.cache])
+            self._pace.observe(chunk, time.perf_counter() - begun)
+            if self.done < last:
+                return None
+        logits: mx.array = self._feed(last + 1)[:, -1, :]
+        mx.eval(logits, [cache.state for cache in self.cache])
+        return logits
 
-
-def _count(mask: mx.array) -> int:
-    return int(np.array(mask).sum())
-
-
-def use_pace(pace: PrefillPace) -> None:
-    """Have batch generators take their prompts in at this pace.
-
-    mlx-vlm looks the class of its prompt batch up in this module for that purpose; there is one
-    generator at a time.
-    """
-    # Not `import mlx_vlm.generate`: the package has a function of that name.
-    module: Any = sys.modules["mlx_vlm.generate"]
-    module.PromptProcessingBatch = type("PacedPrompt", (PacedPrompt,), {"pace": pace})
+    def _feed(self, stop: int, **options: Any) -> mx.array:
+        start, self.done = self.done, stop
+        pieces = cut_span(self._prompt.embeddings, start, stop, len(self._prompt.ids))
+        output = self._model(self._ids[:, start:stop], cache=self.cache, **pieces, **options)
+        logits: mx.array = getattr(output, "logits", output)
+        return logits

@@ -1,21 +1,31 @@
-"""From a conversation to what the model is fed: template, tokens, image embeddings."""
+"""From a conversation to what the model is fed: tokens, pictures, embeddings."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
-from jinja2 import TemplateError
-from mlx_vlm.prompt_utils import apply_chat_template
+import numpy as np
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.images import decode_image
+from backends.mlx_backend.images import picture_hash
+from backends.mlx_backend.prefix_cache import (
+    Ids,
+    picture_key_ids,
+    pictures_within,
+    placeholder_runs,
+    resumable,
+)
+from backends.mlx_backend.vision import PromptPictures
 
 if TYPE_CHECKING:
     from backends.mlx_backend.generation import Generation
     from backends.mlx_backend.models import LoadedModel
+
+_THINK = "<think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,46 +36,123 @@ class Prompt:
     embeddings: dict[str, Any]
 
 
-def prepare(model: "LoadedModel", generation: "Generation") -> Prompt:
-    """Render, tokenize and embed a conversation; images are encoded here.
+class Reading:
+    """A conversation and its `images` as tokens, followed by the `tokens` of its answer so far.
 
-    ChatError for an image that is none or that the model cannot see, for a conversation that the
-    model's template refuses, and for one that leaves no room for an answer.
+    `room` is how many tokens there is place for after the conversation. `thinking`: the answer
+    begins inside the model's reasoning. `cached` tokens come out of the model's prefix cache once
+    `recall` was called. ChatError for a conversation that the model's template refuses, and for one
+    that leaves no room for an answer.
     """
-    if generation.images and not model.sees:
-        text = f"{generation.model} does not take images; assign vision to a model that does"
-        raise ChatError("capability_mismatch", text, "model")
-    images = [decode_image(picture.data) for picture in generation.images]
-    inputs = _tokenize(model, _render(model, generation.messages, len(images)), images)
-    ids = inputs["input_ids"]
-    _check_length(model, ids.shape[-1], generation.max_tokens)
-    rest = {
-        key: value
-        for key, value in inputs.items()
-        if key not in {"input_ids", "pixel_values", "attention_mask"}
-    }
-    features = model.model.get_input_embeddings(
-        ids, inputs.get("pixel_values"), mask=inputs.get("attention_mask"), **rest
-    )
-    known = {key: value for key, value in features.to_dict().items() if value is not None}
-    embeddings = {**rest, **known}
-    # Evaluated here, so that encoding an image is this step and no part of the first prefill.
-    mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
-    return Prompt(ids[0].tolist(), embeddings)
+
+    def __init__(
+        self,
+        model: "LoadedModel",
+        generation: "Generation",
+        images: Sequence[Image.Image] = (),
+        tokens: Sequence[int] = (),
+    ) -> None:
+        self._model = model
+        if images:
+            _refuse_placeholders(model, generation)
+        text = model.template.render(generation.messages, generation.tools, len(images))
+        self._inputs = _tokenize(model, text, images)
+        prompt: list[int] = self._inputs.pop("input_ids")[0].tolist()
+        self.ids = [*prompt, *tokens]
+        self.prompt_tokens = len(prompt)
+        self.room = _room(model, len(prompt), generation.max_tokens)
+        self.thinking = text.rstrip().endswith(_THINK)
+        self.cached = 0
+        self.cache: list[Any] | None = None
+        self._recalled = False
+        hashes = [picture_hash(image) for image in images]
+        self._counts: list[int] = []
+        self.key_ids: Ids | None = np.array(self.ids)
+        self._pictures = PromptPictures(model.vision, [], [])
+        if images:
+            self.key_ids = self._picture_keys(hashes)
+            self._pictures = model.vision.start(
+                self._inputs["pixel_values"], self._inputs.get("image_grid_thw"), hashes
+            )
+
+    def __repr__(self) -> str:
+        return f"<Reading {len(self.ids)} tokens, {self.cached} cached, {self._pictures!r}>"
+
+    def _picture_keys(self, hashes: Sequence[bytes]) -> Ids | None:
+        placeholder = getattr(self._model.model.config, "image_token_index", None)
+        if placeholder is None:
+            return None
+        self._counts = placeholder_runs(self.ids, placeholder)
+        if len(self._counts) != len(hashes):
+            text = (
+                f"the messages spell the model's own image placeholder: it stands"
+                f" {len(self._counts)} times among the tokens of {len(hashes)} images; leave it out"
+            )
+            raise ChatError("invalid_request", text, "messages")
+        return picture_key_ids(self.ids, placeholder, hashes, self._counts)
+
+    @property
+    def _shows_pictures(self) -> bool:
+        return "pixel_values" in self._inputs
+
+    @property
+    def _resumes(self) -> bool:
+        return self._model.resumes.get(self._shows_pictures, False)
+
+    def recall(self) -> None:
+        """Take as much of the prompt as is known out of the prefix cache; once."""
+        # Pictures within it are not encoded, so it must be sure that one can go on from there.
+        if self.key_ids is None or self._recalled or not self._resumes:
+            return
+        self._recalled = True
+        self.cached, self.cache = self._model.prefixes.find(self.key_ids)
+        if self.cache is not None and self._counts:
+            self._pictures.skip(pictures_within(self.key_ids, self.cached, self._counts))
+
+    def encode_picture(self) -> bool:
+        """Take one step: encode one picture; False where none is left."""
+        if not self._pictures.left:
+            return False
+        self._pictures.encode_next()
+        return True
+
+    def prompt(self) -> Prompt:
+        """Return the prompt with its embeddings, evaluated."""
+        ids = mx.array([self.ids])
+        rest = {
+            key: value
+            for key, value in self._inputs.items()
+            if key not in {"pixel_values", "attention_mask"}
+        }
+        model = self._model.model
+        with self._pictures.answering():
+            features = model.get_input_embeddings(
+                ids, self._inputs.get("pixel_values"), mask=mx.ones_like(ids), **rest
+            )
+        known = {key: value for key, value in features.to_dict().items() if value is not None}
+        embeddings = {**rest, **known}
+        # Evaluated here, so that it is this step and no part of the first chunk.
+        mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
+        resumes = resumable(model.language_model, embeddings)
+        self._model.resumes[self._shows_pictures] = resumes
+        if not resumes:
+            self.key_ids = None
+        return Prompt(self.ids, embeddings)
 
 
-def _render(model: "LoadedModel", messages: Sequence[dict[str, Any]], images: int) -> str:
-    try:
-        text = apply_chat_template(
-            model.processor, model.model.config, list(messages), num_images=images
-        )
-    except TemplateError as error:
-        if type(error) is not TemplateError:
-            raise  # a defect of the template
-        # What a template's own `raise_exception` raises, for conversations it is not made for.
-        message = f"the model's chat template refuses the messages: {error}"
-        raise ChatError("invalid_request", message, "messages") from error
-    return str(text)
+def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None:
+    """Refuse text that spells what stands for pictures, since processors take it for theirs.
+
+    mlx-vlm's for Qwen puts the picture where the text spells the token, and forgets its place.
+    """
+    names = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
+    ids = {getattr(model.model.config, name, None) for name in names} - {None}
+    added = model.tokenizer.get_added_vocab()
+    told = json.dumps([generation.messages, *map(asdict, generation.tools)], ensure_ascii=False)
+    spelled = next((text for text, token in added.items() if token in ids and text in told), None)
+    if spelled is not None:
+        text = f"the messages spell {spelled}, which stands for a picture in this model; leave it"
+        raise ChatError("invalid_request", f"{text} out, or send no pictures", "messages")
 
 
 def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
@@ -86,7 +173,7 @@ def _tokenize(model: "LoadedModel", text: str, images: Sequence[Image.Image]) ->
     return inputs
 
 
-def _check_length(model: "LoadedModel", prompt: int, wanted: int | None) -> None:
+def _room(model: "LoadedModel", prompt: int, wanted: int | None) -> int:
     room = model.context_length - prompt
     if room < (wanted or 1):
         raise ChatError(
@@ -95,3 +182,4 @@ def _check_length(model: "LoadedModel", prompt: int, wanted: int | None) -> None
             f" leaves {max(room, 0)} for an answer, {wanted or 1} were asked for",
             "messages",
         )
+    return room

@@ -1,181 +1,377 @@
-"""Who is served next: a queue, the rows that run, and the model that is loaded.
+"""Who is served next: requests that wait, rows that run or are paused, and models in memory.
 
 Pure: no clock, no thread, no MLX. The engine asks `next` what to do, does exactly that, and
-reports what came of it.
+reports what came of it. Times are seconds of one clock that never goes back.
 """
 
-from bisect import insort
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import ceil
+from typing import Final
 
+from backends.mlx_backend.actions import Action, Admit, Expire, Load, Rest, Unload, Wait
+from backends.mlx_backend.residents import Residents
+from backends.mlx_backend.slots import PROTECTED_STEPS, Row, Slots, Stage
+from backends.mlx_backend.steps import Steps
+from backends.mlx_backend.waiting_line import Waiting, WaitingLine
 from backends.wire import Priority
 
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Load this model; nothing else is loaded."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    """Give back the loaded model's memory; no row runs."""
+# What a refused client is told while no row has finished yet, and the bounds of what it is told.
+_RETRY_UNKNOWN_S: Final = 2
+_RETRY_LEAST_S: Final = 1
+_RETRY_MOST_S: Final = 60
+# How much the newest row counts in the mean time of a row.
+_MEAN_WEIGHT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Admit:
-    """Bring this request into the batch; it counts as running from now on."""
+class Limits:
+    """How much may go on at once.
 
-    ticket: int
+    At most `active` rows run, `max_low` of them LOW, and LOW leaves the last `reserve_high` slots
+    free. `queue` requests may wait. `memory_mb` bounds the models' sizes together, `caches_mb`
+    what all caches may grow to; None: nothing bounds them. A model is unloaded after
+    `idle_unload_s` without use, and the batches' memory is given back `queue_idle_stop_s` after
+    anything ran. ValueError for limits under which LOW could never run.
+    """
+
+    active: int = 4
+    reserve_high: int = 1
+    max_low: int = 3
+    queue: int = 256
+    idle_unload_s: float = 900
+    queue_idle_stop_s: float = 60
+    memory_mb: float | None = None
+    caches_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.reserve_high < self.active:
+            raise ValueError("reserve_high must leave at least one of the active rows to LOW")
+        if self.max_low < 1:
+            raise ValueError("max_low must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
-class Advance:
-    """Take one step of the batch."""
+class Counters:
+    """How often each has happened."""
+
+    pauses: int
+    resumes: int
+    drops: int
+    expired: int
+    refused: int
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do before this time, or before something is submitted where it is None."""
+class RowCounts:
+    """How many rows are in each state."""
 
-    until: float | None
-
-
-Action = Load | Unload | Admit | Advance | Wait
+    prefilling: int
+    decoding: int
+    paused: int
 
 
 class QueueFullError(Exception):
-    """As many requests wait as may wait."""
+    """As many requests wait as may wait; a place is likely free in `retry_after_s`."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"the queue is full for about {retry_after_s} s")
+        self.retry_after_s = retry_after_s
 
 
 class BusyError(Exception):
-    """The model cannot be unloaded: something runs or waits."""
-
-
-class _Waiting(NamedTuple):
-    # The order of the fields is the order of service.
-    priority: Priority
-    ticket: int
-    model: str
+    """The model cannot be unloaded: something of it runs or waits."""
 
 
 class Scheduler:
-    """Queue ordered by (priority, arrival), at most `active` rows, one loaded model at a time.
+    """One queue and one set of slots over all loaded models, each of which has its own batch.
 
     Tickets are given in order of arrival, so a smaller ticket came first.
     """
 
-    def __init__(self, *, active: int, queue: int, idle_unload_s: float) -> None:
-        self._active = active
-        self._capacity = queue
-        self._idle_unload_s = idle_unload_s
-        self._waiting: list[_Waiting] = []
-        self._running: set[int] = set()
-        self._loaded: str | None = None
-        self._preload: str | None = None
-        self._unload_wanted = False
-        self._idle_since = 0.0
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._line = WaitingLine()
+        self._slots = Slots(
+            active=limits.active,
+            reserve_high=limits.reserve_high,
+            max_low=limits.max_low,
+            caches_mb=limits.caches_mb,
+        )
+        self._models = Residents(limits.memory_mb)
+        self._sizes_mb: dict[str, float] = {}
+        self._preloads: dict[str, None] = {}
+        self._unloads: dict[str, None] = {}
+        self._steps = Steps(self._slots, self._models)
         self._tickets = 0
+        self._expired = 0
+        self._refused = 0
+        self._asked_at = 0.0
+        self._ran_at = 0.0
+        self._rested = True
+        self._mean_s: float | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"<Scheduler loaded={self._loaded!r} queued={self.queued} running={self.running}"
-            f"/{self._active}>"
-        )
+        return f"<Scheduler {self._models!r} {self._line!r} {self._slots!r}>"
 
     @property
-    def loaded(self) -> str | None:
-        """The model that is loaded."""
-        return self._loaded
+    def loaded(self) -> tuple[str, ...]:
+        """The loaded models."""
+        return self._models.names
 
     @property
-    def queued(self) -> int:
-        """How many requests wait."""
-        return len(self._waiting)
+    def queued(self) -> dict[Priority, int]:
+        """How many requests wait, by priority."""
+        return self._line.counts
 
     @property
-    def running(self) -> int:
-        """How many rows run."""
-        return len(self._running)
+    def rows(self) -> RowCounts:
+        """How many rows are in each state."""
+        slots = self._slots
+        return RowCounts(len(slots.prefilling), len(slots.decoding), len(slots.paused))
 
-    def submit(self, model: str, priority: Priority) -> int:
-        """Queue a request and return its ticket; QueueFullError where the queue is full."""
-        if len(self._waiting) >= self._capacity:
-            raise QueueFullError
+    @property
+    def counters(self) -> Counters:
+        """How often what has happened, so far."""
+        slots = self._slots
+        return Counters(slots.pauses, slots.resumes, slots.drops, self._expired, self._refused)
+
+    # What is asked for, at any time between two actions.
+
+    def submit(
+        self,
+        model: str,
+        priority: Priority,
+        now: float,
+        *,
+        size_mb: float,
+        queue_s: float | None = None,
+    ) -> int:
+        """Queue a request and return its ticket; it waits for `queue_s` at most.
+
+        QueueFullError where the queue is full. LOW does not take the places of others.
+        """
+        ahead = self._line.ahead_of(priority)
+        if ahead >= self._limits.queue:
+            self._refused += 1
+            raise QueueFullError(self._retry_after_s(ahead))
         self._tickets += 1
-        insort(self._waiting, _Waiting(priority, self._tickets, model))
+        self._sizes_mb[model] = size_mb
+        deadline = None if queue_s is None else now + queue_s
+        self._line.add(Waiting(self._tickets, model, priority, deadline))
         return self._tickets
-
-    def preload(self, model: str) -> None:
-        """Have a model loaded before anyone asks for it."""
-        self._preload = model
 
     def withdraw(self, ticket: int) -> bool:
         """Take a request out of the queue; False where it does not wait (any more)."""
-        for index, entry in enumerate(self._waiting):
-            if entry.ticket == ticket:
-                del self._waiting[index]
-                return True
-        return False
+        return self._line.remove(ticket)
 
-    def want_unload(self) -> bool:
-        """Have the model unloaded; False where none is, BusyError where something needs it."""
-        if self._running or self._waiting:
+    def preload(self, model: str, size_mb: float) -> None:
+        """Have a model loaded before anyone asks for it, when nothing runs and it fits."""
+        if model not in self._models:
+            self._sizes_mb[model] = size_mb
+            self._preloads[model] = None
+
+    def want_unload(self, model: str | None = None) -> bool:
+        """Have a model, or every model, unloaded; False where it is not loaded.
+
+        BusyError while something of it runs or waits.
+        """
+        concerned = set(self._sizes_mb) if model is None else {model}
+        if any(map(self._in_use, concerned)):
             raise BusyError
-        self._preload = None
-        self._unload_wanted = self._loaded is not None
-        return self._unload_wanted
+        for name in concerned:
+            self._preloads.pop(name, None)
+        wanted = [name for name in self._models.names if name in concerned]
+        self._unloads.update(dict.fromkeys(wanted))
+        return bool(wanted)
+
+    # What is to be done.
 
     def next(self, now: float) -> Action:
-        """Decide the next step; an admitted request moves from the queue to the rows."""
-        if self._unload_wanted and not self._running:
-            return Unload()
-        if self._waiting:
-            return self._serve(self._waiting[0])
-        if self._running:
-            return Advance()
-        if self._preload is not None and self._loaded is None:
-            return Load(self._preload)
-        return self._rest(now)
+        """Decide what is done next; what it says is taken as done, but for what is reported."""
+        self._asked_at = now
+        self._note_use(now)
+        return (
+            self._expire(now)
+            or self._unload_wanted()
+            or self._let_in(now)
+            or self._unload_idle(now)
+            or self._steps.next()
+            or self._preload()
+            or self._rest(now)
+        )
 
-    def _serve(self, head: _Waiting) -> Action:
-        if head.model == self._loaded and len(self._running) < self._active:
-            del self._waiting[0]
-            self._running.add(head.ticket)
-            return Admit(head.ticket)
-        if self._running:
-            # The head waits for a free row, or for the rows of another model to end; nobody
-            # passes it meanwhile, so that a busy model cannot starve a request for another.
-            return Advance()
-        return Load(head.model) if self._loaded is None else Unload()
+    def _note_use(self, now: float) -> None:
+        for model in filter(self._in_use, self._models.names):
+            self._models.use(model, now)
+
+    def _in_use(self, model: str) -> bool:
+        return self._line.waits_for(model) or self._slots.uses(model)
+
+    def _expire(self, now: float) -> Action | None:
+        ticket = self._line.overdue(now)
+        if ticket is None:
+            return None
+        self._line.remove(ticket)
+        self._expired += 1
+        return Expire(ticket)
+
+    def _unload_wanted(self) -> Action | None:
+        return next(map(Unload, self._unloads), None)
+
+    def _let_in(self, now: float) -> Action | None:
+        if not self._slots.low_is_due(low_queued=self._low_is_queued):
+            return self._let_high_in(now) or self._let_low_in(now)
+        if self._slots.free:
+            # Where it waits for rows of other models to end and LOWs are among them, HIGH goes on.
+            held_by_high = not self._slots.low_runs
+            return self._let_due_low_in(now) or (None if held_by_high else self._let_high_in(now))
+        # Where every slot is a HIGH's or protected, LOW has the first that becomes free. But a
+        # slot that a HIGH can make for itself is its own.
+        return self._let_high_in(now) if self._slots.newest_that_may_be_paused() else None
+
+    @property
+    def _low_is_queued(self) -> bool:
+        return self._line.first_low is not None
+
+    def _let_high_in(self, now: float) -> Action | None:
+        head = self._line.first
+        if head is None or head.is_low:
+            return None
+        if self._slots.free:
+            return self._serve(head, now)
+        victim = self._slots.newest_that_may_be_paused()
+        if victim is None:
+            return None
+        if head.model not in self._models:
+            return self._make_present(head.model)
+        return self._slots.pause(victim)
+
+    def _let_low_in(self, now: float) -> Action | None:
+        if not self._slots.open_to_low:
+            return None
+        if self._slots.paused:
+            return self._slots.resume(self._slots.paused[0])
+        head = self._line.first
+        # Behind a HIGH that waits for another model's rows to end, nobody is let in.
+        return self._serve(head, now) if head is not None and head.is_low else None
+
+    def _let_due_low_in(self, now: float) -> Action | None:
+        if self._slots.paused:
+            return self._slots.resume(self._slots.paused[0])
+        head = self._line.first_low
+        return None if head is None else self._serve(head, now, protected_steps=PROTECTED_STEPS)
+
+    def _serve(self, request: Waiting, now: float, *, protected_steps: int = 0) -> Action | None:
+        if request.model not in self._models:
+            return self._make_present(request.model)
+        self._line.remove(request.ticket)
+        self._slots.add(
+            Row(request.ticket, request.model, request.priority, now, protected_steps),
+            low_queued=self._low_is_queued,
+        )
+        return Admit(request.ticket)
+
+    def _make_present(self, model: str) -> Action | None:
+        """Load a model, or unload another for it; None where it must wait for rows to end."""
+        if self._models.fits(self._sizes_mb[model]):
+            return Load(model)
+        other = self._models.least_recently_used(lambda name: not self._slots.uses(name))
+        return None if other is None else Unload(other)
+
+    # Idleness.
+
+    def _unload_idle(self, now: float) -> Action | None:
+        model = self._longest_idle()
+        if model is None or now < self._idle_until(model):
+            return None
+        return Unload(model)
+
+    def _longest_idle(self) -> str | None:
+        return self._models.least_recently_used(lambda name: not self._in_use(name))
+
+    def _idle_until(self, model: str) -> float:
+        return self._models.used_at(model) + self._limits.idle_unload_s
+
+    def _preload(self) -> Action | None:
+        fitting = (name for name in self._preloads if self._models.fits(self._sizes_mb[name]))
+        return next(map(Load, fitting), None)
 
     def _rest(self, now: float) -> Action:
-        if self._loaded is None:
+        model = self._longest_idle()
+        if model is None:
             return Wait(None)
-        deadline = self._idle_since + self._idle_unload_s
-        return Unload() if now >= deadline else Wait(deadline)
+        if self._rested:
+            return Wait(self._idle_until(model))
+        rest_at = self._ran_at + self._limits.queue_idle_stop_s
+        if now < rest_at:
+            return Wait(min(rest_at, self._idle_until(model)))
+        self._rested = True
+        return Rest()
+
+    def _ran(self, now: float) -> None:
+        self._ran_at = now
+        self._rested = False
+
+    # What came of it.
 
     def on_loaded(self, model: str, now: float) -> None:
-        """Take note that a model is loaded."""
-        self._loaded = model
-        self._preload = None
-        self._idle_since = now
+        """Take note that a model is loaded; who waited meanwhile has that much longer."""
+        self._line.postpone(now - self._asked_at)
+        self._preloads.pop(model, None)
+        self._models.add(model, self._sizes_mb[model], now)
+        self._ran(now)
 
     def on_load_failed(self, model: str) -> list[int]:
-        """Drop everyone who waits for a model that cannot be loaded; return their tickets."""
-        dropped = [entry.ticket for entry in self._waiting if entry.model == model]
-        self._waiting = [entry for entry in self._waiting if entry.model != model]
-        if self._preload == model:
-            self._preload = None
-        return dropped
+        """Drop everyone who waits for a model that cannot be loaded; returns their tickets."""
+        self._preloads.pop(model, None)
+        return self._line.remove_model(model)
 
-    def on_unloaded(self) -> None:
-        """Take note that the model is gone."""
-        self._loaded = None
-        self._unload_wanted = False
+    def on_unloaded(self, model: str) -> None:
+        """Take note that a model is gone."""
+        self._unloads.pop(model, None)
+        self._models.remove(model)
+
+    def on_cache_size(self, ticket: int, cache_mb: float) -> None:
+        """Take note of what a row's cache is expected to grow to; may be told again and again."""
+        row = self._slots.get(ticket)
+        if row is not None:
+            row.cache_mb = cache_mb
+
+    def on_prefilled(self, ticket: int) -> None:
+        """Take note that a row's prompt is read; its next step is Decode."""
+        row = self._slots.get(ticket)
+        if row is not None:
+            row.stage = Stage.DECODING
+
+    def on_lost(self, ticket: int) -> None:
+        """Take note that a row's cache is gone: it is prefilled again, with what it generated."""
+        row = self._slots.get(ticket)
+        if row is not None:
+            row.stage = Stage.UNREAD
+
+    def set_serial(self, *, serial: bool) -> None:
+        """Have one row run at a time, or as many as the limits say."""
+        limits = self._limits
+        if serial:
+            self._slots.share(active=1, reserve_high=0, max_low=1)
+        else:
+            self._slots.share(
+                active=limits.active, reserve_high=limits.reserve_high, max_low=limits.max_low
+            )
 
     def on_ended(self, ticket: int, now: float) -> None:
-        """Take note that a row has ended, whichever way."""
-        self._running.discard(ticket)
-        self._idle_since = now
+        """Take note that a row has ended, whichever way; nothing where it has ended before."""
+        row = self._slots.remove(ticket)
+        if row is None:
+            return
+        self._models.use(row.model, now)
+        self._ran(now)
+        taken_s = now - row.admitted_at
+        known_s = taken_s if self._mean_s is None else self._mean_s
+        self._mean_s = known_s + _MEAN_WEIGHT * (taken_s - known_s)
+
+    def _retry_after_s(self, ahead: int) -> int:
+        if self._mean_s is None:
+            return _RETRY_UNKNOWN_S
+        estimate_s = ceil(self._mean_s * ahead / self._limits.active)
+        return min(max(estimate_s, _RETRY_LEAST_S), _RETRY_MOST_S)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from backends.places import user_folder
+
 PREFIX: Final = "SIGNALBOX_"
 # Variables that are read elsewhere and are no settings: which file, which key the CLI sends, and
 # which lock `scripts/setup` installs.
@@ -99,21 +101,6 @@ def data_folder(environ: Mapping[str, str]) -> Path:
             ["this user has no home folder to keep data in: name one with --data-dir DIR"]
         )
     return folder
-
-
-def user_folder(platform: str, environ: Mapping[str, str], *, config: bool) -> Path | None:
-    """Return this user's folder for configuration or data; None where there is no home."""
-    # The XDG base directories; macOS keeps both kinds in Application Support.
-    variable = "XDG_CONFIG_HOME" if config else "XDG_DATA_HOME"
-    if platform != "darwin" and Path(environ.get(variable, "")).is_absolute():
-        return Path(environ[variable]) / "signalbox"
-    # Without HOME the password database is asked; a user may be in neither.
-    home = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 Path.home() raises instead
-    if not Path(home).is_absolute():
-        return None
-    if platform == "darwin":
-        return Path(home) / "Library/Application Support/signalbox"
-    return Path(home) / (".config" if config else ".local/share") / "signalbox"
 
 
 def read_file(path: Path) -> dict[str, Any]:

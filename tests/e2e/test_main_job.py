@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import io
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
+from openai import AsyncOpenAI, NotFoundError, OpenAI
 from PIL import Image
 from pydantic_ai import Agent
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -98,33 +100,36 @@ async def test_pixels_cross_both_processes_and_change_the_answer(
         assert unbound.value.code == "capability_not_assigned"
 
 
-async def test_what_is_not_enforced_yet_is_refused_and_not_ignored(
+async def test_tools_and_schemas_cross_both_processes(
     tmp_path: Path, tiny_vision_model: Path
 ) -> None:
-    """Tools and schemas are a named 400 from the builtin backend, and the next request works."""
+    """What a request needs chooses the capability, and the answer is held to it."""
     async with (
         served(
             tmp_path,
             **tiny(tiny_vision_model),
-            capabilities={
-                "text": ["builtin/tiny"],
-                "tool_use": ["builtin/tiny"],
-                "structured_output": ["builtin/tiny"],
-            },
+            capabilities={"tool_use": ["builtin/tiny"], "structured_output": ["builtin/tiny"]},
         ) as router,
         AsyncOpenAI(base_url=router.url, api_key="unused") as client,
     ):
-        function = {"name": "f", "parameters": {"type": "object", "properties": {}}}
-        for field, more in (
-            ("tools", {"tools": [{"type": "function", "function": function}]}),
-            ("response_format", {"response_format": {"type": "json_object"}}),
-        ):
-            with pytest.raises(BadRequestError) as refusal:
-                await client.chat.completions.create(
-                    model="auto", messages=[{"role": "user", "content": "hi"}], **more
-                )
-            assert (refusal.value.code, refusal.value.param) == ("unsupported_parameter", field)
-        answer = await client.chat.completions.create(
-            model="auto", max_tokens=4, messages=[{"role": "user", "content": "count"}]
+        schema: Any = {
+            "type": "object",
+            "properties": {"on": {"type": "boolean"}},
+            "required": ["on"],
+        }
+        schema["additionalProperties"] = False
+        asked: Any = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+        asked |= {"temperature": 1.5, "max_tokens": 200}
+        called: Any = await client.chat.completions.create(
+            **asked,
+            tools=[{"type": "function", "function": {"name": "f", "parameters": schema}}],
+            tool_choice="required",
+            parallel_tool_calls=False,
         )
-    assert answer.choices[0].message.content
+        (call,) = called.choices[0].message.tool_calls
+        assert isinstance(json.loads(call.function.arguments)["on"], bool)
+        told: Any = await client.chat.completions.create(
+            **asked,
+            response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema}},
+        )
+        assert isinstance(json.loads(told.choices[0].message.content)["on"], bool)

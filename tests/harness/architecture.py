@@ -14,15 +14,36 @@ FUNCTION_LINES: Final = 60
 # The three places that may catch everything: they log it and make an error of ours of it.
 BLIND_EXCEPT: Final = {
     "router.guard",  # the outermost layer of ASGI
+    "backends.mlx_backend.batch",  # one row's sampler
     "backends.mlx_backend.engine",  # one step of the engine
+    "backends.mlx_backend.self_test",  # whatever a model fails with
     "backends.managed_process",  # the owner loop of a process
 }
 # Where the GPU's context lives; everything else of the backend runs without MLX.
 MLX_MODULES: Final = {
     f"backends.mlx_backend.{name}"
-    for name in ("engine", "models", "prefill", "prompt", "sampling", "grammar", "convert")
+    for name in (
+        "batch",
+        "convert",
+        "engine",
+        "loaded",
+        "models",
+        "prefill",
+        "prefix_cache",
+        "prompt",
+        "sampling",
+        "self_test",
+        "template",
+        "token_mask",
+        "vision",
+    )
 } | {
     "backends.mlx_backend.__main__",  # imports it first of all, to tell how far the start is
+}
+# llguidance needs no GPU, and is installed only where MLX is.
+GRAMMAR_MODULES: Final = {
+    "backends.mlx_backend.grammar",
+    "backends.mlx_backend.token_mask",
 }
 # What may be imported inside a function, and where: what is heavy and not needed at once.
 LAZY_IMPORTS: Final = {
@@ -154,7 +175,9 @@ def misplaced_imports(module: Module) -> Iterator[str]:
         root = name.partition(".")[0]
         if root == "litellm" and module.name != "router.translate":
             yield f"{module.name}:{line} {name}"
-        if root in {"mlx", "mlx_vlm", "llguidance"} and module.name not in MLX_MODULES:
+        if root in {"mlx", "mlx_vlm"} and module.name not in MLX_MODULES:
+            yield f"{module.name}:{line} {name}"
+        if root == "llguidance" and module.name not in GRAMMAR_MODULES:
             yield f"{module.name}:{line} {name}"
 
 

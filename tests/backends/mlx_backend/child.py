@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 TOKEN = "a-token-of-this-launch"
+COMMAND = ("-m", "backends.mlx_backend")
 START_S = 60
 STOP_S = 10
 
@@ -25,7 +26,7 @@ class Child:
         log: Path,
         token: str | None = TOKEN,
         environment: dict[str, str] | None = None,
-        command: tuple[str, ...] = ("-m", "backends.mlx_backend"),
+        command: tuple[str, ...] = COMMAND,
     ) -> None:
         listening = socket.create_server(("127.0.0.1", 0))
         reading, writing = os.pipe()
@@ -81,9 +82,10 @@ def backend(
     log: Path,
     token: str | None = TOKEN,
     environment: dict[str, str] | None = None,
+    command: tuple[str, ...] = COMMAND,
 ) -> Iterator[Child]:
     """Run a backend until the block ends, which must end it cleanly."""
-    child = Child(*arguments, log=log, token=token, environment=environment)
+    child = Child(*arguments, log=log, token=token, environment=environment, command=command)
     try:
         assert child.wait_ready() == {"ready": True}, log.read_text()
         yield child

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +56,33 @@ def folders(tiny_vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     return named
 
 
+def _arguments(folders: dict[str, Path], root: Path) -> list[str]:
+    named = [f"--model-folder={name}={path}" for name, path in folders.items()]
+    (root / "hub" / "models--evil--x" / "refs").mkdir(parents=True)
+    arguments = ["--models-dir", str(root), "--hf-cache", str(root / "hub")]
+    return [*arguments, "--queue", "60", "--prefill-chunk-ms", "5", *named]
+
+
 @pytest.fixture(scope="module")
 def child(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     """Run a backend with all of them."""
     root = tmp_path_factory.mktemp("backend")
-    named = [f"--model-folder={name}={path}" for name, path in folders.items()]
-    arguments = ["--models-dir", str(root), "--queue", "60", "--prefill-chunk-ms", "5", *named]
-    (root / "hub" / "models--evil--x" / "refs").mkdir(parents=True)
-    arguments += ["--hf-cache", str(root / "hub")]
-    with backend(*arguments, log=root / "log") as running:
+    with backend(*_arguments(folders, root), log=root / "log") as running:
         yield running
 
 
-@pytest.fixture
-async def http(child: Child) -> AsyncIterator[httpx2.AsyncClient]:
-    """Return a client that has the token; afterwards nothing may be left running."""
+@pytest.fixture(scope="module")
+def narrow_child(
+    folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Child]:
+    """Run a backend that serves one row at a time."""
+    root = tmp_path_factory.mktemp("narrow")
+    with backend(*_arguments(folders, root), "--active", "1", log=root / "log") as running:
+        yield running
+
+
+@asynccontextmanager
+async def _client(child: Child) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"authorization": f"Bearer {TOKEN}"}
     limits = httpx2.Limits(max_connections=200)
     async with httpx2.AsyncClient(
@@ -78,6 +91,20 @@ async def http(child: Child) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
         health = (await client.get("/health")).json()
         assert (health["active"], health["queue"]) == (0, 0)
+
+
+@pytest.fixture
+async def http(child: Child) -> AsyncIterator[httpx2.AsyncClient]:
+    """Return a client that has the token; afterwards nothing may be left running."""
+    async with _client(child) as client:
+        yield client
+
+
+@pytest.fixture
+async def narrow(narrow_child: Child) -> AsyncIterator[httpx2.AsyncClient]:
+    """Return a client of the backend that serves one row at a time."""
+    async with _client(narrow_child) as client:
+        yield client
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from openai import APIError, AsyncOpenAI, RateLimitError
 
 from backends.wire import CODES
+from tests.backends.mlx_backend.child import TOKEN
 from tests.backends.mlx_backend.pictures import BLUE, RED, data_uri, encoded, question
 
 pytestmark = pytest.mark.mlx
@@ -46,7 +47,7 @@ async def health_when(http: httpx2.AsyncClient, **wanted: Any) -> dict[str, Any]
 async def busy(
     http: httpx2.AsyncClient, priority: str = "low", **fields: Any
 ) -> AsyncIterator[None]:
-    """Hold the only row until the block ends, by a stream that has begun."""
+    """Hold a row until the block ends, by a stream that has begun."""
     body = chat(COUNT, stream=True, **fields)
     async with http.stream("POST", CHAT, params={"priority": priority}, json=body) as response:
         lines = response.aiter_lines()
@@ -142,14 +143,14 @@ async def test_fifty_first_requests_load_once(http: httpx2.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_the_queue(http: httpx2.AsyncClient, stream: bool) -> None:
+async def test_a_client_that_leaves_the_queue(narrow: httpx2.AsyncClient, stream: bool) -> None:
     """A request whose client has gone is taken out of the queue."""
-    async with busy(http):
-        waiting = asyncio.create_task(http.post(CHAT, json=chat(stream=stream)))
-        await health_when(http, active=1, queue=1)
+    async with busy(narrow):
+        waiting = asyncio.create_task(narrow.post(CHAT, json=chat(stream=stream)))
+        await health_when(narrow, active=1, queue=1)
         waiting.cancel()
-        await health_when(http, active=1, queue=0)
-    await health_when(http, active=0)
+        await health_when(narrow, active=1, queue=0)
+    await health_when(narrow, active=0)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -228,58 +229,47 @@ async def test_tiny_top_p_is_greedy(http: httpx2.AsyncClient) -> None:
     assert text_of(await http.post(CHAT, json=body)) == greedy
 
 
-async def test_high_overtakes_low(http: httpx2.AsyncClient) -> None:
-    """A HIGH request is served before those LOW ones that came earlier."""
-    order: asyncio.Queue[str] = asyncio.Queue()
-    seen = asyncio.Semaphore(0)
-
-    async def ask(name: str, priority: str) -> None:
-        # Whoever has the only row keeps it until it was seen to have it.
-        async with busy(http, priority):
-            order.put_nowait(name)
-            await seen.acquire()
-
-    names = {"low": "10", "low too": "low", "high": "1"}
-    async with asyncio.timeout(GONE_S), asyncio.TaskGroup() as tasks:
-        async with busy(http):
-            for count, (name, priority) in enumerate(names.items(), start=1):
-                tasks.create_task(ask(name, priority))
-                await health_when(http, queue=count)
-        for name in ("high", "low", "low too"):
-            assert await order.get() == name
-            assert order.empty()
-            seen.release()
-    await health_when(http, active=0)
+async def test_high_takes_the_only_place(narrow: httpx2.AsyncClient) -> None:
+    """It is answered whole while the LOW one that had the place is paused, and goes on after it."""
+    async with busy(narrow):
+        waiting = asyncio.create_task(narrow.post(CHAT, json=chat()))
+        await health_when(narrow, queue=1)
+        answer = await narrow.post(CHAT, params={"priority": "high"}, json=chat())
+        assert text_of(answer) == "I see no picture."
+        assert (await health_when(narrow, queue=1, active=1))["rows"]["paused"] == 0
+        assert not waiting.done()
+    assert text_of(await waiting) == "I see no picture."
 
 
-async def test_a_full_queue(http: httpx2.AsyncClient, openai: AsyncOpenAI) -> None:
+async def test_a_full_queue(narrow: httpx2.AsyncClient) -> None:
     """Beyond its queue the backend refuses, with a time to come back."""
-    async with busy(http):
-        tasks = [asyncio.create_task(http.post(CHAT, json=chat())) for _ in range(60)]
-        await health_when(http, queue=60)
-        refusal = await http.post(CHAT, json=chat())
-        with pytest.raises(RateLimitError):
-            await openai.chat.completions.create(
-                model="tiny", messages=[{"role": "user", "content": "x"}], stream=True
-            )
+    async with busy(narrow):
+        tasks = [asyncio.create_task(narrow.post(CHAT, json=chat())) for _ in range(60)]
+        await health_when(narrow, queue=60)
+        refusal = await narrow.post(CHAT, json=chat())
+        async with AsyncOpenAI(
+            base_url=f"{narrow.base_url}/v1", api_key=TOKEN, max_retries=0
+        ) as openai:
+            with pytest.raises(RateLimitError):
+                await openai.chat.completions.create(
+                    model="tiny", messages=[{"role": "user", "content": "x"}], stream=True
+                )
         for task in tasks:
             task.cancel()
-        await health_when(http, queue=0)
+        await health_when(narrow, queue=0)
     assert refusal.status_code == 429
     assert refusal.json()["error"]["code"] == "queue_full"
     assert int(refusal.headers["retry-after"]) > 0
-    await health_when(http, active=0)
+    await health_when(narrow, active=0)
 
 
-async def test_models_take_turns(http: httpx2.AsyncClient) -> None:
-    """Another model waits for the running row, then takes the first one's place."""
-    await http.post(CHAT, json=chat(max_tokens=1))
+async def test_two_models_at_a_time(http: httpx2.AsyncClient) -> None:
+    """Another model is loaded beside the one that is busy, and answers meanwhile."""
     async with busy(http):
-        other = asyncio.create_task(http.post(CHAT, json=chat(model="twin")))
-        health = await health_when(http, queue=1)
-        assert health["model"] == "tiny"
-    assert text_of(await other) == "I see no picture."
-    assert (await http.get("/health")).json()["model"] == "twin"
+        assert text_of(await http.post(CHAT, json=chat(model="twin"))) == "I see no picture."
+        health = await health_when(http, active=1)
+        assert {"tiny", "twin"} <= set(health["models"])
+    await health_when(http, active=0)
 
 
 async def test_unload_gives_the_memory_back(http: httpx2.AsyncClient) -> None:
@@ -287,10 +277,10 @@ async def test_unload_gives_the_memory_back(http: httpx2.AsyncClient) -> None:
     await http.post(CHAT, json=chat(max_tokens=1))
     loaded = await health_when(http, state="loaded", active=0)
     assert loaded["memory_mb"] > 1
-    assert (await http.post("/unload")).json() == {"unloaded": "tiny"}
+    assert (await http.post("/unload")).json() == {"unloaded": loaded["models"]}
     idle = await health_when(http, state="idle")
     assert idle["memory_mb"] < 0.1
-    assert (await http.post("/unload")).json() == {"unloaded": None}
+    assert (await http.post("/unload")).json() == {"unloaded": []}
     assert text_of(await http.post(CHAT, json=chat())) == "I see no picture."
 
 
@@ -358,7 +348,7 @@ def assert_error(response: httpx2.Response, code: str, param: str | None = None)
             "refuses",
         ),
         (chat(question("colour?", "http://127.0.0.1/a")), "image_url_not_allowed", None, ""),
-        (chat(tools=[{"type": "function"}]), "unsupported_parameter", "tools", ""),
+        (chat(tools=[{"type": "function"}]), "invalid_request", "tools[0].function", ""),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -381,12 +371,12 @@ async def test_what_goes_wrong_before_the_first_token(
     assert text_of(await http.post(CHAT, json=chat(max_tokens=3)))
 
 
-async def test_a_broken_model_fails_all_who_wait_for_it(http: httpx2.AsyncClient) -> None:
+async def test_a_broken_model_fails_all_who_wait_for_it(narrow: httpx2.AsyncClient) -> None:
     """A load that fails is tried once for everyone who waits, not once each."""
-    async with busy(http):
+    async with busy(narrow):
         body = chat(model="wrong-layers")
-        tasks = [asyncio.create_task(http.post(CHAT, json=body)) for _ in range(5)]
-        await health_when(http, queue=5)
+        tasks = [asyncio.create_task(narrow.post(CHAT, json=body)) for _ in range(5)]
+        await health_when(narrow, queue=5)
     for answer in await asyncio.gather(*tasks):
         assert_error(answer, "model_load_failed")
 
@@ -431,7 +421,14 @@ async def test_paths_and_methods(http: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/health"), ("GET", "/v1/models"), ("POST", "/unload"), ("POST", CHAT), ("GET", "/x")],
+    [
+        ("GET", "/health"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/models"),
+        ("POST", "/unload"),
+        ("POST", CHAT),
+        ("GET", "/x"),
+    ],
 )
 @pytest.mark.parametrize("value", [None, "Bearer wrong", "Basic x", "Bearer", "Bearer é"])
 async def test_every_route_needs_the_token(
@@ -454,13 +451,44 @@ async def test_models_on_this_machine_are_listed(http: httpx2.AsyncClient) -> No
 
 
 async def test_health_says_what_the_engine_is(http: httpx2.AsyncClient) -> None:
-    """Health tells the state, and that generations are served one by one, and why."""
+    """Health tells the state, and that generations share a batch."""
     await http.post(CHAT, json=chat(max_tokens=1))
     health = await health_when(http, state="loaded", active=0)
     assert health["status"] == "ok"
-    assert health["model"] == "tiny"
-    assert health["engine"] == "serial"
-    assert health["why"]
+    assert "tiny" in health["models"]
+    assert (health["engine"], health["why"]) == ("batched", "")
+    async with busy(http), busy(http):
+        rows = (await health_when(http, active=2))["rows"]
+        assert rows == {"prefilling": 0, "decoding": 2, "paused": 0}
+    await health_when(http, active=0)
+
+
+async def test_metrics(http: httpx2.AsyncClient) -> None:
+    """Prometheus' text format, each name once with its help and type, and counters that count."""
+
+    async def read() -> dict[str, float]:
+        answer = await http.get("/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = answer.text.splitlines()
+        names = [line.split()[2] for line in lines if line.startswith("# TYPE ")]
+        assert len(names) == len(set(names)) == answer.text.count("# HELP ")
+        samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        assert {name.partition("{")[0] for name in samples} == set(names)
+        return {name.removeprefix("signalbox_mlx_"): float(at) for name, at in samples.items()}
+
+    before = await read()
+    usage = (await http.post(CHAT, json=chat())).json()["usage"]
+    names = ("prompt_tokens", "completion_tokens")
+    wanted = {f"{name}_total": before[f"{name}_total"] + usage[name] for name in names}
+    async with asyncio.timeout(GONE_S):
+        # The last step is counted when it is over, a moment after its token is sent.
+        after = await read()
+        while any(after[name] < count for name, count in wanted.items()):
+            await asyncio.sleep(POLL_S)
+            after = await read()
+    assert after["batched"] == 1
+    assert after['rows{state="decoding"}'] == 0
+    assert after['queued{priority="high"}'] == 0
 
 
 async def test_an_sdk_error_is_typed(openai: AsyncOpenAI) -> None:

@@ -1,4 +1,7 @@
-from collections.abc import Iterator
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,24 +9,34 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
-from backends.mlx_backend.engine import Engine  # noqa: E402  imports MLX
+from mlx_vlm.utils import load as mlx_vlm_load  # noqa: E402  imports MLX
+
+from backends.mlx_backend.actions import Wait  # noqa: E402  likewise
+from backends.mlx_backend.desk import Desk  # noqa: E402  likewise
+from backends.mlx_backend.engine import Engine  # noqa: E402  likewise
 from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it
 from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Admitted,
     Begun,
+    EngineStatus,
     Event,
     Failed,
     Finished,
     Generation,
+    Picture,
+    Progress,
     Sampling,
     Text,
 )
-from backends.mlx_backend.scheduler import Scheduler, Wait  # noqa: E402  likewise
+from backends.mlx_backend.loaded import LoadedModels  # noqa: E402  likewise
+from backends.mlx_backend.scheduler import Limits, Scheduler  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  likewise
+from tests.backends.mlx_backend.pictures import RED, encoded  # noqa: E402  likewise
 
 pytestmark = pytest.mark.mlx
 
 IDLE_S = 100.0
+REST_S = 10.0
 
 
 class Clock:
@@ -42,13 +55,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine(clock: Clock) -> Iterator[Engine]:
+def desk(clock: Clock) -> Desk:
+    """Return where generations are submitted."""
+    return Desk(Scheduler(Limits(queue=8, idle_unload_s=IDLE_S, queue_idle_stop_s=REST_S)), clock)
+
+
+@pytest.fixture
+def engine(desk: Desk) -> Iterator[Engine]:
     """Return an engine that is stepped by hand, on this thread."""
-    scheduler = Scheduler(active=1, queue=8, idle_unload_s=IDLE_S)
-    made = Engine(scheduler, rows=1, chunk_s=1e-9, clock=clock)
+    made = Engine(desk, LoadedModels(chunk_s=1e-9))
     yield made
-    if made._model is not None:
-        made._model.close()
+    made._models.close()
 
 
 @pytest.fixture
@@ -56,17 +73,25 @@ def ask(tiny_vision_model: Path) -> Any:
     """Return a maker of generations."""
 
     def make(
-        text: str = "What colour is this?", *, stop: tuple[str, ...] = (), max_tokens: int = 20
+        text: str = "What colour is this?",
+        *,
+        stop: tuple[str, ...] = (),
+        max_tokens: int | None = 20,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        priority: Priority = Priority.LOW,
+        queue_s: float | None = None,
     ) -> Generation:
         return Generation(
             model="tiny",
             folder=tiny_vision_model,
             messages=[{"role": "user", "content": text}],
             images=(),
-            sampling=Sampling(temperature=0),
+            sampling=Sampling(temperature=temperature, seed=seed),
             max_tokens=max_tokens,
             stop=stop,
-            priority=Priority.LOW,
+            priority=priority,
+            queue_s=queue_s,
         )
 
     return make
@@ -89,151 +114,521 @@ def text_of(events: list[Event]) -> str:
 LONG = "tell me about the weather in Paris today " * 4
 
 
-def test_one_unit_a_step(engine: Engine, ask: Any) -> None:
+def rows_of(engine: Engine) -> Any:
+    """Return the rows of the only model that is loaded."""
+    (rows,) = engine._models._models.values()
+    return rows
+
+
+def nothing_left(engine: Engine, desk: Desk) -> bool:
+    """Tell whether nobody is served and nothing of anybody is kept."""
+    status = desk.status()
+    rows = engine._models._models.values()
+    kept = [each._served for each in rows]
+    batches = [len(each._batch) for each in rows]
+    return (
+        status.active == 0
+        and sum(status.queued.values()) == 0
+        and not desk._requests
+        and not desk._cancelled
+        and not any(kept)
+        and not any(batches)
+    )
+
+
+def test_one_unit_a_step(engine: Engine, desk: Desk, ask: Any) -> None:
     """A load, an admission, each chunk and each token take one step of their own."""
     events: list[Event] = []
-    engine.submit(ask(LONG + "Please count.", max_tokens=3), events.append)
-    assert engine.status().queue == 1
+    desk.submit(ask(LONG + "Please count.", max_tokens=3), events.append)
+    assert sum(desk.status().queued.values()) == 1
     assert engine.step() is None
-    assert engine.status().state == "loaded"
+    assert desk.status().state == "loaded"
     assert events == []
     assert engine.step() is None
-    assert [type(event) for event in events] == [Admitted, Begun]
-    assert engine.status().active == 1
-    prompt = events[1].prompt_tokens if isinstance(events[1], Begun) else 0
+    assert [type(event) for event in events] == [Admitted]
+    assert desk.status().prefilling == 1
     chunks = 0
-    while not any(isinstance(event, Text) for event in events):
+    while desk.status().prefilling:
         assert engine.step() is None
-        assert len(events) == 3 + chunks
         chunks += 1
-    assert chunks > prompt / 16
-    assert drain(engine) == 2
+    begun = events[1]
+    assert isinstance(begun, Begun)
+    assert chunks == -(-(begun.prompt_tokens - 1) // 16)
+    assert text_of(events) == ""
+    assert drain(engine) == 3
     assert isinstance(events[-1], Finished)
     assert events[-1].completion_tokens == 3
-    assert engine.status().active == 0
+    assert nothing_left(engine, desk)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 10, 60])
-def test_cancel_takes_one_step_in_every_phase(engine: Engine, ask: Any, steps: int) -> None:
+def test_cancel_takes_one_step_in_every_phase(
+    engine: Engine, desk: Desk, ask: Any, steps: int
+) -> None:
     """A cancelled request is gone from queue, prefill or batch after one more step."""
     events: list[Event] = []
-    ticket = engine.submit(ask(LONG + "Please count.", max_tokens=1000), events.append)
+    ticket = desk.submit(ask(LONG + "Please count.", max_tokens=1000), events.append)
     for _ in range(steps):
         assert engine.step() is None
     heard = len(events)
-    engine.cancel(ticket)
+    desk.cancel(ticket)
     engine.step()
-    status = engine.status()
-    assert (status.queue, status.active) == (0, 0)
+    assert nothing_left(engine, desk)
     assert len(events) == heard
-    assert engine._model is None or not engine._model.generator.has_work
-    assert engine._requests == {}
-    assert engine._rows == {}
-    engine.cancel(ticket)
+    desk.cancel(ticket)
     assert isinstance(engine.step(), Wait)
 
 
-def test_a_cancelled_row_harms_nobody(engine: Engine, ask: Any) -> None:
-    """The next in the queue is answered in full."""
-    first = engine.submit(ask(LONG + "Please count.", max_tokens=1000), lambda _: None)
+def test_a_cancelled_row_harms_nobody(engine: Engine, desk: Desk, ask: Any) -> None:
+    """Its neighbour in the batch is answered in full."""
+    first = desk.submit(ask(LONG + "Please count.", max_tokens=1000), lambda _: None)
     events: list[Event] = []
-    engine.submit(ask(), events.append)
+    desk.submit(ask(), events.append)
     for _ in range(30):
         engine.step()
-    engine.cancel(first)
+    desk.cancel(first)
     drain(engine)
     assert text_of(events) == "I see no picture."
 
 
-def test_a_failing_step_fails_its_row_alone(engine: Engine, ask: Any) -> None:
-    """A failure inside MLX ends that row, and the next one is served by a new generator."""
+def break_head(engine: Engine) -> Any:
+    """Have every forward pass fail; returns what mends it."""
+    head = rows_of(engine).model.model.language_model.lm_head
+    weight, head.weight = head.weight, mx.zeros((3, 3))
+
+    def mend() -> None:
+        head.weight = weight
+
+    return mend
+
+
+def test_a_failing_step_is_survived(engine: Engine, desk: Desk, ask: Any) -> None:
+    """Rows read their prompts and tokens again in a new batch, and answer what they would have."""
+    alone: list[Event] = []
+    desk.submit(ask("Please count.", max_tokens=30), alone.append)
+    drain(engine)
+    both: list[list[Event]] = [[], []]
+    for events in both:
+        desk.submit(ask("Please count.", max_tokens=30), events.append)
+    while desk.status().decoding < 2:
+        engine.step()
+    for _ in range(5):
+        engine.step()
+    mend = break_head(engine)
+    batch = rows_of(engine)._batch
+    assert engine.step() is None
+    assert rows_of(engine)._batch is not batch
+    mend()
+    drain(engine)
+    for events in both:
+        assert text_of(events) == text_of(alone)
+        assert isinstance(events[-1], Finished)
+        assert [type(event) for event in events].count(Begun) == 1
+    assert nothing_left(engine, desk)
+
+
+def test_a_row_that_fails_alone_fails(engine: Engine, desk: Desk, ask: Any) -> None:
+    """Nobody else can be the cause; the next one is served by a new batch."""
     events: list[Event] = []
     later: list[Event] = []
-    engine.submit(ask("Please count.", max_tokens=1000), events.append)
-    engine.submit(ask(), later.append)
-    for _ in range(10):
+    desk.submit(ask("Please count.", max_tokens=1000), events.append)
+    while not text_of(events):
         engine.step()
-    assert text_of(events)
-    assert engine._model is not None
-    head = engine._model.model.language_model.lm_head
-    weight, head.weight = head.weight, mx.zeros((3, 3))
-    generator = engine._model.generator
+    mend = break_head(engine)
     while not isinstance(events[-1], Failed):
         assert engine.step() is None
     assert events[-1].error.code == "generation_failed"
     assert "/" not in events[-1].error.message
-    assert engine._model.generator is not generator
-    assert later == []
-    head.weight = weight
+    mend()
+    desk.submit(ask(), later.append)
     drain(engine)
     assert text_of(later) == "I see no picture."
+    assert nothing_left(engine, desk)
 
 
-def test_a_stop_string_frees_the_row(engine: Engine, ask: Any) -> None:
+def test_only_rows_that_decoded_are_blamed(engine: Engine, desk: Desk, ask: Any) -> None:
+    """The only one that did fails; one whose prompt is being read begins again."""
+    first = desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    while not desk.status().decoding:
+        engine.step()
+    second = desk.submit(ask(LONG), lambda _: None)
+    rows = rows_of(engine)
+    while second not in rows._batch:
+        engine.step()
+    assert desk.status().prefilling == 1
+    lost = rows.rebuild(ValueError())
+    assert [each.ticket for each in lost.ended] == [first]
+    assert lost.again == [second]
+    assert rows._served[second].row.failures == 0
+
+
+def test_memory_that_runs_out_as_a_row_leaves(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone all the same; its neighbour is answered in full, out of a new batch."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+
+    leaving = desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    while desk.status().decoding < 2:
+        engine.step()
+    desk.cancel(leaving)
+    with monkeypatch.context() as patch:
+        patch.setattr("backends.mlx_backend.batch.Batch._settle", fail)
+        engine.step()
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+    assert isinstance(events[-1], Finished)
+    assert nothing_left(engine, desk)
+
+
+def test_a_stop_string_frees_the_row(engine: Engine, desk: Desk, ask: Any) -> None:
     """A row that a stop string ends leaves the batch at once."""
     events: list[Event] = []
-    engine.submit(ask("Please count.", stop=("3",), max_tokens=1000), events.append)
+    desk.submit(ask("Please count.", stop=("3",), max_tokens=1000), events.append)
     drain(engine)
     end = events[-1]
     assert isinstance(end, Finished)
     assert end.reason == "stop"
     assert "3" not in text_of(events)
-    assert engine._model is not None
-    assert not engine._model.generator.has_work
+    assert nothing_left(engine, desk)
 
 
-def test_an_idle_model_is_unloaded(engine: Engine, clock: Clock, ask: Any) -> None:
+def test_an_idle_model_is_unloaded(engine: Engine, desk: Desk, clock: Clock, ask: Any) -> None:
     """After the idle time the memory is given back, and not before."""
-    engine.submit(ask(), lambda _: None)
+    desk.submit(ask(), lambda _: None)
     drain(engine)
-    clock.now = IDLE_S - 1
+    assert engine.step() == Wait(REST_S)
+    clock.now = REST_S
+    assert engine.step() is None
     assert engine.step() == Wait(IDLE_S)
-    assert engine.status().memory_mb > 1
+    assert desk.status().memory_mb > 1
     clock.now = IDLE_S
     assert engine.step() is None
-    assert engine.status().state == "idle"
-    assert engine.status().memory_mb < 0.1
+    assert desk.status().state == "idle"
+    assert desk.status().memory_mb < 0.1
     assert engine.step() == Wait(None)
 
 
-def test_stopping_ends_everyone_at_once(engine: Engine, ask: Any) -> None:
+def test_a_request_that_waits_too_long_is_refused(
+    engine: Engine, desk: Desk, clock: Clock, ask: Any
+) -> None:
+    """Its client hears of it while others go on, and it never takes a place."""
+    for _ in range(3):
+        desk.submit(ask("Please count.", max_tokens=1000), lambda _: None)
+    for _ in range(20):
+        engine.step()
+    events: list[Event] = []
+    desk.submit(ask(queue_s=5.0), events.append)
+    clock.now = 4.9
+    engine.step()
+    assert not any(isinstance(event, Failed) for event in events)
+    clock.now = 5.0
+    engine.step()
+    (event,) = events
+    assert isinstance(event, Failed)
+    assert event.error.code == "queue_timeout"
+    assert event.error.retry_after_s
+
+
+def test_stopping_ends_everyone_at_once(engine: Engine, desk: Desk, ask: Any) -> None:
     """Whoever runs or waits hears of the stop without another step, and nobody new is taken."""
     running: list[Event] = []
     waiting: list[Event] = []
-    engine.submit(ask("Please count.", max_tokens=1000), running.append)
-    engine.submit(ask(), waiting.append)
+    for _ in range(3):
+        desk.submit(ask("Please count.", max_tokens=1000), running.append)
+    desk.submit(ask(), waiting.append)
     for _ in range(5):
         engine.step()
-    engine.stop()
+    desk.stop()
     for events in (running, waiting):
         assert isinstance(events[-1], Failed)
         assert events[-1].error.code == "shutting_down"
     with pytest.raises(ChatError, match="shutting down"):
-        engine.submit(ask(), lambda _: None)
+        desk.submit(ask(), lambda _: None)
     with pytest.raises(ChatError, match="shutting down"):
-        engine.unload(lambda: None)
+        desk.unload(lambda: None)
 
 
-def test_a_seeded_row_repeats_itself(engine: Engine, tiny_vision_model: Path) -> None:
-    """The same seed gives the same tokens whatever was generated in between."""
+def test_a_high_row_takes_the_place_of_a_low_one(engine: Engine, desk: Desk, ask: Any) -> None:
+    """Its prefill starts after the step under way; the paused answer is what it would have been."""
+    alone: list[Event] = []
+    desk.submit(ask("Please count.", max_tokens=40), alone.append)
+    drain(engine)
+    lows: list[list[Event]] = [[] for _ in range(3)]
+    for events in lows:
+        desk.submit(ask("Please count.", max_tokens=40), events.append)
+    while desk.status().decoding < 3:
+        engine.step()
+    highs: list[list[Event]] = [[], []]
+    for events in highs:
+        desk.submit(ask(priority=Priority.HIGH, max_tokens=30), events.append)
+    tokens = [sum(isinstance(event, Text) for event in events) for events in lows]
+    while desk.status().prefilling < 2:
+        engine.step()
+    assert tokens == [sum(isinstance(event, Text) for event in events) for events in lows]
+    assert desk.status().paused == 1
+    drain(engine)
+    for events in highs:
+        assert text_of(events) == "I see no picture."
+    for events in lows:
+        assert text_of(events) == text_of(alone)
+    assert desk.status().events["pauses"] == 1
+    assert nothing_left(engine, desk)
 
-    def draw(seed: int | None) -> str:
+
+def test_a_seeded_row_repeats_itself(engine: Engine, desk: Desk, ask: Any) -> None:
+    """The same seed gives the same tokens whatever shares its batch."""
+
+    def draw(seed: int | None, beside: int) -> str:
         events: list[Event] = []
-        wanted = Generation(
-            model="tiny",
-            folder=tiny_vision_model,
-            messages=[{"role": "user", "content": "Please count."}],
-            images=(),
-            sampling=Sampling(temperature=2.0, seed=seed),
-            max_tokens=40,
-            stop=(),
-            priority=Priority.LOW,
-        )
-        engine.submit(wanted, events.append)
+        for _ in range(beside):
+            desk.submit(ask("Please count.", temperature=2.0), lambda _: None)
+        desk.submit(ask("Please count.", temperature=2.0, seed=seed, max_tokens=40), events.append)
         drain(engine)
         assert not any(isinstance(event, Failed) for event in events)
         return text_of(events)
 
-    first = draw(11)
-    assert len({draw(None) for _ in range(4)}) > 1
-    assert draw(11) == first
+    first = draw(11, 0)
+    assert len({draw(None, 0) for _ in range(4)}) > 1
+    assert draw(11, 2) == first
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_picture_that_was_known_is_seen_again(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch, *, resumes: bool
+) -> None:
+    """Whether or not a model can go on after a known prefix, pictures within it count."""
+    if not resumes:
+        monkeypatch.setattr("backends.mlx_backend.prompt.resumable", lambda *_: False)
+    answers: list[list[Event]] = [[], [], []]
+    for events in answers:
+        wanted = ask(LONG, max_tokens=8)
+        parts = [{"type": "image"}, {"type": "text", "text": "What colour is this?"}]
+        picture = Picture(encoded(RED, (120, 120)))
+        messages = [{"role": "user", "content": parts}]
+        desk.submit(replace(wanted, messages=messages, images=[picture]), events.append)
+        drain(engine)
+    assert [text_of(events) for events in answers] == ["This is red."] * 3
+    known = [
+        event.cached_tokens > 0 for each in answers for event in each if isinstance(event, Begun)
+    ]
+    assert known == [False, resumes, resumes]
+
+
+def test_what_an_answer_is_expected_to_take_is_no_limit(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that names none is answered until the model ends, or its context."""
+    monkeypatch.setattr("backends.mlx_backend.rows._EXPECTED_TOKENS", 5)
+    events: list[Event] = []
+    ticket = desk.submit(ask("Please count.", max_tokens=None), events.append)
+    for _ in range(40):
+        engine.step()
+    assert not any(isinstance(event, Finished) for event in events)
+    assert sum(isinstance(event, Text) for event in events) > 20
+    desk.cancel(ticket)
+    drain(engine)
+
+
+def test_a_load_is_seen_while_it_lasts(
+    engine: Engine, desk: Desk, clock: Clock, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which model it is, and how long it has taken; no step is taken for hanging meanwhile."""
+    real = engine._models.load
+    seen: list[EngineStatus] = []
+
+    def load(*given: Any) -> None:
+        clock.now += 40
+        seen.append(desk.status())
+        real(*given)
+
+    monkeypatch.setattr(engine._models, "load", load)
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    (status,) = seen
+    assert (status.state, status.loading, status.loading_s) == ("loading", "tiny", 40)
+    assert status.step_s == 0
+    assert (desk.status().state, desk.status().loading) == ("loaded", None)
+
+
+def test_a_model_that_is_too_large_is_not_loaded(
+    desk: Desk, ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its clients are told how much it needs and how much there is."""
+    models = LoadedModels(chunk_s=1e-9, memory_mb=0.5)
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(Engine(desk, models))
+    models.close()
+    (event,) = events
+    assert isinstance(event, Failed)
+    assert event.error.code == "model_load_failed"
+    assert "of 0 MB" in event.error.message
+    assert "tiny cannot be loaded" in caplog.text
+    assert desk.status().state == "idle"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[malloc] Unable to allocate 9")])
+def test_memory_that_runs_out_while_loading(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is named, and the next one is served."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr("backends.mlx_backend.models.load", fail)
+        failed: list[Event] = []
+        desk.submit(ask(), failed.append)
+        drain(engine)
+    assert isinstance(failed[-1], Failed)
+    assert "not enough memory" in failed[-1].error.message
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+
+
+def test_it_batches_here(engine: Engine, desk: Desk, ask: Any) -> None:
+    """The tiny model passes the self-test on this machine."""
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    assert desk.status().why == ""
+
+
+def test_a_model_that_cannot_be_batched_is_served_one_by_one(
+    engine: Engine,
+    desk: Desk,
+    ask: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is said why, and never are two rows in the batch."""
+
+    def extend(_self: Any, _other: Any) -> None:
+        raise ValueError("not this cache")
+
+    monkeypatch.setattr("mlx_vlm.models.cache.BatchKVCache.extend", extend)
+    answers: list[list[Event]] = [[], [], []]
+    for events in answers:
+        desk.submit(ask(), events.append)
+    drain(engine)
+    assert [text_of(events) for events in answers] == ["I see no picture."] * 3
+    assert "cannot be batched" in desk.status().why
+    assert "one generation at a time" in caplog.text
+
+
+def test_text_does_not_wait_for_the_pictures_of_others(
+    engine: Engine, desk: Desk, ask: Any
+) -> None:
+    """While every decoder is busy with pictures, a request without any is answered."""
+    done = threading.Event()
+    busy = [engine._models._decoders.submit(done.wait, 20) for _ in range(2)]
+    events: list[Event] = []
+    desk.submit(ask(), events.append)
+    drain(engine)
+    assert text_of(events) == "I see no picture."
+    assert not any(each.done() for each in busy)
+    done.set()
+
+
+@pytest.fixture
+def during_load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what has something done while the next model is being loaded."""
+    load = mlx_vlm_load
+
+    def arrange(act: Callable[[], object]) -> None:
+        def loading(*arguments: Any, **options: Any) -> Any:
+            act()
+            return load(*arguments, **options)
+
+        monkeypatch.setattr("backends.mlx_backend.models.load", loading)
+
+    return arrange
+
+
+def test_who_runs_hears_of_the_engine_while_a_model_is_loaded(
+    engine: Engine, desk: Desk, ask: Any, during_load: Any, tmp_path: Path
+) -> None:
+    """A load that takes long is no reason for a row of another model to be given up."""
+    heard = threading.Event()
+    beats: list[bool] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            heard.set()
+
+    def wait() -> None:
+        heard.clear()
+        beats.append(heard.wait(10))
+
+    ticket = desk.submit(ask("Please count.", max_tokens=1000), listen)
+    while not desk.status().decoding:
+        engine.step()
+    during_load(wait)
+    request = ask()
+    twin = shutil.copytree(request.folder, tmp_path / "twin")
+    desk.submit(replace(request, model="twin", folder=twin), lambda _: None)
+    while len(desk.status().models) < 2:
+        engine.step()
+    assert beats == [True]
+    desk.cancel(ticket)
+    drain(engine)
+
+
+def test_nothing_is_unloaded_during_a_load(
+    engine: Engine, desk: Desk, ask: Any, during_load: Any, tmp_path: Path
+) -> None:
+    """Nobody waits for what is being loaded, yet it is not gone: the caller is told."""
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    refused: list[str] = []
+
+    def unload() -> None:
+        with pytest.raises(ChatError) as error:
+            desk.unload(lambda: None)
+        refused.append(error.value.code)
+
+    during_load(unload)
+    desk.preload("twin", shutil.copytree(ask().folder, tmp_path / "twin"))
+    drain(engine)
+    assert refused == ["conflict"]
+    gone: list[bool] = []
+    assert desk.unload(lambda: gone.append(True))
+    drain(engine)
+    assert gone == [True]
+
+
+def test_answers_without_a_limit_share_a_batch(
+    clock: Clock, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose client names no limit does not claim the memory of a whole context for itself."""
+    monkeypatch.setattr("backends.mlx_backend.rows._EXPECTED_TOKENS", 4)
+    models = LoadedModels(chunk_s=1e-9)
+    limits = Limits(caches_mb=3)
+    desk = Desk(Scheduler(limits), clock)
+    engine = Engine(desk, models)
+    for _ in range(2):
+        desk.submit(ask("Please count.", max_tokens=None), lambda _: None)
+    while desk.status().prefilling or not desk.status().decoding:
+        assert engine.step() is None
+    rows = rows_of(engine)
+    (first, second) = rows._served
+    context_mb = rows.model.context_length * rows.model.token_mb
+    assert 2 * context_mb > limits.caches_mb
+    assert desk.status().decoding == 2
+    expected_mb = rows.cache_mb(first)
+    assert 0 < expected_mb < context_mb
+    assert rows.cache_mb(second) == expected_mb
+    # One that becomes longer after all counts for what it is.
+    for _ in range(8):
+        engine.step()
+    known = desk._scheduler._slots.get(first)
+    assert known is not None
+    assert known.cache_mb == rows.cache_mb(first) > expected_mb
+    models.close()

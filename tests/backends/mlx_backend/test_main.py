@@ -10,6 +10,7 @@ import httpx2
 import psutil
 import pytest
 
+from backends.mlx_backend.__main__ import _listen, parse_arguments
 from tests.backends.mlx_backend.child import TOKEN, Child, backend
 
 pytestmark = pytest.mark.mlx
@@ -27,6 +28,21 @@ def client(child: Child, token: str | None = TOKEN) -> httpx2.Client:
     """Return a client of a child."""
     headers = {} if token is None else {"authorization": f"Bearer {token}"}
     return httpx2.Client(base_url=child.url, headers=headers, trust_env=False, timeout=30)
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_small_answers_do_not_wait_for_others(*, inherited: bool) -> None:
+    """What is accepted sends at once, however the process came by its socket."""
+    given = []
+    if inherited:
+        with socket.create_server(("127.0.0.1", 0)) as parents:
+            given = ["--socket-fd", str(os.dup(parents.fileno()))]
+    with (
+        _listen(parse_arguments(["--port", "0", *given])) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_life(tiny_vision_model: Path, tmp_path: Path) -> None:

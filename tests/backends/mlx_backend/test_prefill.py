@@ -1,4 +1,3 @@
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +5,13 @@ import pytest
 
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
-from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  imports MLX
+from mlx_vlm.models.cache import make_prompt_cache  # noqa: E402  imports MLX
+
+from backends.mlx_backend.generation import Generation, Picture, Sampling  # noqa: E402  likewise
+from backends.mlx_backend.images import DEFAULT_LIMITS, decode_images  # noqa: E402  likewise
 from backends.mlx_backend.models import LoadedModel  # noqa: E402  likewise
-from backends.mlx_backend.prefill import PrefillPace  # noqa: E402  likewise
-from backends.mlx_backend.prompt import prepare  # noqa: E402  likewise
+from backends.mlx_backend.prefill import Prefill, PrefillPace  # noqa: E402  likewise
+from backends.mlx_backend.prompt import Reading  # noqa: E402  likewise
 from backends.wire import Priority  # noqa: E402  follows them
 from tests.backends.mlx_backend.pictures import BLUE, RED, encoded  # noqa: E402  likewise
 
@@ -38,44 +40,23 @@ def test_the_rest_of_a_prompt_says_nothing_about_speed() -> None:
     assert pace.tokens == 16
 
 
-class Recorder:
-    """A logits processor that keeps the logits after the prompt."""
-
-    def __init__(self) -> None:
-        self.logits: Any = None
-
-    def __call__(self, _tokens: Any, logits: Any) -> Any:
-        self.logits = logits
-        return logits
-
-    def process_last_token(self, _token: int, logits: Any) -> Any:
-        return logits
-
-
-def after_prompt(folder: Path, chunk_s: float, images: list[bytes]) -> tuple[Any, int]:
+def after_prompt(folder: Path, chunk: int, images: list[bytes]) -> tuple[Any, int]:
     """Return the logits after a prompt with images, and the steps that it took."""
-    model = LoadedModel("tiny", folder, rows=1, chunk_s=chunk_s)
+    model = LoadedModel("tiny", folder, chunk_s=1e-9)
     parts = [{"type": "image"} for _ in images]
     messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "colour?"}]}]
     pictures = [Picture(data) for data in images]
     wanted = Generation("tiny", folder, messages, pictures, Sampling(), 1, (), Priority.LOW)
-    prompt = prepare(model, wanted)
-    recorder = Recorder()
-    if chunk_s > 1:
-        # As large as a chunk gets: the whole prompt at once.
-        paced: Any = sys.modules["mlx_vlm.generate"]
-        paced.PromptProcessingBatch.pace.tokens = 2048
-    model.generator.insert(
-        [prompt.ids],
-        max_tokens=[1],
-        prompt_kwargs=[prompt.embeddings],
-        logits_processors=[[recorder]],
-    )
-    steps = 0
-    while model.generator.has_work:
-        model.generator.next()
+    images_shown = decode_images(pictures, DEFAULT_LIMITS)
+    prompt = Reading(model, wanted, images_shown).prompt()
+    text: Any = model.model.language_model
+    pace = PrefillPace(1e-9)
+    pace.tokens = chunk
+    prefill = Prefill(text, prompt, make_prompt_cache(text), pace, 0)
+    steps = 1
+    while (logits := prefill.step()) is None:
         steps += 1
-    logits = mx.array(recorder.logits)
+        pace.tokens = chunk
     model.close()
     return logits, steps
 
@@ -86,7 +67,8 @@ def test_chunks_of_an_image_prompt_equal_the_whole(
 ) -> None:
     """Image features land on their own tokens in every chunk, not only in the first."""
     images = [encoded(colour, (200, 200)) for colour in colours]
-    chunked, many = after_prompt(tiny_vision_model, 1e-9, images)
-    whole, few = after_prompt(tiny_vision_model, 1e9, images)
-    assert many > few + 2
+    chunked, many = after_prompt(tiny_vision_model, 16, images)
+    whole, one = after_prompt(tiny_vision_model, 2048, images)
+    assert one == 1
+    assert many > 3
     assert mx.allclose(chunked, whole, atol=1e-3).item()

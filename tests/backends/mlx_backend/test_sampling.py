@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,10 +17,17 @@ pytestmark = pytest.mark.mlx
 LOGITS = [0.0, 3.0, 1.0, 2.0]
 
 
-def plan(**fields: float) -> SamplingPlan:
+def plan(**fields: Any) -> SamplingPlan:
     """Return a plan that restricts nothing, but for these fields."""
-    values = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": 7, **fields}
-    return SamplingPlan(**values)  # type: ignore[arg-type]  # top_k and seed are whole
+    values: dict[str, Any] = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "seed": 7,
+        **fields,
+    }
+    return SamplingPlan(**values)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +42,8 @@ def plan(**fields: float) -> SamplingPlan:
         ({"top_p": 0.7}, [1, 3]),
         ({"top_p": 0.9}, [1, 2, 3]),
         ({"top_p": 1e-9}, [1]),
+        # None in a float32.
+        ({"top_p": 1e-300}, [1]),
         ({"min_p": 0.3}, [1, 3]),
         ({"min_p": 1.0}, [1]),
         ({"top_k": 3, "top_p": 0.7}, [1, 3]),
@@ -44,25 +55,109 @@ def test_restrictions(fields: dict[str, float], kept: list[int]) -> None:
     assert np.flatnonzero(np.isfinite(restricted)).tolist() == kept
 
 
-def draw(sampler: RowSampler, count: int) -> list[int]:
+def draw(sampler: RowSampler, count: int, logits: list[float] = LOGITS) -> list[int]:
     """Draw tokens the way that the batch does."""
-    logits = mx.array([LOGITS])
-    rows = [sampler(mx.array([1, 2]), logits)]
-    rows += [sampler.process_last_token(0, logits) for _ in range(count - 1)]
-    return [int(mx.argmax(row).item()) for row in rows]
+    row = mx.array([logits])
+    tokens: list[Any] = [sampler.first(row).item()]
+    for _ in range(count - 1):
+        tokens.append(sampler.next(tokens[-1], row).item())
+    return tokens
 
 
 def test_a_row_that_is_resumed_goes_on_as_it_would_have() -> None:
     """What is drawn at a position depends on seed and position, not on what came before."""
     whole = draw(RowSampler(plan()), 20)
-    assert draw(RowSampler(plan(), position=12), 8) == whole[12:]
+    assert draw(RowSampler(plan(), tokens=whole[:12]), 8) == whole[12:]
     assert draw(RowSampler(plan(seed=8)), 20) != whole
 
 
-def test_one_token_is_left_possible() -> None:
-    """The batch's argmax, and its log-probabilities, see one possible token."""
-    row = RowSampler(plan())(mx.array([1]), mx.array([LOGITS]))
-    assert sorted(np.array(row)[0].tolist()) == [-float("inf")] * 3 + [0.0]
+@pytest.mark.parametrize("temperature", [0, 1e-308, 1e-40, 1e-7, 1e-5])
+def test_next_to_no_temperature_is_greedy(temperature: float) -> None:
+    """However cold it is, the likeliest token comes, with logits of any size."""
+    sampler = RowSampler(plan(temperature=temperature))
+    assert draw(sampler, 5, [-500.0, 500.0, 499.9, 0.0]) == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt", "expected"),
+    [
+        # Each token costs what it was drawn before.
+        ({"frequency_penalty": 0.6}, (), [1, 1, 3, 1, 3, 1, 2, 3]),
+        # Once, however often it was drawn.
+        ({"presence_penalty": 1.5}, (), [1, 3, 1, 1, 1]),
+        ({"presence_penalty": -2.0}, (), [1, 1, 1]),
+        # What the prompt holds counts too; positive logits are divided.
+        ({"repetition_penalty": 2.0}, (1,), [3, 1, 1, 1]),
+        ({"logit_bias": {0: 100.0}}, (), [0, 0]),
+        ({"logit_bias": {1: -100.0}}, (), [3, 3]),
+        ({"logit_bias": {1: -0.9, 3: 0.2}}, (), [3, 3]),
+    ],
+)
+def test_penalties_and_biases(
+    fields: dict[str, Any], prompt: tuple[int, ...], expected: list[int]
+) -> None:
+    """Each is what OpenAI's and Hugging Face's documents define, counted from the first token."""
+    sampler = RowSampler(plan(temperature=0.0, **fields), prompt)
+    assert draw(sampler, len(expected)) == expected
+
+
+def test_a_resumed_row_is_penalized_for_its_earlier_tokens() -> None:
+    """Counting goes on where it was."""
+    fields = {"temperature": 0.0, "frequency_penalty": 0.6, "repetition_penalty": 1.3}
+    whole = draw(RowSampler(plan(**fields)), 12)
+    assert len(set(whole)) > 2
+    assert draw(RowSampler(plan(**fields), tokens=whole[:5]), 7) == whole[5:]
+
+
+def test_only_a_row_that_must_be_told_its_tokens_asks_for_them() -> None:
+    """The others are drawn while the token before is still being computed."""
+    assert not RowSampler(plan()).needs_tokens
+    assert RowSampler(plan(presence_penalty=0.1)).needs_tokens
+    assert plan(temperature=0.0).plain
+    for field in ({"logit_bias": {1: 1.0}}, {"top_logprobs": 0}, {"frequency_penalty": 0.1}):
+        assert not plan(temperature=0.0, **field).plain
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    """They are told for each token in turn, before temperature, bias and penalties."""
+    fields = {"temperature": 0.0, "logit_bias": {0: 50.0}, "top_logprobs": 2}
+    sampler = RowSampler(plan(**fields))
+    assert sampler.chances() is None
+    assert draw(sampler, 2) == [0, 0]
+    logs = np.log(np.exp(LOGITS) / np.exp(LOGITS).sum())
+    for _ in range(2):
+        told = sampler.chances()
+        assert told is not None
+        assert told.token == 0
+        assert told.logprob == pytest.approx(logs[0], abs=1e-5)
+        assert [token for token, _ in told.top] == [1, 3]
+        assert [chance for _, chance in told.top] == pytest.approx([logs[1], logs[3]], abs=1e-5)
+    assert sampler.chances() is None
+
+
+class Evens:
+    """A mask that allows even tokens only, and keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.accepted: list[int] = []
+
+    def apply(self, logits: Any) -> Any:
+        return mx.where(mx.arange(logits.shape[-1]) % 2 == 0, logits, -mx.inf)
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
+
+
+def test_a_mask_has_the_last_word_and_hears_of_each_token_once() -> None:
+    """Neither temperature nor bias brings back what a mask rules out."""
+    mask = Evens()
+    sampler = RowSampler(plan(temperature=2.0, logit_bias={1: 100.0}), mask=mask)
+    tokens = draw(sampler, 30)
+    assert set(tokens) == {0, 2}
+    assert mask.accepted == tokens[:-1]
+    again = Evens()
+    RowSampler(plan(), mask=again, tokens=tokens)
+    assert again.accepted == tokens
 
 
 def test_draws_follow_the_temperature() -> None:

@@ -56,4 +56,5 @@ def test_what_is_commented_out_is_valid_too() -> None:
     assert set(settings.providers) == {"builtin", "ollama", "openai", "anthropic", "llamacpp"}
     assert set(settings.models) == {"openai/gpt-5-mini", "builtin/my-vlm", "builtin/other"}
     assert set(settings.aliases) == {"gpt-4o", "chat-ui"}
-    assert set(settings.capabilities) == {"text", "vision"}
+    shown_too = {"text", "vision", "structured_output", "tool_use"}
+    assert set(settings.capabilities) == shown_too

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backends.places import user_folder
 from backends.wire import Priority
 from router.capabilities import Capability
 from router.settings import (
@@ -18,7 +19,7 @@ from router.settings import (
     load,
     refuse_unbuilt,
 )
-from router.settings.sources import packaged_file, user_folder
+from router.settings.sources import packaged_file
 from router.settings.tree import BuiltinProvider, OllamaProvider
 
 
@@ -45,15 +46,15 @@ def refused(
     return [line.removeprefix(f"{config}: ") for line in caught.value.lines]
 
 
-def test_the_packaged_default_binds_text_to_the_small_model_and_nothing_else(
+def test_the_packaged_default_binds_what_the_small_model_can_do_and_nothing_else(
     home: dict[str, str],
 ) -> None:
     """Without a file of one's own the packaged default is read, and it can start."""
     settings = load(None, {}, home)
     assert settings.source == packaged_file()
-    assert {name: b.models for name, b in settings.capabilities.items()} == {
-        "text": ("builtin/smollm2-135m",)
-    }
+    assert {name: b.models for name, b in settings.capabilities.items()} == dict.fromkeys(
+        ("text", "structured_output", "tool_use"), ("builtin/smollm2-135m",)
+    )
     assert set(settings.providers) == {"builtin", "ollama"}
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 60315)
     assert settings.default_priority is Priority.LOW
@@ -80,8 +81,10 @@ def test_what_a_file_says_of_providers_replaces_the_default_whole(
     assert list(settings.providers) == ["o"]
     assert settings.providers["o"].base_url == "http://10.0.0.1:8080/v1"  # type: ignore[union-attr]
     assert settings.capabilities == {}
-    (notice,) = settings.notices
-    assert notice.startswith("capabilities.text: the default, builtin/smollm2-135m, is left out")
+    assert [notice.partition(" is left out")[0] for notice in settings.notices] == [
+        f"capabilities.{capability}: the default, builtin/smollm2-135m,"
+        for capability in ("text", "structured_output", "tool_use")
+    ]
 
 
 def test_a_key_left_out_inside_a_section_has_its_default(
