@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ class LoadedModel:
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name} context={self.context_length} sees={self.sees}>"
 
-    @property
+    @cached_property
     def token_mb(self) -> float:
         """What a token takes in a row's cache, in MiB; 0 where the model does not tell."""
         text = self.model.language_model

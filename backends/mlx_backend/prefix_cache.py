@@ -144,11 +144,6 @@ class PrefixCache:
         self._tokens += tokens
         return tokens, [_cache(keys, values, tokens) for keys, values in entry.layers]
 
-    def clear(self) -> None:
-        """Forget everything, as memory is needed elsewhere."""
-        self._entries.clear()
-        self._bytes = 0
-
     def _touch(self, index: int) -> _Entry:
         entry = self._entries.pop(index)
         self._entries.append(entry)
@@ -232,11 +227,6 @@ def resumable(language_model: Any, embeddings: Mapping[str, Any]) -> bool:
     return embeddings.get("position_ids") is not None or not hasattr(
         language_model, "get_rope_index"
     )
-
-
-def skip_prefix(embeddings: Mapping[str, Any], n: int, length: int) -> dict[str, Any]:
-    """Return the arguments of a prompt of `length` tokens without its first `n` tokens."""
-    return cut_span(embeddings, n, length, length)
 
 
 def cut_span(embeddings: Mapping[str, Any], start: int, stop: int, length: int) -> dict[str, Any]:

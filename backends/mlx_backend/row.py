@@ -45,13 +45,15 @@ class Row:
     def __repr__(self) -> str:
         return f"<Row prompt={self.prompt_tokens} produced={len(self.tokens)}>"
 
-    def begin(self, begun: Begun, room: int) -> None:
-        """Take note that the prompt is read; told once, however often it is."""
-        if self.prompt_tokens == 0:
-            self.prompt_tokens = begun.prompt_tokens
-            self.cached_tokens = begun.cached_tokens
-            self._room = room
-            self.sink(begun)
+    def begin(self, begun: Begun, room: int) -> bool:
+        """Take note that the prompt is read; False where it was before, and nothing is told."""
+        if self.prompt_tokens:
+            return False
+        self.prompt_tokens = begun.prompt_tokens
+        self.cached_tokens = begun.cached_tokens
+        self._room = room
+        self.sink(begun)
+        return True
 
     def take(
         self, token: int, chances: ChosenToken | None = None

@@ -173,9 +173,9 @@ class ModelRows:
         if reading.key_ids is not None:
             served.keys = reading.key_ids[: reading.prompt_tokens]
         begun = Begun(reading.prompt_tokens, reading.cached, thinking=reading.thinking)
-        self._totals.prompt_tokens += begun.prompt_tokens
-        self._totals.cached_tokens += begun.cached_tokens
-        served.row.begin(begun, _wanted(served.row.generation, reading))
+        if served.row.begin(begun, _wanted(served.row.generation, reading)):
+            self._totals.prompt_tokens += begun.prompt_tokens
+            self._totals.cached_tokens += begun.cached_tokens
         return True
 
     def _remember(self, served: _Served, cache: list[Any]) -> None:

@@ -224,6 +224,9 @@ def test_a_failing_step_is_survived(engine: Engine, desk: Desk, ask: Any) -> Non
         assert text_of(events) == text_of(alone)
         assert isinstance(events[-1], Finished)
         assert [type(event) for event in events].count(Begun) == 1
+    begun = [event for each in (alone, *both) for event in each if isinstance(event, Begun)]
+    # What is read again is no prompt of anybody's.
+    assert desk.status().totals.prompt_tokens == sum(each.prompt_tokens for each in begun)
     assert nothing_left(engine, desk)
 
 

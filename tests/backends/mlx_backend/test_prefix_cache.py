@@ -29,7 +29,6 @@ from backends.mlx_backend.prefix_cache import (  # noqa: E402  likewise
     pictures_within,
     placeholder_runs,
     resumable,
-    skip_prefix,
     supports,
 )
 from backends.mlx_backend.vision import VisionEncoder  # noqa: E402  likewise
@@ -214,15 +213,6 @@ def test_little_is_not_worth_an_entry() -> None:
     assert cache.find([]) == (0, None)
 
 
-def test_cleared_it_holds_nothing() -> None:
-    """Under memory pressure it can be emptied."""
-    cache = PrefixCache(10**6)
-    cache.put(range(40), fed(range(40)))
-    cache.clear()
-    assert (cache.status.entries, cache.status.bytes) == (0, 0)
-    assert cache.find(range(40)) == (0, None)
-
-
 def test_only_plain_keys_and_values_are_supported() -> None:
     """A window that rotates, a recurrent state and a batch cannot be cut at any token."""
     assert supports([KVCache(), KVCache()])
@@ -384,7 +374,7 @@ def test_deeper_features_go_with_their_tokens() -> None:
         assert cut["visual_pos_masks"].tolist() == [mask[0, start:stop].tolist()]
         for index, layer in enumerate(cut["deepstack_visual_embeds"]):
             assert layer[:, 0].tolist() == [row + 10 * index for row in rows]
-    rest = skip_prefix(prompt, 3, 10)
+    rest = cut_span(prompt, 3, 10, 10)
     assert cut_span(rest, 1, 5, 7)["deepstack_visual_embeds"][0][:, 0].tolist() == [2, 3]
 
 
@@ -443,7 +433,7 @@ def test_going_on_after_a_prefix_equals_reading_all(
     assert tokens > MIN_PREFIX_TOKENS
     # What was known must not be looked at again.
     embeddings["inputs_embeds"][:, :tokens] = 1e9
-    rest = skip_prefix(embeddings, tokens, length)
+    rest = cut_span(embeddings, tokens, length, length)
     left = length - tokens
     for start in range(0, left, chunk):
         stop = min(left, start + chunk)
@@ -469,7 +459,7 @@ def test_a_prefix_within_a_picture_goes_on_before_it(seeing: Seeing) -> None:
     cache.put(keys, kept)
     tokens, caches = cache.find(keys)
     assert tokens == begin
-    rest = skip_prefix(embeddings, tokens, length)
+    rest = cut_span(embeddings, tokens, length, length)
     logits = language(ids[:, tokens:], cache=caches, **rest).logits[0, -1]
     whole = language(ids, cache=make_prompt_cache(language), **embeddings).logits[0, -1]
     assert mx.allclose(logits, whole, atol=1e-4).item()
@@ -490,7 +480,7 @@ def test_a_picture_in_a_known_prefix_is_not_even_encoded(seeing: Seeing) -> None
         runs = placeholder_runs(ids[0].tolist(), seeing.model.config.image_token_index)
         waiting.skip(pictures_within(keys, tokens, runs))
         with waiting.answering():
-            embeddings = skip_prefix(seeing.embeddings(inputs), tokens, ids.shape[1])
+            embeddings = cut_span(seeing.embeddings(inputs), tokens, ids.shape[1], ids.shape[1])
         caches = caches or make_prompt_cache(language)
         logits = language(ids[:, tokens:], cache=caches, **embeddings).logits[0, -1]
         cache.put(keys, caches)
