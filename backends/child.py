@@ -19,8 +19,10 @@ import psutil
 
 from backends import guardian
 from backends.child_log import ChildLog
+from backends.model_news import ModelBoard
 from backends.pipe import JsonLines, PipeReader, PipeWriter
 from backends.process_spec import ProcessSpec
+from backends.wire import ModelEvent
 
 _REAP_S = 0.002
 _UNKILLABLE_S = 5.0
@@ -47,11 +49,13 @@ class Child:
         log: ChildLog,
         on_change: Callable[[], None],
         clock: Callable[[], float],
+        models: ModelBoard,
     ) -> None:
         self._guardian = started
         self._log = log
         self._on_change = on_change
         self._clock = clock
+        self.models = models
         self.pid: int | None = None
         self.progress: str | None = None
         self.heard_at = clock()
@@ -77,16 +81,21 @@ class Child:
         log: ChildLog,
         on_change: Callable[[], None],
         clock: Callable[[], float],
+        emit: Callable[[ModelEvent], None],
     ) -> Self:
         """Start the guardian and order the child; OSError if there are no means for it.
 
-        The listener is handed over: closed here, whatever happens.
+        The listener is handed over: closed here, whatever happens. `emit` hears what becomes of the
+        child's models.
         """
         with listener:
             started, ends, ready_fd = _start_guardian(listener.fileno())
             fds = {"{socket_fd}": str(listener.fileno()), "{ready_fd}": str(ready_fd)}
             keep = [listener.fileno(), ready_fd]
-        child = cls(started, ends, log, on_change, clock)
+        # Not called by those who read the pipe, or close it: a failure of `emit` is none of theirs.
+        later = asyncio.get_running_loop().call_soon
+        models = ModelBoard(spec.name, lambda event: later(emit, event))
+        child = cls(started, ends, log, on_change, clock, models)
         argv = [_fill(item, fds) for item in spec.argv]
         order = {"argv": argv, "env": spec.env, "cwd": str(spec.cwd), "keep": keep}
         child._command.write(json.dumps(order).encode() + b"\n")
@@ -142,6 +151,7 @@ class Child:
         self._ready_pipe.close()
         self._report_pipe.close()
         self._command.close()
+        self.models.clear()
 
     def describe_end(self) -> str:
         """Say how it ended, with the last line of stderr."""
@@ -191,6 +201,8 @@ class Child:
             if "progress" in line:
                 self.progress = str(line["progress"])[:_TEXT]
                 self.heard_at = self._clock()
+            # Says nothing of the start: a model's load keeps no process from being late.
+            self.models.hear(line)
         self._on_change()
 
 

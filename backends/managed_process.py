@@ -12,9 +12,8 @@ suspension lies between the look and the count.
 import asyncio
 import logging
 import math
-import time
-from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 from backends.callers import SHUTTING_DOWN, Callers
@@ -24,13 +23,12 @@ from backends.leftover import RunRecord
 from backends.lifecycle import check_move
 from backends.listener import PortInUseError, describe_holder, open_listener
 from backends.process_spec import ProcessSpec, Want
-from backends.process_status import BackendStatus, Move
+from backends.process_status import BackendStatus, History
 from backends.setbacks import Failure, Setbacks
-from backends.wire import BackendEvent
+from backends.wire import BackendEvent, ProcessEvent
 from backends.wire import ProcessState as S
 
 _KILLED_S = 6.0
-_HISTORY = 50
 _IDLE_LOOK_S = 0.01
 
 _log = logging.getLogger(__name__)
@@ -43,7 +41,7 @@ class ManagedProcess:
         self,
         spec: ProcessSpec,
         record: RunRecord,
-        emit: Callable[[BackendEvent], None],
+        emit: Callable[[ProcessEvent], None],
         clock: Callable[[], float],
     ) -> None:
         self._spec = spec
@@ -68,7 +66,7 @@ class ManagedProcess:
         self._started_at = 0.0
         self._setbacks = Setbacks(spec.restart, clock)
         self._failure_after_stop: Failure | None = None
-        self._history: deque[Move] = deque(maxlen=_HISTORY)
+        self._history = History()
         self._finished = False
         self._steps = {
             S.STOPPED: self._stopped,
@@ -142,9 +140,11 @@ class ManagedProcess:
             restarts=self._setbacks.restarts,
             leases=self._leases,
             generation=self._generation,
-            history=tuple(self._history),
+            history=self._history.moves,
             code=failure.code if failure else None,
             message=failure.message if failure else (child and child.progress) or "",
+            models=child.models.loaded if child else (),
+            loading=child.models.loading if child else None,
         )
 
     def logs(self) -> list[str]:
@@ -176,7 +176,7 @@ class ManagedProcess:
             self._child = None
         failure = Failure("backend_failed", f"{self._spec.name}: internal error: {defect}")
         self._state, reason = self._setbacks.doomed(failure, "this is a defect of the router")
-        self._history.append(Move(time.time(), self._state, reason))
+        self._history.add(self._state, reason)
         # Not called here: it may be the defect itself.
         event = BackendEvent(self._spec.name, self._state, None, reason)
         asyncio.get_running_loop().call_soon(self._emit, event)
@@ -232,7 +232,9 @@ class ManagedProcess:
         self._leases = 0
         self._log.begin_run()
         try:
-            self._child = Child.spawn(spec, listener, self._log, self._changed.set, self._clock)
+            self._child = Child.spawn(
+                spec, listener, self._log, self._changed.set, self._clock, self._emit
+            )
         except OSError as error:
             self._crash(f"cannot be started: {error.strerror}")
             return None
@@ -359,7 +361,7 @@ class ManagedProcess:
     def _move(self, to: S, reason: str) -> None:
         check_move(self._state, to)
         self._state = to
-        self._history.append(Move(time.time(), to, reason))
+        self._history.add(to, reason)
         pid = self._child.pid if self._child else None
         self._emit(BackendEvent(self._spec.name, to, pid, reason))
 
@@ -371,11 +373,9 @@ class ManagedProcess:
         self._settle()
         self._changed.clear()
         delay_s = None if until == math.inf else max(0.0, until - self._clock())
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._changed.wait()
-        except TimeoutError:
-            return
 
     def _settle(self) -> None:
         """Grant, refuse or leave waiting, by the state that the owner rests in."""

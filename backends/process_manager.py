@@ -21,7 +21,7 @@ from backends.lifecycle import RestartPolicy
 from backends.managed_process import ManagedProcess
 from backends.process_spec import ProcessSpec, ProcessTimeouts, Want
 from backends.process_status import BackendStatus, Move
-from backends.wire import BackendEvent
+from backends.wire import ProcessEvent
 
 __all__ = [
     "BackendStatus",
@@ -73,7 +73,7 @@ class ProcessManager:
         specs: Iterable[ProcessSpec],
         *,
         run_dir: Path,
-        emit: Callable[[BackendEvent], None],
+        emit: Callable[[ProcessEvent], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir

@@ -36,7 +36,8 @@ class ProcessSpec:
 
     In `argv`, "{socket_fd}" and "{ready_fd}" become the numbers of the inherited descriptors: the
     listening socket, and the pipe on which the child says {"progress": text}, {"ready": true} or
-    {"failed": text}, one JSON object a line. `env` is the child's whole environment; it may hold a
+    {"failed": text}, one JSON object a line, and what becomes of its models
+    (`backends.model_news`). `env` is the child's whole environment; it may hold a
     token, hence it is in no repr. Port 0 means any free one, a new one at each start.
     """
 

@@ -1,8 +1,12 @@
 """What can be told of a local process."""
 
+import time
+from collections import deque
 from dataclasses import dataclass
 
-from backends.wire import ProcessState
+from backends.wire import ModelLoading, ProcessState
+
+_HISTORY = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +16,22 @@ class Move:
     at: float
     state: ProcessState
     reason: str
+
+
+class History:
+    """The last states of a process."""
+
+    def __init__(self) -> None:
+        self._moves: deque[Move] = deque(maxlen=_HISTORY)
+
+    def add(self, state: ProcessState, reason: str) -> None:
+        """Take note that a state is entered now."""
+        self._moves.append(Move(time.time(), state, reason))
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """The states, first the oldest."""
+        return tuple(self._moves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +54,5 @@ class BackendStatus:
     history: tuple[Move, ...]
     code: str | None
     message: str
+    models: tuple[str, ...]
+    loading: ModelLoading | None

@@ -165,6 +165,82 @@ class BackendEvent:
     message: str
 
 
+class LoadPhase(StrEnum):
+    """What is being done to load a model, in this order."""
+
+    PREPARING = "preparing"
+    """Its files are checked; the tokenizer, the processor and the empty layers are made."""
+    WEIGHTS = "weights"
+    """Its weights are read; the percentage counts bytes."""
+    WARM_UP = "warm_up"
+    """Tables for grammars are made, and the first tokens of the model are computed."""
+    SELF_TEST = "self_test"
+    """It is tried whether rows of it may share a batch."""
+
+
+class UnloadReason(StrEnum):
+    """Why a model is in memory no longer; ENDED: its process is gone."""
+
+    IDLE = "idle"
+    ASKED = "asked"
+    MEMORY = "memory"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """A load is so far: `percent` of this phase is done."""
+
+    model: str
+    phase: LoadPhase
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoaded:
+    """A model is in memory; loading it took `load_s`."""
+
+    model: str
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoadFailed:
+    """A model could not be loaded, and why."""
+
+    model: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUnloaded:
+    """A model's memory was given back, and why."""
+
+    model: str
+    reason: UnloadReason
+
+
+ModelNews = ModelLoading | ModelLoaded | ModelLoadFailed | ModelUnloaded
+# What each is called, on the pipe from a child and among the router's events.
+NEWS_NAMES: dict[type[ModelNews], str] = {
+    ModelLoading: "model_load",
+    ModelLoaded: "model_loaded",
+    ModelLoadFailed: "model_load_failed",
+    ModelUnloaded: "model_unloaded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    """A local process, `name`, said this of one of its models."""
+
+    name: str
+    news: ModelNews
+
+
+ProcessEvent = BackendEvent | ModelEvent
+
+
 class DownloadStage(StrEnum):
     """Where the download of a builtin model stands."""
 

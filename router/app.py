@@ -6,6 +6,7 @@ import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,7 @@ import uvloop
 
 from backends.downloads import Downloads
 from backends.process_manager import ProcessManager
-from backends.wire import BackendEvent
+from backends.wire import NEWS_NAMES, BackendEvent, DownloadEvent, ProcessEvent
 from router import collector
 from router.admission import Admission
 from router.body import BodyLimits, Buffered
@@ -22,7 +23,7 @@ from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Deadlines, Sweeper
 from router.descriptors import places_for_clients, raise_limit
-from router.events import InFlight
+from router.events import Bus, InFlight
 from router.guard import App, Guard, Policy
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
@@ -117,6 +118,7 @@ class Router:
         self._keys = keys
         self._resources = AsyncExitStack()
         self.in_flight = InFlight()
+        self.bus = Bus()
 
     async def __aenter__(self) -> Self:
         """Build the graph and start what the map wants; a failure leaves nothing behind."""
@@ -136,7 +138,8 @@ class Router:
             send_stall_s=timeouts.send_stall_s,
             header_bytes=self._settings.limits.header_kb * _KB,
         )
-        return Server(self.app, timeouts.drain_s, places, rules, self.sweeper)
+        # Readers of events would never be done by themselves.
+        return Server(self.app, timeouts.drain_s, places, rules, self.sweeper, self.bus.close)
 
     async def _build(self) -> None:
         self.sweeper = Sweeper()
@@ -153,13 +156,13 @@ class Router:
         processes = ProcessManager(
             process_specs(ground, environ, self._folder, token),
             run_dir=self._folder.run,
-            emit=_tell,
+            emit=self._tell_process,
         )
         await enter.enter_async_context(processes)
         self.capability_map = CapabilityMap(ground, overrides, processes)
         self.downloads = Downloads(
             self._folder.models,
-            emit=lambda event: log.info("%s: %s", event.model, event.message),
+            emit=self._tell_download,
             environment=environ,
             python=builtin_python(settings),
             folders=ground.folders,
@@ -204,6 +207,22 @@ class Router:
         self.planes = planes = Planes(proxy, self.capability_map, control)
         return Guard(planes, policy, planes.methods)
 
+    def _tell_process(self, event: ProcessEvent) -> None:
+        if isinstance(event, BackendEvent):
+            # "ready after 1.8 s" says its state by itself, "wanted by the map" does not.
+            told = event.message.startswith(event.state)
+            text = event.message if told else f"{event.state}, {event.message}"
+            log.info("%s: %s", event.name, text)
+            self.bus.publish("backend", asdict(event))
+        else:
+            # The backend's own log has these.
+            news = event.news
+            self.bus.publish(NEWS_NAMES[type(news)], {"name": event.name, **asdict(news)})
+
+    def _tell_download(self, event: DownloadEvent) -> None:
+        log.info("%s: %s", event.model, event.message)
+        self.bus.publish("download", asdict(event))
+
     def _load_control(self) -> App:
         """Import the control plane, which takes longer than all else together, and build it."""
         from router.admin.api import Owners, control_plane  # noqa: PLC0415 on first use only
@@ -224,6 +243,7 @@ class Router:
                 self.downloads,
                 pulls,
                 self.in_flight,
+                self.bus,
             )
         )
 
@@ -250,12 +270,6 @@ def _let_go_of_terminal() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-
-
-def _tell(event: BackendEvent) -> None:
-    # "ready after 1.8 s" says its state by itself, "wanted by the map" does not.
-    told = event.message.startswith(event.state)
-    log.info("%s: %s", event.name, event.message if told else f"{event.state}, {event.message}")
 
 
 def _reach(provider: Provider, settings: Settings) -> Reach:

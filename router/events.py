@@ -1,12 +1,17 @@
-"""What is going on: the requests in flight."""
+"""What is going on: the requests in flight, and the bus on which it is told what happens."""
 
+import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
+
+# How many events wait for a reader that is slow; it misses the oldest of more.
+_KEPT = 256
 
 
 class Flight(msgspec.Struct):
@@ -74,3 +79,85 @@ class Tracked:
         traceback: TracebackType | None,
     ) -> None:
         del self._flights[self._flight.id]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened; consecutive numbers, so that a gap shows what a reader missed."""
+
+    number: int
+    name: str
+    data: Mapping[str, Any]
+
+
+class Bus:
+    """Tells what happens to everyone who subscribed; the event loop's own."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._subscriptions: set[Subscription] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Bus {len(self._subscriptions)}{' closed' if self._closed else ''}>"
+
+    def publish(self, name: str, data: Mapping[str, Any]) -> None:
+        """Tell an event; nobody is waited for."""
+        event = Event(next(self._numbers), name, data)
+        for subscription in self._subscriptions:
+            subscription.put(event)
+
+    def subscribe(self) -> "Subscription":
+        """Return what is to be entered, and read: all events from then on."""
+        return Subscription(self._subscriptions, closed=self._closed)
+
+    def close(self) -> None:
+        """End all subscriptions, and those to come."""
+        self._closed = True
+        for subscription in self._subscriptions:
+            subscription.close()
+
+
+class Subscription:
+    """The events since it was entered, until the bus is closed."""
+
+    def __init__(self, subscriptions: "set[Subscription]", *, closed: bool) -> None:
+        self._subscriptions = subscriptions
+        self._events: deque[Event] = deque(maxlen=_KEPT)
+        self._closed = closed
+        self._changed = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._subscriptions.add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._subscriptions.discard(self)
+
+    def put(self, event: Event) -> None:
+        """Keep an event for the reader."""
+        self._events.append(event)
+        self._changed.set()
+
+    def close(self) -> None:
+        """Let the reader come to an end after what is there."""
+        self._closed = True
+        self._changed.set()
+
+    async def read(self, within_s: float) -> AsyncIterator[Event | None]:
+        """Yield the events as they come, and None whenever none came within that time."""
+        while True:
+            while self._events:
+                yield self._events.popleft()
+            if self._closed:
+                return
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._changed.wait()
+            except TimeoutError:
+                yield None

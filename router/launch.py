@@ -67,6 +67,7 @@ def process_specs(
         if value is not None:
             argv += [f"--{field.replace('_', '-')}", str(value)]
     argv += ["--queue-s", str(settings.timeouts.queue_s)]
+    argv += ["--max-image-mb", str(settings.images.max_mb)]
     argv += ["--max-side-px", str(settings.images.max_side_px)]
     argv += ["--max-megapixels", str(settings.images.max_megapixels)]
     env = child_environment(settings, environ)

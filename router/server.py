@@ -9,7 +9,7 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -60,10 +60,17 @@ class Server(uvicorn.Server):
     """uvicorn's server, with our intake and our stop: `stop` begins it, a second one hurries it.
 
     `drain_s` is the grace of requests in flight, `places` how many may be connected at a time.
+    `on_stop` is called when the grace begins: it ends what would not end by itself.
     """
 
     def __init__(
-        self, guard: Guard, drain_s: float, places: int, rules: Rules, sweeper: Sweeper
+        self,
+        guard: Guard,
+        drain_s: float,
+        places: int,
+        rules: Rules,
+        sweeper: Sweeper,
+        on_stop: Callable[[], object],
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -82,6 +89,7 @@ class Server(uvicorn.Server):
         self._places = places
         self._rules = rules
         self._sweeper = sweeper
+        self._on_stop = on_stop
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
 
@@ -142,6 +150,7 @@ class Server(uvicorn.Server):
         over_at = loop.time() + self._drain_s
         in_flight = set(state.tasks)
         self._guard.draining = True
+        self._on_stop()
         self._close_idle()
         if in_flight:
             log.info(

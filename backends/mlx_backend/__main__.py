@@ -1,32 +1,34 @@
 """`python -m backends.mlx_backend`: the process that owns the GPU context.
 
 With `--socket-fd` it serves on a socket that its parent bound and listens on; with `--ready-fd` it
-tells its parent how it starts, one JSON object a line: `{"progress": …}` while it imports,
+tells its parent how it gets on, one JSON object a line: `{"progress": …}` while it imports,
 `{"ready": true}` once MLX has evaluated something and HTTP is served, `{"failed": …}` before it
-exits.
+exits; and from then on what becomes of models: `model_load`, `model_loaded`, `model_load_failed`
+and `model_unloaded`, with the fields of the types in `backends.wire`.
 """
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from backends.catalogue import ModelFolders
 from backends.mlx_backend.answers import Deadlines
 from backends.mlx_backend.app import create_app
+from backends.mlx_backend.conversation import MAX_IMAGE_MB
 from backends.mlx_backend.desk import Desk
-from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.hang_watch import Hang, HangWatch
+from backends.mlx_backend.parent import Parent
 from backends.mlx_backend.scheduler import Limits, Scheduler
 from backends.mlx_backend.trace import Trace
 from backends.places import hub_caches, user_folder
@@ -52,8 +54,6 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # Both together stay below the ten seconds after which a process manager kills.
 _DRAIN_S = 2
 _STEP_ENDS_S = 5.0
-# How often at most it is looked whether a step hangs.
-_LEAST_LOOK_S = 0.5
 # Longer than a client keeps a connection that it does not use, so that the client closes first:
 # a request on a connection that is just being closed here would be lost.
 _KEEP_ALIVE_S = 300
@@ -61,25 +61,6 @@ _KEEP_ALIVE_S = 300
 
 class StartError(Exception):
     """The process cannot serve, or no longer; the text says why."""
-
-
-class Parent:
-    """Tells the process that started this one how it gets on; nothing where nobody listens."""
-
-    def __init__(self, descriptor: int | None) -> None:
-        self._pipe: TextIO | None = None
-        if descriptor is not None:
-            os.set_inheritable(descriptor, False)  # noqa: FBT003  its only spelling
-            self._pipe = os.fdopen(descriptor, "w", encoding="utf-8", buffering=1)
-
-    def tell(self, **line: object) -> None:
-        """Write one line; a parent that has gone is no reason to fail."""
-        if self._pipe is None:
-            return
-        try:
-            self._pipe.write(json.dumps(line) + "\n")
-        except OSError:
-            self._pipe = None
 
 
 class Server(uvicorn.Server):
@@ -103,6 +84,10 @@ class Server(uvicorn.Server):
         self._desk = desk
         self._on_started = on_started
 
+    def stop(self) -> None:
+        """Stop accepting soon, and end; from any thread, at any time."""
+        self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop on a signal, at once on the second.
 
@@ -125,16 +110,18 @@ class Server(uvicorn.Server):
 
 
 class EngineThread(threading.Thread):
-    """The MLX thread; `wait_ready` returns once it has evaluated something, or raises."""
+    """The MLX thread; `wait_ready` returns once it has evaluated something, or raises.
 
-    def __init__(self, engine: "Engine") -> None:
+    `on_end` is called on this thread when it ends, asked or not.
+    """
+
+    def __init__(self, engine: "Engine", on_end: Callable[[], object]) -> None:
         super().__init__(name="mlx", daemon=True)
         self._engine = engine
+        self._on_end = on_end
         self._settled = threading.Event()
         self._ready = False
         self.failed = False
-        # Called on this thread when it ends, asked or not.
-        self.on_end: Callable[[], object] = lambda: None
 
     def run(self) -> None:
         """Serve until the engine is stopped."""
@@ -145,7 +132,7 @@ class EngineThread(threading.Thread):
             raise
         finally:
             self._settled.set()
-            self.on_end()
+            self._on_end()
 
     def _on_ready(self) -> None:
         self._ready = True
@@ -180,10 +167,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--memory-mb", type=int, help="what all models together may take; default: by the machine")
     add("--prefill-chunk-ms", type=float, default=100)
     add("--kv-bits", type=int, choices=(2, 3, 4, 6, 8), help="quantize the rows' caches")
+    add("--max-image-mb", type=float, default=MAX_IMAGE_MB, help="larger files are refused")
     add("--max-side-px", type=int, default=1920, help="pictures are scaled down to this")
     add("--max-megapixels", type=int, default=50, help="larger pictures are refused")
     add("--trace", type=Path, help="write what each step did into this file, for Perfetto")
     add("--token-deadline-s", type=float, default=30, help="from step to step of a generation")
+    add("--load-stall-s", type=float, default=120, help="a load that does not go on")
     add("--total-deadline-s", type=float, default=3600, help="a generation in all")
     return parser.parse_args(arguments)
 
@@ -249,7 +238,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
     )
     trace = None if options.trace is None else Trace(options.trace)
     desk = Desk(Scheduler(limits), trace=trace)
-    return desk, engine.Engine(desk, models, trace)
+    return desk, engine.Engine(desk, models, trace, parent.tell_news)
 
 
 def _complete(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
@@ -266,36 +255,27 @@ def _folders(options: argparse.Namespace) -> ModelFolders:
     return ModelFolders(options.models_dir, dict(options.model_folder), tuple(options.hf_cache))
 
 
-async def _serve(
-    server: Server, thread: EngineThread, listening: socket.socket, watch: Coroutine[Any, Any, None]
-) -> None:
-    loop = asyncio.get_running_loop()
+async def _serve(server: Server, desk: Desk, listening: socket.socket, watch: HangWatch) -> None:
+    """Serve until told to stop; where something hangs, this does not return."""
 
-    def stop() -> None:
-        server.should_exit = True
+    async def stop_when_it_hangs() -> Hang:
+        hang = await watch.wait(desk)
+        desk.stop(hang.error)
+        server.stop()
+        return hang
 
-    # Without its MLX thread this process is of no use: it ends, and is started again.
-    thread.on_end = lambda: loop.call_soon_threadsafe(stop)
-    watching = loop.create_task(watch)
+    watching = asyncio.get_running_loop().create_task(stop_when_it_hangs())
     try:
         await server.serve(sockets=[listening])
     finally:
-        thread.on_end = lambda: None
         watching.cancel()
         await asyncio.wait({watching})
-
-
-async def _watch_steps(server: Server, desk: Desk, deadline_s: float) -> None:
-    """Stop serving when a step hangs: nothing can interrupt it but the end of the process."""
-    while True:
-        stuck_s = desk.status().step_s
-        if stuck_s >= deadline_s:
-            break
-        await asyncio.sleep(max(deadline_s - stuck_s, _LEAST_LOOK_S))
-    log.error("a step has not ended for %.0f s; this process ends", stuck_s)
-    text = f"the model has not answered for {stuck_s:.0f} s and is started again; try again"
-    desk.stop(ChatError("generation_failed", text))
-    server.should_exit = True
+    if not watching.cancelled():
+        # The last line, for whoever looks there. Nothing is waited for: the MLX thread will not
+        # end, and whoever was served has heard of it.
+        log.error("%s; this process ends", watching.result().text)
+        logging.shutdown()
+        os._exit(1)
 
 
 def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
@@ -313,13 +293,16 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
             raise StartError(f"{text}; fetch it: signalbox models pull {options.model}")
         desk.preload(options.model, folder)
     deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s, options.queue_s)
-    app = create_app(desk, folders, token=token, deadlines=deadlines)
-    thread = EngineThread(engine)
+    app = create_app(
+        desk, folders, token=token, deadlines=deadlines, max_image_mb=options.max_image_mb
+    )
+    server = Server(app, desk, on_started=lambda: parent.tell(ready=True))
+    # Without its MLX thread this process is of no use: it ends, and is started again.
+    thread = EngineThread(engine, on_end=server.stop)
     thread.start()
     thread.wait_ready()
-    server = Server(app, desk, on_started=lambda: parent.tell(ready=True))
-    watch = _watch_steps(server, desk, options.token_deadline_s)
-    asyncio.run(_serve(server, thread, listening, watch))
+    watch = HangWatch(options.token_deadline_s, options.load_stall_s)
+    asyncio.run(_serve(server, desk, listening, watch))
     desk.stop()
     # Loaded model and streams are given back there; the interpreter must not end before.
     thread.join(_STEP_ENDS_S)

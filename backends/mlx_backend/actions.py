@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from backends.wire import UnloadReason
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -15,6 +17,7 @@ class Unload:
     """Give back this model's memory; it has no row."""
 
     model: str
+    reason: UnloadReason
 
 
 @dataclass(frozen=True, slots=True)

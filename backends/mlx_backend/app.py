@@ -11,8 +11,10 @@ from starlette.exceptions import HTTPException
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from backends.mlx_backend.answers import ChatAnswer, Deadlines
+from backends.mlx_backend.conversation import MAX_IMAGE_MB
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.generation import LoadStatus
 from backends.mlx_backend.grammar import check
 from backends.mlx_backend.metrics import MEDIA_TYPE, exposition
 from backends.mlx_backend.protocol import parse_chat
@@ -34,7 +36,10 @@ _CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 class Backend:
     """The routes; each looks things up, asks the engine, and answers."""
 
-    def __init__(self, desk: Desk, folders: ModelFolders, deadlines: Deadlines) -> None:
+    def __init__(
+        self, desk: Desk, folders: ModelFolders, deadlines: Deadlines, max_image_mb: float
+    ) -> None:
+        self._max_image_mb = max_image_mb
         self._desk = desk
         self._folders = folders
         self._deadlines = deadlines
@@ -48,8 +53,7 @@ class Backend:
                 "state": now.state,
                 "model": now.models[-1] if now.models else None,
                 "models": list(now.models),
-                "loading": now.loading,
-                "loading_s": round(now.loading_s, 3),
+                "loading": _load_row(now.loading),
                 "engine": "serial" if now.why else "batched",
                 "why": now.why,
                 "queue": sum(now.queued.values()),
@@ -93,9 +97,9 @@ class Backend:
         """Answer POST /v1/chat/completions."""
         raw = await _read_body(request)
         if len(raw) > _SMALL_BODY_BYTES:
-            chat = await asyncio.to_thread(parse_chat, raw)
+            chat = await asyncio.to_thread(parse_chat, raw, self._max_image_mb)
         else:
-            chat = parse_chat(raw)
+            chat = parse_chat(raw, self._max_image_mb)
         folder = self.folder(chat.model)
         if chat.constraint is not None:
             # A schema that a hostile client thought of takes a while.
@@ -124,6 +128,17 @@ class Backend:
             )
         text = f"the builtin backend knows no model {name!r}; GET /v1/models lists what it has"
         raise ChatError("model_not_found", text, "model")
+
+
+def _load_row(load: LoadStatus | None) -> dict[str, Any] | None:
+    if load is None:
+        return None
+    return {
+        "model": load.model,
+        "phase": load.phase,
+        "percent": load.percent,
+        "seconds": round(load.seconds, 3),
+    }
 
 
 def _priority(request: Request) -> Priority:
@@ -217,10 +232,15 @@ async def _on_defect(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(
-    desk: Desk, folders: ModelFolders, *, token: str | None, deadlines: Deadlines
+    desk: Desk,
+    folders: ModelFolders,
+    *,
+    token: str | None,
+    deadlines: Deadlines,
+    max_image_mb: float = MAX_IMAGE_MB,
 ) -> "ASGIApp":
     """Build the application; `token` None leaves it open to this machine."""
-    backend = Backend(desk, folders, deadlines)
+    backend = Backend(desk, folders, deadlines, max_image_mb)
     handlers: dict[Any, Any] = {
         ChatError: _on_chat_error,
         HTTPException: _on_http_error,

@@ -14,7 +14,9 @@ from backends.mlx_backend.generation import Detail, Picture
 # Documented caps of this backend; the router caps bytes and depth.
 MAX_MESSAGES = 4096
 MAX_IMAGES = 64
-MAX_IMAGE_BYTES = 20 * 1024 * 1024
+# Unless the router says otherwise.
+MAX_IMAGE_MB = 20
+_MB = 1_000_000
 
 WIRE = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -113,15 +115,15 @@ class Message(BaseModel):
 
 
 def read_messages(
-    messages: Sequence[Message],
+    messages: Sequence[Message], max_image_mb: float = MAX_IMAGE_MB
 ) -> tuple[tuple[dict[str, Any], ...], tuple[Picture, ...]]:
     """Return the messages as chat templates want them, and their pictures in order.
 
     Content is a string wherever no picture is in it, never None: some templates concatenate it.
     Calls hold their arguments as objects, their results the name of the function. ChatError for
-    what is malformed or cannot be shown to a model.
+    what is malformed or cannot be shown to a model, or a picture of more bytes than it may have.
     """
-    reader = _Reader()
+    reader = _Reader(max_image_mb)
     read = tuple(
         reader.read(message, f"messages[{index}]") for index, message in enumerate(messages)
     )
@@ -131,7 +133,8 @@ def read_messages(
 class _Reader:
     """What the messages so far have brought: pictures, and calls by their ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_image_mb: float) -> None:
+        self._max_image_mb = max_image_mb
         self.pictures: list[Picture] = []
         self._called: dict[str, str] = {}
 
@@ -217,7 +220,8 @@ class _Reader:
         if len(self.pictures) >= MAX_IMAGES:
             text = f"at most {MAX_IMAGES} images a request"
             raise ChatError("too_many_images", text, param)
-        self.pictures.append(Picture(_image_bytes(source.url, param), source.detail or "auto"))
+        data = _image_bytes(source.url, self._max_image_mb, param)
+        self.pictures.append(Picture(data, source.detail or "auto"))
 
 
 def _arguments(text: str, param: str) -> dict[str, Any]:
@@ -235,7 +239,7 @@ def _arguments(text: str, param: str) -> dict[str, Any]:
     return arguments
 
 
-def _image_bytes(url: str, param: str) -> bytes:
+def _image_bytes(url: str, max_mb: float, param: str) -> bytes:
     head, comma, payload = url.partition(",")
     if not head[:5].lower() == "data:":
         raise ChatError(
@@ -245,8 +249,9 @@ def _image_bytes(url: str, param: str) -> bytes:
         )
     if not comma or not head.lower().endswith(";base64"):
         raise ChatError("invalid_image", "a data: URI must hold base64", param)
-    if len(payload) > MAX_IMAGE_BYTES * 4 // 3 + 4:
-        limit = f"an image may have at most {MAX_IMAGE_BYTES // 1024**2} MiB"
+    # By its length alone: so much need not be decoded, nor wait for a model, to be refused.
+    if len(payload) * 3 // 4 - payload[-2:].count("=") > max_mb * _MB:
+        limit = f"an image may have at most {max_mb:g} MB; send a smaller one"
         raise ChatError("invalid_image", limit, param)
     try:
         data = base64.b64decode(payload, validate=True)

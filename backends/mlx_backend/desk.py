@@ -16,13 +16,16 @@ from backends.mlx_backend.generation import (
     Event,
     Failed,
     Generation,
+    LoadStatus,
     Sink,
     Totals,
 )
 from backends.mlx_backend.scheduler import BusyError, QueueFullError, Scheduler
 from backends.mlx_backend.trace import Trace
+from backends.wire import LoadPhase
 
 _MIB = 1024 * 1024
+_NOTHING_DONE = LoadPhase.PREPARING, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model by the first name that it was asked for."""
+    """A model by the first name that it was asked for; its size when that was last of interest."""
 
     name: str
     folder: Path
@@ -46,7 +49,8 @@ class KnownModel:
 class Desk:
     """The scheduler behind a lock that is never held while MLX works.
 
-    The scheduler knows a model by its folder, so that all its names are one model.
+    The scheduler knows a model by where its folder really lies, so that all its names, and the
+    links that lead there, are one model.
     """
 
     def __init__(
@@ -67,6 +71,9 @@ class Desk:
         self._stopping = False
         self._action: Action | None = None
         self._since = 0.0
+        # How far the load under way is, and when that was heard.
+        self._progress = _NOTHING_DONE
+        self._heard_at = 0.0
         self._loads = 0
         self._memory_mb = 0.0
         self._why_serial = ""
@@ -150,13 +157,12 @@ class Desk:
     def status(self) -> EngineStatus:
         """Tell what is going on."""
         with self._lock:
-            scheduler, action = self._scheduler, self._action
-            loading = self._known[action.model].name if isinstance(action, Load) else None
-            taken_s = 0.0 if action is None else self._clock() - self._since
+            scheduler, now = self._scheduler, self._clock()
+            loading = self._load_status(now)
+            taken_s = 0.0 if self._action is None else now - self._since
             rows = scheduler.rows
             return EngineStatus(
                 loading=loading,
-                loading_s=taken_s if loading else 0.0,
                 state="loading" if loading else "loaded" if scheduler.loaded else "idle",
                 models=tuple(self._known[key].name for key in scheduler.loaded),
                 why=self._why_serial,
@@ -170,6 +176,12 @@ class Desk:
                 events=asdict(scheduler.counters),
                 totals=self._totals,
             )
+
+    def _load_status(self, now: float) -> LoadStatus | None:
+        if not isinstance(self._action, Load):
+            return None
+        name, (phase, percent) = self._known[self._action.model].name, self._progress
+        return LoadStatus(name, phase, percent, now - self._since, now - self._heard_at)
 
     def stop(self, error: ChatError | None = None) -> None:
         """End every generation now; nothing is done after the step that is under way."""
@@ -185,9 +197,12 @@ class Desk:
             callback()
 
     def _know(self, name: str, folder: Path) -> str:
-        key = str(folder)
-        if key not in self._known:
-            self._known[key] = KnownModel(name, folder, _size_mb(folder))
+        real = folder.resolve()
+        key = str(real)
+        if key not in self._scheduler.loaded:
+            # Looked at anew: its files may have been replaced since.
+            first = self._known[key].name if key in self._known else name
+            self._known[key] = KnownModel(first, real, _size_mb(real))
         return key
 
     # For the MLX thread.
@@ -212,6 +227,7 @@ class Desk:
             action = self._scheduler.next(now)
             if not isinstance(action, Wait):
                 self._action, self._since = action, now
+                self._progress, self._heard_at = _NOTHING_DONE, now
             return action
 
     def done(self, memory_mb: float, totals: Totals) -> None:
@@ -258,6 +274,13 @@ class Desk:
         """Take note that a row's cache is gone."""
         with self._lock:
             self._scheduler.on_lost(ticket)
+
+    def on_load_progress(self, phase: LoadPhase, percent: int) -> bool:
+        """Take note that a load goes on; tells whether that shows."""
+        with self._lock:
+            seen, self._progress = self._progress, (phase, percent)
+            self._heard_at = self._clock()
+            return seen != self._progress
 
     def on_loaded(self, key: str, why_serial: str) -> None:
         """Take note that a model is loaded; `why_serial` says why rows may not share a batch."""

@@ -32,6 +32,15 @@ from backends.mlx_backend.generation import Admitted, Failed
 from backends.mlx_backend.loaded import LoadedModels
 from backends.mlx_backend.rows import Ended, refusal
 from backends.mlx_backend.trace import Trace
+from backends.wire import (
+    LoadPhase,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelLoading,
+    ModelNews,
+    ModelUnloaded,
+    UnloadReason,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +50,22 @@ _RETRY_AFTER_S = 5
 
 
 class Engine:
-    """Does what the desk says with the models that are loaded; all of it on one thread."""
+    """Does what the desk says with the models that are loaded; all of it on one thread.
 
-    def __init__(self, desk: Desk, models: LoadedModels, trace: Trace | None = None) -> None:
+    `tell` hears what becomes of models; it must not block.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        models: LoadedModels,
+        trace: Trace | None = None,
+        tell: Callable[[ModelNews], object] = lambda _news: None,
+    ) -> None:
         self._desk = desk
         self._models = models
         self._trace = trace
+        self._tell = tell
         self._beat_at = 0.0
 
     def __repr__(self) -> str:
@@ -111,8 +130,8 @@ class Engine:
         match action:
             case Load(model=key):
                 self._load(key)
-            case Unload(model=key):
-                self._unload(key)
+            case Unload(model=key, reason=reason):
+                self._unload(key, reason)
             case Decode(model=key):
                 rows = self._models[key]
                 for ended in rows.decode():
@@ -152,6 +171,7 @@ class Engine:
             case Load(model=key):
                 failed = _load_failed(self._desk.model(key).name, error)
                 log.warning("%s", failed.message)
+                self._tell(ModelLoadFailed(self._desk.model(key).name, failed.message))
                 self._desk.on_load_failed(key, failed)
             case Decode(model=key):
                 lost = self._models[key].rebuild(error)
@@ -167,20 +187,31 @@ class Engine:
     def _load(self, key: str) -> None:
         known = self._desk.model(key)
         begun = time.monotonic()
+
+        def progress(phase: LoadPhase, done: float) -> None:
+            percent = int(100 * done)
+            if self._desk.on_load_progress(phase, percent):
+                self._tell(ModelLoading(known.name, phase, percent))
+
+        self._tell(ModelLoading(known.name, LoadPhase.PREPARING, 0))
         with self._beating():
-            self._models.load(key, known.name, known.folder, known.size_mb)
-        log.info("loaded %s in %.1f s", known.name, time.monotonic() - begun)
+            self._models.load(key, known.name, known.folder, known.size_mb, progress)
+        load_s = time.monotonic() - begun
+        log.info("loaded %s in %.1f s", known.name, load_s)
         why = self._models.why_serial
         if why:
             log.error("one generation at a time from now on: %s", why)
+        self._tell(ModelLoaded(known.name, round(load_s, 3)))
         self._desk.on_loaded(key, why)
 
-    def _unload(self, key: str) -> None:
+    def _unload(self, key: str, reason: UnloadReason) -> None:
+        name = self._desk.model(key).name
         try:
             self._models.unload(key)
         finally:
+            self._tell(ModelUnloaded(name, reason))
             self._desk.on_unloaded(key, self._models.memory_mb, self._models.why_serial)
-        log.info("unloaded %s", self._desk.model(key).name)
+        log.info("unloaded %s (%s)", name, reason)
 
     def _admit(self, ticket: int) -> None:
         request = self._desk.request(ticket)

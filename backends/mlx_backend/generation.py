@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backends.mlx_backend.errors import ChatError
-from backends.wire import Priority
+from backends.wire import LoadPhase, Priority
 
 FinishReason = Literal["stop", "length"]
 Detail = Literal["auto", "low", "high"]
@@ -156,6 +156,8 @@ class Failed:
 Event = Admitted | Begun | Progress | Text | Finished | Failed
 # Called on any thread; must not block.
 Sink = Callable[[Event], None]
+# Hears how far a load is: from 0 to 1 of a phase, on the MLX thread.
+LoadProgress = Callable[[LoadPhase, float], None]
 
 
 @dataclass(slots=True)
@@ -171,19 +173,32 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadStatus:
+    """How far a load is: `percent` of this phase, `seconds` since its beginning.
+
+    `stalled_s` is how long nothing has been heard of it.
+    """
+
+    model: str
+    phase: LoadPhase
+    percent: int
+    seconds: float
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     """What the engine is doing.
 
     `models` are the loaded ones, first the one that was loaded first; `loading` is the one that is
-    being loaded, since `loading_s`. `why` says why it is serial,
-    and is empty where it batches. `memory_mb` is what MLX holds, weights and caches together;
-    `step_s` how long the step that is under way has taken.
+    being loaded. `why` says why it is serial, and is empty where it batches. `memory_mb` is what
+    MLX holds, weights and caches together; `step_s` how long the step that is under way has taken,
+    0 during a load.
     """
 
     state: Literal["idle", "loading", "loaded"]
     models: tuple[str, ...]
-    loading: str | None
-    loading_s: float
+    loading: LoadStatus | None
     why: str
     queued: Mapping[Priority, int]
     prefilling: int

@@ -32,11 +32,11 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 class ImageLimits:
     """How much of a picture is taken in, and how much of it the model is shown.
 
-    More than `max_bytes` or `max_pixels` is refused. The longer side is scaled down to
-    `max_side_px`, or to `low_side_px` where the client asks for low detail.
+    More than `max_pixels` is refused; how many bytes it may have was seen to when it was read out
+    of its request. The longer side is scaled down to `max_side_px`, or to `low_side_px` where the
+    client asks for low detail.
     """
 
-    max_bytes: int = 20 * 1024**2
     max_pixels: int = 50_000_000
     max_side_px: int = 1920
     low_side_px: int = 512
@@ -60,9 +60,6 @@ def decode_image(
     May be called on any thread. ChatError `invalid_image` for anything that is no PNG, JPEG, WebP
     or GIF, or is damaged, or too large.
     """
-    if len(data) > limits.max_bytes:
-        most = f"{limits.max_bytes // 1024**2} MiB"
-        raise ChatError("invalid_image", f"an image may have at most {most}; send a smaller one")
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             _check_size(image, limits.max_pixels)

@@ -7,10 +7,12 @@ from pathlib import Path
 import mlx.core as mx
 
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import Totals
+from backends.mlx_backend.generation import LoadProgress, Totals
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.models import LoadedModel, give_back_memory
 from backends.mlx_backend.rows import ModelRows
+from backends.mlx_backend.self_test import try_batching
+from backends.wire import LoadPhase
 
 _MIB = 1024 * 1024
 # Of the memory that MLX may take: the models' weights, the caches of their rows, and what is kept
@@ -73,8 +75,18 @@ class LoadedModels:
                 return rows
         raise KeyError(ticket)
 
-    def load(self, key: str, name: str, folder: Path, size_mb: float) -> None:
-        """Load a model; ChatError that names a bad file, or whatever else loading raises."""
+    def load(
+        self,
+        key: str,
+        name: str,
+        folder: Path,
+        size_mb: float,
+        progress: LoadProgress = lambda _phase, _done: None,
+    ) -> None:
+        """Load a model; ChatError that names a bad file, or whatever else loading raises.
+
+        `progress` hears how far it is.
+        """
         if size_mb > self.weights_mb:
             raise ChatError(
                 "model_load_failed",
@@ -90,11 +102,21 @@ class LoadedModels:
                 kv_bits=self._kv_bits,
                 prefixes_mb=self._prefixes_mb,
                 image_limits=self._image_limits,
+                progress=progress,
             )
-            self._models[key] = ModelRows(model, self._decoders, self.totals)
+            why = self._test(model, progress)
+            self._models[key] = ModelRows(model, self._decoders, self.totals, why)
         except BaseException:
             give_back_memory()
             raise
+
+    def _test(self, model: LoadedModel, progress: LoadProgress) -> str:
+        """Tell why rows of a model may not share a batch; an empty text where they may."""
+        progress(LoadPhase.SELF_TEST, 0)
+        verdict = try_batching(
+            model.open_batch, model.samples(), lambda done: progress(LoadPhase.SELF_TEST, done)
+        )
+        return verdict.why
 
     def unload(self, key: str) -> None:
         """Give a model's memory back."""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_vlm.utils import load
 
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import Sampling
+from backends.mlx_backend.generation import LoadProgress, Sampling
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.prefill import PrefillPace
 from backends.mlx_backend.prefix_cache import PrefixCache
@@ -22,11 +23,14 @@ from backends.mlx_backend.sampling import SamplingPlan
 from backends.mlx_backend.template import ChatTemplate
 from backends.mlx_backend.token_mask import Grammars
 from backends.mlx_backend.vision import VisionEncoder
+from backends.wire import LoadPhase
 
 _MIB = 1024 * 1024
 _LENGTH_BYTES = 8
 _LARGEST_HEADER = 256 * 1024 * 1024
 _DEFAULT_CONTEXT = 8192
+# What is read of the weights between two reports of progress.
+_PIECE_BYTES = 32 * _MIB
 _MARKERS = frozenset({CALL, END_CALL, THINK, END_THINK})
 
 
@@ -91,8 +95,26 @@ def _check_safetensors(name: str, path: Path) -> None:
         raise _broken(name, f"{path.name} is cut short: {size} of {needed} bytes")
 
 
+def _read_weights(model: Any, progress: LoadProgress) -> None:
+    """Read the weights of a model that was made without them, and tell how many bytes are there."""
+    weights = [array for _, array in tree_flatten(model.parameters())]
+    whole, read = sum(array.nbytes for array in weights), 0
+    piece: list[mx.array] = []
+    progress(LoadPhase.WEIGHTS, 0)
+    for array in weights:
+        piece.append(array)
+        if sum(each.nbytes for each in piece) >= _PIECE_BYTES or array is weights[-1]:
+            mx.eval(piece)
+            read += sum(each.nbytes for each in piece)
+            piece.clear()
+            progress(LoadPhase.WEIGHTS, read / whole)
+
+
 class LoadedModel:
-    """A model in memory with its processor; made and used on the MLX thread only."""
+    """A model in memory with its processor; made and used on the MLX thread only.
+
+    `progress` hears how far the load is.
+    """
 
     def __init__(
         self,
@@ -103,15 +125,16 @@ class LoadedModel:
         kv_bits: int | None = None,
         prefixes_mb: float = 256,
         image_limits: ImageLimits = DEFAULT_LIMITS,
+        progress: LoadProgress = lambda _phase, _done: None,
     ) -> None:
         config = check_folder(name, folder)
         self.name = name
-        self.model, self.processor = load(str(folder))
+        self.model, self.processor = load(str(folder), lazy=True)
         if mx.default_device().type == mx.DeviceType.cpu:
             # MLX emulates 16-bit floats on a CPU: SmolLM2 took 4.6 s a token in float16, 0.2 s in
             # float32 (two cores of an AMD EPYC).
             self.model.set_dtype(mx.float32)
-            mx.eval(self.model.parameters())
+        _read_weights(self.model, progress)
         self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
         self.sees = bool(config.get("vision_config")) and hasattr(self.processor, "image_processor")
         self.context_length = _context_length(config)
@@ -119,6 +142,7 @@ class LoadedModel:
         self.template = ChatTemplate(self.processor, self.model.config)
         self.vocabulary_size = _vocabulary_size(config) or len(self.tokenizer)
         self.grammars = Grammars(self.tokenizer, self.vocabulary_size, self.ends)
+        progress(LoadPhase.WARM_UP, 0)
         self.grammars.prepare()
         self._silent = _silent_tokens(self.tokenizer)
         self._defaults = _generation_defaults(name, folder)

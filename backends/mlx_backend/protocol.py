@@ -8,7 +8,13 @@ from typing import Annotated, Any
 import msgspec
 from pydantic import BaseModel, Field, ValidationError
 
-from backends.mlx_backend.conversation import MAX_MESSAGES, WIRE, Message, read_messages
+from backends.mlx_backend.conversation import (
+    MAX_IMAGE_MB,
+    MAX_MESSAGES,
+    WIRE,
+    Message,
+    read_messages,
+)
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Constraint, Generation, Picture, Sampling, Tool
 from backends.mlx_backend.structure import (
@@ -141,11 +147,11 @@ def _seed(number: int) -> int:
     return (number + _INT63) % (2 * _INT63) - _INT63
 
 
-def parse_chat(raw: bytes) -> ChatRequest:
+def parse_chat(raw: bytes, max_image_mb: float = MAX_IMAGE_MB) -> ChatRequest:
     """Read a request body; ChatError for what is malformed, unsupported or refused."""
     body = _validate(_decode(raw))
     _refuse_unsupported(body)
-    messages, images = read_messages(body.messages)
+    messages, images = read_messages(body.messages, max_image_mb)
     tools = read_tools(body.tools or ())
     options = body.stream_options
     return ChatRequest(

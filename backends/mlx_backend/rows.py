@@ -26,7 +26,6 @@ from backends.mlx_backend.prefix_cache import Ids
 from backends.mlx_backend.prompt import Reading
 from backends.mlx_backend.row import Row
 from backends.mlx_backend.sampling import Chances, RowSampler, SamplingPlan
-from backends.mlx_backend.self_test import try_batching
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +78,16 @@ class _Served:
 class ModelRows:
     """Rows by ticket; every method belongs to the MLX thread.
 
-    `decoders` decode pictures meanwhile. What a method raises concerns the row that it was called
-    for; after `decode` raised, `rebuild`.
+    `why_serial` says why they may not share a batch, and is empty where they may. `decoders` decode
+    pictures meanwhile. What a method raises concerns the row that it was called for; after `decode`
+    raised, `rebuild`.
     """
 
-    def __init__(self, model: LoadedModel, decoders: Executor, totals: Totals) -> None:
+    def __init__(
+        self, model: LoadedModel, decoders: Executor, totals: Totals, why_serial: str
+    ) -> None:
         self.model = model
-        self.why_serial = try_batching(model.open_batch, model.samples()).why
+        self.why_serial = why_serial
         self._decoders = decoders
         self._totals = totals
         self._batch = model.open_batch()

@@ -13,7 +13,7 @@ from backends.mlx_backend.residents import Residents
 from backends.mlx_backend.slots import PROTECTED_STEPS, Row, Slots, Stage
 from backends.mlx_backend.steps import Steps
 from backends.mlx_backend.waiting_line import Waiting, WaitingLine
-from backends.wire import Priority
+from backends.wire import Priority, UnloadReason
 
 # What a refused client is told while no row has finished yet, and the bounds of what it is told.
 _RETRY_UNKNOWN_S: Final = 2
@@ -216,7 +216,7 @@ class Scheduler:
         return Expire(ticket)
 
     def _unload_wanted(self) -> Action | None:
-        return next(map(Unload, self._unloads), None)
+        return next((Unload(model, UnloadReason.ASKED) for model in self._unloads), None)
 
     def _let_in(self, now: float) -> Action | None:
         if not self._slots.low_is_due(low_queued=self._low_is_queued):
@@ -276,7 +276,7 @@ class Scheduler:
         if self._models.fits(self._sizes_mb[model]):
             return Load(model)
         other = self._models.least_recently_used(lambda name: not self._slots.uses(name))
-        return None if other is None else Unload(other)
+        return None if other is None else Unload(other, UnloadReason.MEMORY)
 
     # Idleness.
 
@@ -284,7 +284,7 @@ class Scheduler:
         model = self._longest_idle()
         if model is None or now < self._idle_until(model):
             return None
-        return Unload(model)
+        return Unload(model, UnloadReason.IDLE)
 
     def _longest_idle(self) -> str | None:
         return self._models.least_recently_used(lambda name: not self._in_use(name))

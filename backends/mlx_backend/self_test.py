@@ -5,6 +5,7 @@ mlx-vlm's caches and models change; a model whose rows disturb each other must n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import mlx.core as mx
@@ -54,13 +55,17 @@ class Verdict:
     why: str
 
 
-def try_batching(open_batch: Callable[[], Batch], prompts: Sequence[Prompt]) -> Verdict:
+def try_batching(
+    open_batch: Callable[[], Batch],
+    prompts: Sequence[Prompt],
+    progress: Callable[[float], object] = lambda _done: None,
+) -> Verdict:
     """Run rows alone and together, joined, paused and resumed, with the same forced tokens.
 
-    A failure inside MLX is a verdict too.
+    A failure inside MLX is a verdict too. `progress` hears, from 0 to 1, how much is done.
     """
     try:
-        gap, equal = _compare(open_batch, prompts)
+        gap, equal = _compare(open_batch, prompts, progress)
     except Exception as error:  # noqa: BLE001  models fail in any way there is
         return Verdict(float("inf"), 0.0, f"the model cannot be batched ({type(error).__name__})")
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
@@ -71,22 +76,35 @@ def try_batching(open_batch: Callable[[], Batch], prompts: Sequence[Prompt]) -> 
     return Verdict(gap, equal, f"{text}{equal:.0%} of the tokens equal")
 
 
-def _compare(open_batch: Callable[[], Batch], prompts: Sequence[Prompt]) -> tuple[float, float]:
+def _compare(
+    open_batch: Callable[[], Batch],
+    prompts: Sequence[Prompt],
+    progress: Callable[[float], object],
+) -> tuple[float, float]:
+    forwards, whole = count(1), len(prompts) * (2 + _STEPS) + _STEPS
+
+    def read(batch: Batch, ticket: int, prompt: Prompt, forced: _Forced) -> None:
+        _read(batch, ticket, prompt, forced)
+        progress(next(forwards) / whole)
+
+    def decode(batch: Batch, steps: int) -> None:
+        for _ in range(steps):
+            batch.decode()
+            progress(next(forwards) / whole)
+
     alone = [_Forced(prompt.ids) for prompt in prompts]
     for prompt, forced in zip(prompts, alone, strict=True):
         batch = open_batch()
-        _read(batch, 0, prompt, forced)
-        for _ in range(_STEPS):
-            batch.decode()
+        read(batch, 0, prompt, forced)
+        decode(batch, _STEPS)
     together = [_Forced(prompt.ids) for prompt in prompts]
     batch = open_batch()
     for ticket, (prompt, forced) in enumerate(zip(prompts, together, strict=True)):
-        _read(batch, ticket, prompt, forced)
-    batch.decode()
+        read(batch, ticket, prompt, forced)
+    decode(batch, 1)
     batch.pause(0)
     batch.resume(0)
-    for _ in range(_STEPS - 1):
-        batch.decode()
+    decode(batch, _STEPS - 1)
     gaps: list[float] = []
     equals: list[float] = []
     for one, other in zip(alone, together, strict=True):

@@ -12,11 +12,12 @@ from starlette.exceptions import HTTPException
 
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
+from router.admin.event_stream import event_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
 from router.errors import Refused, SignalboxError
-from router.events import InFlight
+from router.events import Bus, InFlight
 from router.resolver import Decision, decide
 
 _CHAT = "/v1/chat/completions"
@@ -32,6 +33,7 @@ class Owners:
     downloads: Downloads
     pulls: Pulls
     in_flight: InFlight
+    bus: Bus
 
 
 class Assignment(BaseModel):
@@ -63,6 +65,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_builtin_models(owners))
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
+    app.include_router(event_routes(owners.bus))
     app.add_exception_handler(SignalboxError, _signalbox_error)
     app.add_exception_handler(BackendUnavailable, _backend_error)
     app.add_exception_handler(DownloadError, _backend_error)

@@ -24,7 +24,6 @@ WITHOUT_EFFECT: Final = (
     "limits.images",
     "images.local_roots",
     "images.remote_fetch",
-    "images.max_mb",
     "images.allow_local_files_to_cloud",
     "downloads.source",
     "downloads.token",

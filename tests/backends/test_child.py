@@ -20,7 +20,7 @@ async def run(spec: ProcessSpec) -> AsyncIterator[Child]:
     log = ChildLog(spec.log_path)
     log.begin_run()
     listener = open_listener(spec.host, spec.port)
-    child = Child.spawn(spec, listener, log, lambda: None, time.monotonic)
+    child = Child.spawn(spec, listener, log, lambda: None, time.monotonic, lambda _: None)
     try:
         yield child
     finally:
@@ -94,5 +94,7 @@ async def test_a_guardian_that_cannot_be_started_leaves_nothing(
     listener = open_listener(spec.host, spec.port)
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     with pytest.raises(FileNotFoundError):
-        Child.spawn(spec, listener, ChildLog(spec.log_path), lambda: None, time.monotonic)
+        Child.spawn(
+            spec, listener, ChildLog(spec.log_path), lambda: None, time.monotonic, lambda _: None
+        )
     assert listener.fileno() == -1

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from backends.process_manager import BackendUnavailable, ProcessManager, Want
-from backends.wire import BackendEvent
+from backends.wire import BackendEvent, ProcessEvent
 from backends.wire import ProcessState as S
 from tests.harness.children import QUICK, Yard, ask, is_gone, until
 
@@ -337,10 +337,10 @@ async def test_a_defect_of_the_owner_leaves_no_child(
     """An error inside the owner ends the child and is told to callers; a restart repairs it."""
     defects = [RuntimeError("the bus is gone")]
 
-    def emit(event: BackendEvent) -> None:
-        if event.state is S.READY and defects:
+    def emit(event: ProcessEvent) -> None:
+        if isinstance(event, BackendEvent) and event.state is S.READY and defects:
             raise defects.pop()
-        yard.events.append(event)
+        yard.emit(event)
 
     async with ProcessManager([yard.spec()], run_dir=yard.run_dir, emit=emit) as manager:
         manager.set_desired({"fake": Want.EAGER})
@@ -359,8 +359,8 @@ async def test_a_defect_of_the_owner_leaves_no_child(
 async def test_a_bus_that_is_gone_for_good_delays_no_shutdown(yard: Yard) -> None:
     """Even when every event fails to be told, the manager can be left and no child stays."""
 
-    def emit(event: BackendEvent) -> None:
-        raise RuntimeError(event.state)
+    def emit(event: ProcessEvent) -> None:
+        raise RuntimeError(event.name)
 
     loop = asyncio.get_running_loop()
     told: list[object] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.leftover import identity
 from backends.process_manager import ProcessManager, ProcessSpec, ProcessTimeouts, RestartPolicy
-from backends.wire import BackendEvent
+from backends.wire import BackendEvent, ModelEvent, ProcessEvent
 from backends.wire import ProcessState as S
 from tests.harness import fake_child
 
@@ -43,6 +43,7 @@ class Yard:
         self.folder = folder
         self.run_dir = folder / "run"
         self.events: list[BackendEvent] = []
+        self.model_events: list[ModelEvent] = []
         self._gates: list[Gate] = []
 
     def spec(self, *switches: str, name: str = "fake", **changes: Any) -> ProcessSpec:
@@ -71,7 +72,14 @@ class Yard:
     ) -> ProcessManager:
         """Return a manager of these specs that keeps its events here."""
         more = {"clock": clock} if clock else {}
-        return ProcessManager(specs, run_dir=self.run_dir, emit=self.events.append, **more)
+        return ProcessManager(specs, run_dir=self.run_dir, emit=self.emit, **more)
+
+    def emit(self, event: ProcessEvent) -> None:
+        """Keep an event, by its kind."""
+        if isinstance(event, ModelEvent):
+            self.model_events.append(event)
+        else:
+            self.events.append(event)
 
     def gate(self, name: str) -> Gate:
         """Make a gate that is given back after the test."""

@@ -58,7 +58,7 @@ class Child:
         """Wait until it is ready or has failed; returns the line that says so."""
         for line in self._pipe:
             self.lines.append(json.loads(line))
-            if "progress" not in self.lines[-1]:
+            if self.lines[-1].keys() & {"ready", "failed"}:
                 return self.lines[-1]
         raise AssertionError(f"it ended without a word: {self.log.read_text()[-2000:]}")
 

@@ -251,6 +251,18 @@ def test_too_many_images() -> None:
 
 def test_image_bytes_are_capped_before_they_are_decoded() -> None:
     """An image beyond the cap is refused by its length alone, base64 or not."""
-    huge = "data:image/png;base64," + "!" * (conversation.MAX_IMAGE_BYTES * 4 // 3 + 8)
-    with pytest.raises(ChatError, match="at most 20 MiB"):
+    huge = "data:image/png;base64," + "!" * (conversation.MAX_IMAGE_MB * 1_000_000 * 4 // 3 + 8)
+    with pytest.raises(ChatError, match="at most 20 MB"):
         parse_chat(parts(image_part(huge)))
+
+
+@pytest.mark.parametrize("size", [2998, 2999, 3000])
+def test_the_cap_on_image_bytes_is_the_one_that_is_given(size: int) -> None:
+    """A picture of so many bytes is taken and one of a byte more is not, whatever its padding."""
+    image = encoded(size=(1, 1))
+    fits, larger = (parts(image_part(data_uri(image.ljust(n, b"\0")))) for n in (size, size + 1))
+    assert len(parse_chat(fits, size / 1e6).images[0].data) == size
+    with pytest.raises(ChatError, match="send a smaller one") as refusal:
+        parse_chat(larger, size / 1e6)
+    assert refusal.value.code == "invalid_image"
+    assert refusal.value.param == "messages[0].content[0].image_url.url"

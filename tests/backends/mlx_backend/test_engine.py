@@ -23,6 +23,7 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Failed,
     Finished,
     Generation,
+    LoadStatus,
     Picture,
     Progress,
     Sampling,
@@ -30,7 +31,7 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
 )
 from backends.mlx_backend.loaded import LoadedModels  # noqa: E402  likewise
 from backends.mlx_backend.scheduler import Limits, Scheduler  # noqa: E402  likewise
-from backends.wire import Priority  # noqa: E402  likewise
+from backends.wire import LoadPhase, Priority  # noqa: E402  likewise
 from tests.backends.mlx_backend.pictures import RED, encoded  # noqa: E402  likewise
 
 pytestmark = pytest.mark.mlx
@@ -453,7 +454,8 @@ def test_a_load_is_seen_while_it_lasts(
     desk.submit(ask(), lambda _: None)
     drain(engine)
     (status,) = seen
-    assert (status.state, status.loading, status.loading_s) == ("loading", "tiny", 40)
+    assert status.state == "loading"
+    assert status.loading == LoadStatus("tiny", LoadPhase.PREPARING, 0, 40, 40)
     assert status.step_s == 0
     assert (desk.status().state, desk.status().loading) == ("loaded", None)
 

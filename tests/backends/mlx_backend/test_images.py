@@ -12,7 +12,7 @@ from PIL import Image, _imaging
 
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Detail
-from backends.mlx_backend.images import ImageLimits, decode_image, picture_hash
+from backends.mlx_backend.images import decode_image, picture_hash
 from tests.backends.mlx_backend.pictures import BLUE, RED, encoded
 
 # Pillow warns of damaged EXIF data; elsewhere a warning is no error.
@@ -232,13 +232,6 @@ def test_a_large_jpeg_needs_little_memory() -> None:
     # The 24 megapixels of four bytes would take six of Pillow's blocks for themselves.
     assert _imaging.get_stats()["allocated_blocks"] < 6
     assert _imaging.get_block_size() == 16 * 1024**2
-
-
-def test_bytes_are_capped() -> None:
-    """A file that is too long is not even looked at."""
-    with pytest.raises(ChatError, match="1 MiB") as refusal:
-        decode_image(b"x" * (1024**2 + 1), limits=ImageLimits(max_bytes=1024**2))
-    assert refusal.value.code == "invalid_image"
 
 
 def test_threads_do_not_disturb_each_other() -> None:

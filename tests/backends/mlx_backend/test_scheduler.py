@@ -27,7 +27,7 @@ from backends.mlx_backend.scheduler import (
     RowCounts,
     Scheduler,
 )
-from backends.wire import Priority
+from backends.wire import Priority, UnloadReason
 
 SYSTEM, HIGH, LOW = Priority
 A, B, C = "model-a", "model-b", "model-c"
@@ -735,7 +735,7 @@ def test_high_passes_an_overtaken_low_that_waits_for_the_rows_of_lows() -> None:
     machine.submit(HIGH)
     assert not any(isinstance(step, Admit) for step in machine.take(9))
     machine.end(high)
-    assert machine.take(3) == [Unload(A), Load(B), Admit(low)]
+    assert machine.take(3) == [Unload(A, UnloadReason.MEMORY), Load(B), Admit(low)]
 
 
 # Memory for tokens.
@@ -994,7 +994,7 @@ def test_least_recently_used_model_makes_room() -> None:
     machine.preload(C)
     machine.drain()
     ticket = machine.submit(model="model-d")
-    assert machine.take(3) == [Unload(B), Load("model-d"), Admit(ticket)]
+    assert machine.take(3) == [Unload(B, UnloadReason.MEMORY), Load("model-d"), Admit(ticket)]
 
 
 def test_model_with_rows_does_not_make_room() -> None:
@@ -1005,7 +1005,7 @@ def test_model_with_rows_does_not_make_room() -> None:
     machine.submit(model=B, answer=1)
     machine.take(4)
     machine.submit(model=C)
-    assert machine.take(2) == [Unload(B), Load(C)]
+    assert machine.take(2) == [Unload(B, UnloadReason.MEMORY), Load(C)]
 
 
 def test_head_waits_for_rows_and_nobody_passes_it() -> None:
@@ -1016,7 +1016,12 @@ def test_head_waits_for_rows_and_nobody_passes_it() -> None:
     other = machine.submit(HIGH, B)
     machine.submit(HIGH)
     machine.submit()
-    assert machine.take(7) == [*[Decode(A)] * 4, Unload(A), Load(B), Admit(other)]
+    assert machine.take(7) == [
+        *[Decode(A)] * 4,
+        Unload(A, UnloadReason.MEMORY),
+        Load(B),
+        Admit(other),
+    ]
 
 
 def test_rows_end_before_the_model_that_the_head_needs() -> None:
@@ -1025,8 +1030,14 @@ def test_rows_end_before_the_model_that_the_head_needs() -> None:
     first = machine.submit(answer=3)
     other, behind = machine.submit(model=B, answer=1), machine.submit()
     assert machine.take(5) == [Admit(first), Prefill(first), *[Decode(A)] * 3]
-    assert machine.take(3) == [Unload(A), Load(B), Admit(other)]
-    assert machine.take(5) == [Prefill(other), Decode(B), Unload(B), Load(A), Admit(behind)]
+    assert machine.take(3) == [Unload(A, UnloadReason.MEMORY), Load(B), Admit(other)]
+    assert machine.take(5) == [
+        Prefill(other),
+        Decode(B),
+        Unload(B, UnloadReason.MEMORY),
+        Load(A),
+        Admit(behind),
+    ]
 
 
 def test_high_passes_a_low_that_waits_for_memory() -> None:
@@ -1051,7 +1062,7 @@ def test_paused_rows_are_finished_for_a_high_that_needs_their_memory() -> None:
     assert steps == [
         *[Prefill(high), Decode(A), Resume(low)],
         *[Decode(A)] * 3,
-        *[Unload(A), Load(B), Admit(other)],
+        *[Unload(A, UnloadReason.MEMORY), Load(B), Admit(other)],
     ]
 
 
@@ -1084,7 +1095,7 @@ def test_flood_of_high_for_one_model_lets_a_low_for_another_in() -> None:
     machine.submit(HIGH)
     assert machine.take(3) == [Decode(A)] * 3
     machine.end(running)
-    assert machine.take(3) == [Unload(A), Load(B), Admit(low)]
+    assert machine.take(3) == [Unload(A, UnloadReason.MEMORY), Load(B), Admit(low)]
 
 
 def test_failed_load_drops_everyone_who_waits_for_that_model() -> None:
@@ -1131,7 +1142,7 @@ def test_preload_evicts_nobody() -> None:
     machine.preload(B)
     assert isinstance(machine.until(Wait), Wait)
     machine.now += 500
-    assert machine.take(2) == [Unload(A), Load(B)]
+    assert machine.take(2) == [Unload(A, UnloadReason.IDLE), Load(B)]
 
 
 def test_preload_of_what_is_loaded_is_nothing() -> None:
@@ -1164,10 +1175,10 @@ def test_unload_on_demand() -> None:
     with pytest.raises(BusyError):
         scheduler.want_unload(A)
     assert scheduler.want_unload(B)
-    assert machine.step() == Unload(B)
+    assert machine.step() == Unload(B, UnloadReason.ASKED)
     machine.end(ticket)
     assert scheduler.want_unload()
-    assert machine.step() == Unload(A)
+    assert machine.step() == Unload(A, UnloadReason.ASKED)
     assert machine.step() == Wait(None)
     assert not scheduler.want_unload()
 
@@ -1215,7 +1226,7 @@ def test_idle_time_begins_when_the_last_request_leaves_the_queue() -> None:
     waiting = machine.submit(model=B)
     machine.take(22)
     machine.withdraw(waiting)
-    assert machine.take(10) == [Decode(A)] * 9 + [Unload(B)]
+    assert machine.take(10) == [Decode(A)] * 9 + [Unload(B, UnloadReason.IDLE)]
 
 
 def test_model_that_is_waited_for_is_not_idle() -> None:
@@ -1233,7 +1244,7 @@ def test_idle_time_of_nought_unloads_at_once() -> None:
     machine = Machine(limits(idle_unload_s=0), loaded=())
     machine.submit(answer=1)
     assert machine.take(4)[-1] == Decode(A)
-    assert machine.take(2) == [Unload(A), Wait(None)]
+    assert machine.take(2) == [Unload(A, UnloadReason.IDLE), Wait(None)]
 
 
 def test_rest_once_after_what_ran() -> None:
@@ -1263,7 +1274,7 @@ def test_wait_ends_with_the_model_where_that_is_sooner() -> None:
     machine = Machine(limits(queue_idle_stop_s=50, idle_unload_s=5))
     assert machine.step() == Wait(machine.now + 5)
     machine.now += 5
-    assert machine.take(2) == [Unload(A), Wait(None)]
+    assert machine.take(2) == [Unload(A, UnloadReason.IDLE), Wait(None)]
 
 
 @pytest.mark.parametrize("wrong", [{"active": 1}, {"reserve_high": -1}, {"max_low": 0}])
