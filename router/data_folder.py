@@ -37,6 +37,11 @@ class DataFolder:
         return self.path / "logs"
 
     @property
+    def cache(self) -> Path:
+        """What backends keep to save time; made by them, and safe to delete."""
+        return self.path / "cache"
+
+    @property
     def run(self) -> Path:
         """Where the records of running processes lie."""
         return self.path / "run"

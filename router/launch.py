@@ -61,6 +61,7 @@ def process_specs(
     argv = [builtin_python(settings), "-m", "backends.mlx_backend"]
     argv += ["--port", str(provider.port), "--socket-fd", "{socket_fd}", "--ready-fd", "{ready_fd}"]
     argv += ["--models-dir", str(folders.models_dir)]
+    argv += ["--cache-dir", str(folder.cache)]
     argv += [f"--model-folder={model}={path}" for model, path in folders.named.items()]
     argv += [f"--hf-cache={cache}" for cache in folders.hf_caches]
     for field, value in settings.builtin:

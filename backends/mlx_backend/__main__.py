@@ -29,6 +29,7 @@ from backends.mlx_backend.conversation import MAX_IMAGE_MB
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.hang_watch import Hang, HangWatch
 from backends.mlx_backend.parent import Parent
+from backends.mlx_backend.passed_tests import PassedTests
 from backends.mlx_backend.scheduler import Limits, Scheduler
 from backends.mlx_backend.trace import Trace
 from backends.places import hub_caches, user_folder
@@ -50,6 +51,7 @@ _OFFLINE = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_PASSED = "passed-self-tests.json"
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # Both together stay below the ten seconds after which a process manager kills.
 _DRAIN_S = 2
@@ -156,6 +158,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--models-dir", type=Path, help="one folder an alias; default: the user's data folder")
     add("--model-folder", action="append", default=[], metavar="NAME=PATH", type=_named_folder)
     add("--hf-cache", action="append", default=[], type=Path, help="a Hugging Face hub cache")
+    add("--cache-dir", type=Path, help="what is only kept to save time; default: beside them")
     add("--model", help="load this model at the start")
     add("--active", type=int, default=4, help="rows that run at once")
     add("--reserve-high", type=int, default=1, help="of these, kept free of LOW")
@@ -221,6 +224,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
         chunk_s=options.prefill_chunk_ms / 1000,
         memory_mb=options.memory_mb,
         kv_bits=options.kv_bits,
+        passed=None if options.cache_dir is None else PassedTests(options.cache_dir / _PASSED),
         image_limits=images.ImageLimits(
             max_side_px=options.max_side_px, max_pixels=options.max_megapixels * 1_000_000
         ),
@@ -248,6 +252,7 @@ def _complete(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
         if data is None:
             raise StartError("this user has no home folder: name the models' with --models-dir")
         options.models_dir = data / "models"
+        options.cache_dir = options.cache_dir or data / "cache"
         options.hf_cache = [*options.hf_cache, *hub_caches(environ)]
 
 

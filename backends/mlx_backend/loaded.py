@@ -10,6 +10,7 @@ from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import LoadProgress, Totals
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.models import LoadedModel, give_back_memory
+from backends.mlx_backend.passed_tests import PassedTests, describe_test, library_versions
 from backends.mlx_backend.rows import ModelRows
 from backends.mlx_backend.self_test import try_batching
 from backends.wire import LoadPhase
@@ -26,7 +27,7 @@ class LoadedModels:
     """Models by key; `chunk_s` is how long a chunk of a prompt may take.
 
     `memory_mb` is what all of them may take; None leaves it to the machine. `kv_bits` quantizes
-    the caches of their rows.
+    the caches of their rows. A model whose self-test is among `passed` is not tested again.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class LoadedModels:
         memory_mb: float | None = None,
         kv_bits: int | None = None,
         image_limits: ImageLimits = DEFAULT_LIMITS,
+        passed: PassedTests | None = None,
     ) -> None:
+        self._passed = passed or PassedTests(None)
         self._chunk_s = chunk_s
         bound_mb = memory_mb or _machine_mb()
         self.weights_mb = bound_mb * _WEIGHTS_SHARE
@@ -104,18 +107,24 @@ class LoadedModels:
                 image_limits=self._image_limits,
                 progress=progress,
             )
-            why = self._test(model, progress)
+            why = self._test(model, folder, progress)
             self._models[key] = ModelRows(model, self._decoders, self.totals, why)
         except BaseException:
             give_back_memory()
             raise
 
-    def _test(self, model: LoadedModel, progress: LoadProgress) -> str:
+    def _test(self, model: LoadedModel, folder: Path, progress: LoadProgress) -> str:
         """Tell why rows of a model may not share a batch; an empty text where they may."""
+        circumstances = f"{mx.default_device()} {mx.device_info()} kv_bits={self._kv_bits}"
+        test = describe_test(folder, library_versions(), circumstances)
+        if test in self._passed:
+            return ""
         progress(LoadPhase.SELF_TEST, 0)
         verdict = try_batching(
             model.open_batch, model.samples(), lambda done: progress(LoadPhase.SELF_TEST, done)
         )
+        if not verdict.why:
+            self._passed.add(test)
         return verdict.why
 
     def unload(self, key: str) -> None:

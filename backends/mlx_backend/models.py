@@ -174,7 +174,7 @@ class LoadedModel:
         """Return short prompts of different lengths to try the model with."""
         ids = self.tokenizer.encode("Hello there, how are you?", add_special_tokens=False)
         prompts = []
-        for count in (4, 6):
+        for count in (2, 4):
             tokens = mx.array([ids[:count]])
             features = self.model.get_input_embeddings(tokens, None, mask=mx.ones_like(tokens))
             known = {key: value for key, value in features.to_dict().items() if value is not None}

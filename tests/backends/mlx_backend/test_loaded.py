@@ -1,0 +1,65 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backends.mlx_backend.loaded import LoadedModels
+from backends.mlx_backend.passed_tests import PassedTests
+from backends.mlx_backend.self_test import Verdict
+from backends.wire import LoadPhase
+
+pytestmark = pytest.mark.mlx
+
+
+def phases(models: LoadedModels, folder: Path) -> list[tuple[LoadPhase, float]]:
+    """Load and unload a model; returns what was told of its progress."""
+    told: list[tuple[LoadPhase, float]] = []
+    models.load("key", "tiny", folder, 1, lambda phase, done: told.append((phase, done)))
+    models.unload("key")
+    return told
+
+
+def test_the_self_test_is_done_once(tiny_vision_model: Path, tmp_path: Path) -> None:
+    """A model that has passed is not tested again, not even by another process; a changed one is.
+
+    Each phase ends with all of it done.
+    """
+    folder = shutil.copytree(tiny_vision_model, tmp_path / "tiny")
+    models = LoadedModels(chunk_s=1e-9, passed=PassedTests(tmp_path / "passed.json"))
+    first = phases(models, folder)
+    assert (LoadPhase.WEIGHTS, 1.0) in first
+    assert first[-1] == (LoadPhase.SELF_TEST, 1.0)
+    models.close()
+    models = LoadedModels(chunk_s=1e-9, passed=PassedTests(tmp_path / "passed.json"))
+    assert phases(models, folder)[-1] == (LoadPhase.WARM_UP, 0)
+    (folder / "config.json").touch()
+    assert phases(models, folder)[-1] == (LoadPhase.SELF_TEST, 1.0)
+    models.close()
+
+
+def test_a_self_test_that_failed_is_done_again(
+    tiny_vision_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is served one by one for ever because of something that passed by."""
+    models = LoadedModels(chunk_s=1e-9, passed=PassedTests(tmp_path / "passed.json"))
+    with monkeypatch.context() as broken:
+        failed = Verdict(9, 0, "rows differ")
+        broken.setattr("backends.mlx_backend.loaded.try_batching", lambda *_: failed)
+        models.load("key", "tiny", tiny_vision_model, 1)
+        assert models.why_serial == "rows differ"
+        models.unload("key")
+    assert phases(models, tiny_vision_model)[-1] == (LoadPhase.SELF_TEST, 1.0)
+    models.close()
+
+
+def test_weights_are_told_piece_by_piece(
+    tiny_vision_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large a model is, what is told of its weights grows by pieces of a bounded size."""
+    monkeypatch.setattr("backends.mlx_backend.models._PIECE_BYTES", 64 * 1024)
+    models = LoadedModels(chunk_s=1e-9)
+    told = [done for phase, done in phases(models, tiny_vision_model) if phase is LoadPhase.WEIGHTS]
+    assert len(told) > 5
+    assert told == sorted(set(told))
+    assert (told[0], told[-1]) == (0, 1)
+    models.close()
