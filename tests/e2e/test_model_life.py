@@ -102,6 +102,24 @@ async def test_a_load_is_followed_from_the_first_request_to_the_end(
         assert await up_to(events, "model_unloaded") == [("model_unloaded", gone)]
 
 
+async def test_the_configured_size_of_a_picture_counts(
+    tmp_path: Path, tiny_vision_model: Path
+) -> None:
+    """`images.max_mb` reaches the backend, which names it."""
+    url = "data:image/png;base64," + "A" * 1_400_000
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    body = {**BODY, "messages": [{"role": "user", "content": content}]}
+    settings = tiny(tiny_vision_model)
+    capabilities = {"text": ["builtin/tiny"], "vision": ["builtin/tiny"]}
+    async with served(
+        tmp_path, **settings, capabilities=capabilities, images={"max_mb": 1}
+    ) as router:
+        answer = await router.client.post(CHAT, json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_image")
+    assert "at most 1 MB" in error["message"]
+
+
 async def test_a_load_under_way_is_shown(tmp_path: Path, tiny_vision_model: Path) -> None:
     """The router tells how far it is without asking the process; its failure is an event too."""
     folder = tmp_path / "stuck"

@@ -31,7 +31,16 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
 )
 from backends.mlx_backend.loaded import LoadedModels  # noqa: E402  likewise
 from backends.mlx_backend.scheduler import Limits, Scheduler  # noqa: E402  likewise
-from backends.wire import LoadPhase, Priority  # noqa: E402  likewise
+from backends.wire import (  # noqa: E402  likewise
+    LoadPhase,
+    ModelLoaded,
+    ModelLoadFailed,
+    ModelLoading,
+    ModelNews,
+    ModelUnloaded,
+    Priority,
+    UnloadReason,
+)
 from tests.backends.mlx_backend.pictures import RED, encoded  # noqa: E402  likewise
 
 pytestmark = pytest.mark.mlx
@@ -458,6 +467,57 @@ def test_a_load_is_seen_while_it_lasts(
     assert status.loading == LoadStatus("tiny", LoadPhase.PREPARING, 0, 40, 40)
     assert status.step_s == 0
     assert (desk.status().state, desk.status().loading) == ("loaded", None)
+
+
+def test_links_to_a_model_are_that_model(
+    engine: Engine, desk: Desk, ask: Any, tmp_path: Path
+) -> None:
+    """However a folder is reached, it is loaded once."""
+    link = tmp_path / "link"
+    link.symlink_to(ask().folder)
+    for folder in (ask().folder, link, link / ".." / "link"):
+        desk.submit(replace(ask(), folder=folder), lambda _: None)
+        drain(engine)
+    status = desk.status()
+    assert (status.models, status.loads) == (("tiny",), 1)
+
+
+def test_the_size_of_a_model_is_looked_at_when_it_is_to_be_loaded(
+    engine: Engine, desk: Desk, ask: Any, tmp_path: Path
+) -> None:
+    """A model that was replaced by a larger one is refused by its size now, not by its old one."""
+    request = replace(ask(), folder=shutil.copytree(ask().folder, tmp_path / "grows"))
+    events: list[Event] = []
+    desk.submit(request, events.append)
+    drain(engine)
+    assert desk.unload(lambda: None)
+    drain(engine)
+    with (request.folder / "more.safetensors").open("wb") as more:
+        more.truncate(int(engine._models.weights_mb + 1) * 1024 * 1024)
+    desk.submit(request, events.append)
+    drain(engine)
+    assert isinstance(events[-1], Failed)
+    assert "its weights take" in events[-1].error.message
+
+
+def test_what_becomes_of_models_is_told(desk: Desk, ask: Any, clock: Clock, tmp_path: Path) -> None:
+    """Loaded, unloaded and why, failed: each once, under the model's name."""
+    told: list[ModelNews] = []
+    engine = Engine(desk, LoadedModels(chunk_s=1e-9), tell=told.append)
+    desk.submit(ask(), lambda _: None)
+    drain(engine)
+    clock.now += IDLE_S
+    drain(engine)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    desk.submit(replace(ask(), model="empty", folder=empty), lambda _: None)
+    drain(engine)
+    ends = [news for news in told if not isinstance(news, ModelLoading)]
+    assert [type(news) for news in ends] == [ModelLoaded, ModelUnloaded, ModelLoadFailed]
+    assert ends[1] == ModelUnloaded("tiny", UnloadReason.IDLE)
+    assert isinstance(ends[2], ModelLoadFailed)
+    assert (ends[2].model, "config.json is missing" in ends[2].message) == ("empty", True)
+    assert len(told) == len(set(told))
 
 
 def test_a_model_that_is_too_large_is_not_loaded(
