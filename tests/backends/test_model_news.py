@@ -49,6 +49,14 @@ def test_a_child_may_say_anything(name: str, told: Any) -> None:
     parse({name: told})
 
 
+@pytest.mark.parametrize("fields", ['"percent": Infinity, "phase": "weights"', '"load_s": 1e999'])
+def test_numbers_may_have_no_bound(fields: str) -> None:
+    """JSON as Python reads it has infinity, which is no percentage."""
+    for name in ("model_load", "model_loaded"):
+        told = json.loads(f'{{"{name}": {{"model": "a", {fields}}}}}')
+        assert not isinstance(parse(told), ModelLoading)
+
+
 @pytest.mark.parametrize(("told", "percent"), [(-1, 0), (1000, 100), ("7", 7)])
 def test_a_percentage_is_one(told: object, percent: int) -> None:
     """It lies between 0 and 100, whatever the child says."""

@@ -129,8 +129,10 @@ async def test_a_load_under_way_is_shown(tmp_path: Path, tiny_vision_model: Path
             (folder / path.name).symlink_to(path)
     # Opening it does not return before somebody writes to it.
     os.mkfifo(folder / "model.safetensors")
+    settings = tiny(folder, token="none")
+    port = settings["providers"]["builtin"]["port"]
     async with (
-        served(tmp_path, **tiny(folder), capabilities={"text": ["builtin/tiny"]}) as router,
+        served(tmp_path, **settings, capabilities={"text": ["builtin/tiny"]}) as router,
         asyncio.timeout(LIFE_S),
         followed(router) as events,
     ):
@@ -138,6 +140,11 @@ async def test_a_load_under_way_is_shown(tmp_path: Path, tiny_vision_model: Path
         while (loading := (await router.backend())["loading"]) is None:
             await asyncio.sleep(0.02)
         assert loading == {"model": "tiny", "phase": "preparing", "percent": 0}
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            health = (await client.get(f"http://127.0.0.1:{port}/health")).json()
+        assert health["state"] == "loading"
+        assert health["loading"].pop("seconds") > 0
+        assert health["loading"] == loading
         with (folder / "model.safetensors").open("wb") as weights:
             weights.write(b"nonsense")
         *_, (_, failed) = await up_to(events, "model_load_failed")

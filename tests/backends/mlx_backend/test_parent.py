@@ -34,6 +34,7 @@ def fill(fd: int) -> int:
                 size += os.write(fd, b"." * piece)
             except BlockingIOError:
                 break
+    os.set_blocking(fd, True)
     return size
 
 
@@ -69,8 +70,8 @@ def test_lines_come_at_once(pipe: tuple[int, int]) -> None:
 
 def test_a_parent_that_does_not_read_holds_up_nobody(pipe: tuple[int, int]) -> None:
     """Of the progress that does not fit only the latest is told later; all else is told whole."""
-    parent = Parent(pipe[1])
     skip = fill(pipe[1])
+    parent = Parent(pipe[1])
     # Room for a part of the next line only.
     os.read(pipe[0], 4096)
     room = 4096 - os.write(pipe[1], b"." * 4086)
@@ -96,10 +97,23 @@ def test_a_parent_that_does_not_read_holds_up_nobody(pipe: tuple[int, int]) -> N
     assert os.read(pipe[0], 100) == b'{"ready": true}\n'
 
 
+def test_a_line_that_was_begun_is_ended(pipe: tuple[int, int]) -> None:
+    """Even progress, of which otherwise only the latest counts, is never cut off."""
+    parent = Parent(pipe[1])
+    long = ModelLoading("m" * 200_000, LoadPhase.WEIGHTS, 1)
+    parent.tell_news(long)
+    parent.tell_news(weights(2))
+    parent.tell_news(weights(3))
+    parent.tell(ready=True)
+    first, second, _ = read_lines(pipe[0], 0, "ready")
+    assert first["model_load"]["model"] == long.model
+    assert second["model_load"]["percent"] == 3
+
+
 def test_what_is_kept_for_a_parent_is_bounded(pipe: tuple[int, int]) -> None:
     """A parent that never reads costs no memory: the oldest lines are lost."""
-    parent = Parent(pipe[1])
     skip = fill(pipe[1])
+    parent = Parent(pipe[1])
     for count in range(1000):
         parent.tell_news(ModelLoaded("a", count))
     parent.tell(ready=True)
@@ -109,8 +123,8 @@ def test_what_is_kept_for_a_parent_is_bounded(pipe: tuple[int, int]) -> None:
 
 def test_a_parent_that_has_gone_is_no_failure(pipe: tuple[int, int]) -> None:
     """Neither before nor while something waits to be written."""
-    parent = Parent(pipe[1])
     fill(pipe[1])
+    parent = Parent(pipe[1])
     parent.tell(progress="waits")
     os.close(pipe[0])
     for thread in threading.enumerate():
