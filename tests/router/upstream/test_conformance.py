@@ -58,7 +58,7 @@ _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Upstream], str]] = {
 
 
 @pytest.fixture(params=_IMPLEMENTATIONS)
-def wire(request: pytest.FixtureRequest, authority: Authority) -> Wire:
+def wire(request: pytest.FixtureRequest, authority: Authority, small_platform: None) -> Wire:
     """Return one implementation over one scheme."""
     make, scheme = _IMPLEMENTATIONS[request.param]
     return Wire(request.param, make, authority if scheme == "https" else None)
