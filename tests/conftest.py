@@ -1,5 +1,7 @@
 """What every test has: the plugins of tests/harness."""
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
@@ -13,3 +15,6 @@ pytest_plugins = [
 # A shared machine with two cores says nothing by being slow.
 settings.register_profile("signalbox", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("signalbox")
+
+# A shell that starts the tests in the background has SIGINT ignored, in all that they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)

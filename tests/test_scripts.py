@@ -130,6 +130,7 @@ def test_a_test_run_ends_with_its_summary_and_its_exit_code(
     ended, lines = run(checkout, "scripts/test")
     assert ended == code
     assert lines[0] == "setup dev"
+    assert "-m coverage run -m pytest --numprocesses 2 --dist worksteal" in lines
     assert "-m coverage report --skip-empty" in lines
     assert lines[-1] == f"== {summary} =="
     ended, lines = run(checkout, ".ci/run")
@@ -138,7 +139,7 @@ def test_a_test_run_ends_with_its_summary_and_its_exit_code(
 
 
 def test_a_part_of_the_tests_is_not_judged_by_its_coverage(checkout: Path) -> None:
-    """Arguments go to pytest, and no coverage is reported."""
+    """Arguments go to pytest, which shares nothing out, and no coverage is reported."""
     prepared(checkout, 'echo "$*"')
     ended, lines = run(checkout, "scripts/test", "tests/x", "-k", "a b")
     assert ended == 0

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,13 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.served import free_port
 from tests.router.cli.conftest import FakeRouter, fake_router
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @dataclass

@@ -22,7 +22,7 @@ HIGHS = 4
 HIGHS_IN_A_ROW = 16
 LOW, HIGH = {"priority": "10"}, {"priority": "1"}
 CHAT = "/v1/chat/completions"
-WITHIN_S = 60
+WITHIN_S = 240
 
 
 def counting(seed: int, max_tokens: int, **fields: Any) -> dict[str, Any]:

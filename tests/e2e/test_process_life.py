@@ -126,7 +126,6 @@ async def test_fifty_first_requests_to_an_on_demand_backend_start_and_load_it_on
         assert len([line for line in lines if "loaded tiny" in line]) == 1
 
 
-@pytest.mark.timeout(240)
 async def test_a_killed_router_leaves_no_process_behind(
     tmp_path: Path, tiny_vision_model: Path
 ) -> None:
@@ -135,7 +134,7 @@ async def test_a_killed_router_leaves_no_process_behind(
     for number in range(20):
         router = await Served.start(tmp_path, **settings, **TEXT)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 # Every other time in the middle of the start.
                 while await router.state("text") != ("ready" if number % 2 else "starting"):
                     await asyncio.sleep(0.005)
@@ -175,7 +174,7 @@ async def test_a_stranger_on_the_backends_port_blocks_it_and_is_left_alone(
             with pytest.raises(BlockingIOError):
                 stranger.accept()
             stranger.close()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while (await _chat(router)).status_code != 200:
                     await asyncio.sleep(0.05)
 
@@ -241,7 +240,7 @@ async def test_a_killed_backend_is_an_error_frame_and_comes_back(
         last = [event for event in body.split(b"\n\n") if event][-1]
         assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "upstream_truncated"
         assert b"[DONE]" not in body
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await _chat(router)).status_code != 200:
                 await asyncio.sleep(0.05)
         assert (await router.backend())["restarts"] == 1
@@ -273,7 +272,7 @@ async def test_a_backend_that_failed_for_good_gets_a_new_chance_by_a_new_assignm
     program.chmod(0o700)
     settings = tiny(tiny_vision_model, python=str(program))
     async with served(tmp_path, **settings, **TEXT, processes={"starts_per_window": 1}) as router:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await router.state("text") != "failed":
                 await asyncio.sleep(0.01)
         answer = await _chat(router)

@@ -3,9 +3,14 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pytest
 import trustme
+
+# For clients that speak plain HTTP: a context of their own would read the platform's authorities,
+# which takes 50 ms of work.
+NO_AUTHORITIES: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Authority:
 
     def server(self, *names: str) -> ssl.SSLContext:
         """Return what a server needs to be known under these names, this machine's by default."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.issuer.issue_cert(*(names or ("127.0.0.1", "localhost"))).configure_cert(context)
         return context
 
@@ -31,7 +36,22 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(file, issuer)
 
 
+@pytest.fixture(scope="session")
+def _nobodys_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("nobody") / "authority.pem"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    return file
+
+
+@pytest.fixture
+def small_platform(_nobodys_authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the platform trust one authority, which nobody uses: all of them are slow to read."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(_nobodys_authority))
+
+
 @pytest.fixture(params=["http", "https"])
-def tls(request: pytest.FixtureRequest, authority: Authority) -> Authority | None:
+def tls(
+    request: pytest.FixtureRequest, authority: Authority, small_platform: None
+) -> Authority | None:
     """Run the test with providers over plain HTTP, None, and with providers over TLS."""
     return authority if request.param == "https" else None

@@ -14,6 +14,7 @@ from router.app import Router
 from router.data_folder import DataFolder
 from router.server import Server, bind
 from router.settings import access_keys, load
+from tests.harness.authority import NO_AUTHORITIES
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ async def running_router(
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]
             client = httpx2.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
+                base_url=f"http://127.0.0.1:{port}",
+                trust_env=False,
+                timeout=30,
+                verify=NO_AUTHORITIES,
             )
             try:
                 async with client:

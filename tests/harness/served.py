@@ -17,6 +17,7 @@ import httpx2
 import psutil
 
 from tests.harness import fake_child
+from tests.harness.authority import NO_AUTHORITIES
 
 _ROOT = Path(__file__).parents[2]
 _MAIN = "import sys; from router.cli.main import main; sys.exit(main())"
@@ -27,9 +28,14 @@ _ANSWERS_AT = re.compile(r"answers at http://\S+:(\d+)/v1")
 _given: set[int] = set()
 
 
+def first_port(pid: int) -> int:
+    """Return where a process looks first: the workers of one run begin hundreds of ports apart."""
+    return 20_000 + pid * 997 % 10_000
+
+
 def free_port() -> int:
     """Return a port that was free a moment ago, outside the range that connections use."""
-    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+    for port in range(first_port(os.getpid()), 32_000):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -72,7 +78,10 @@ class Served:
         self.log_path = log_path
         self.url = f"http://127.0.0.1:{port}/v1"
         self.client = httpx2.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
+            base_url=f"http://127.0.0.1:{port}",
+            trust_env=False,
+            timeout=60,
+            verify=NO_AUTHORITIES,
         )
 
     @classmethod

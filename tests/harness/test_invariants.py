@@ -32,8 +32,12 @@ def teardown_module():
 """
 
 
+@pytest.mark.parametrize("workers", [0, 1])
 def test_each_leak_fails_its_test_and_is_named(
-    pytester: pytest.Pytester, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    workers: int,
+    pytester: pytest.Pytester,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A test that leaves something behind fails and names it; tidy ones, sync or not, pass."""
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
@@ -41,7 +45,7 @@ def test_each_leak_fails_its_test_and_is_named(
     options = "asyncio_mode = 'auto'\nasyncio_default_fixture_loop_scope = 'function'\n"
     pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{options}")
     pytester.makepyfile(BODY)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--numprocesses", str(workers))
     result.assert_outcomes(passed=6, errors=4)
     for what in ("descriptor", "thread lost", "child", "<Task"):
         result.stdout.fnmatch_lines([f"left behind: {what.replace('[', '?')}*"])

@@ -2,6 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CASES = """
 import pytest
@@ -21,11 +23,13 @@ def test_fine(): pass
 MODULE = 'import pytest\npytest.importorskip("no_such_module")\ndef test_a(): pass\n'
 
 
-def test_only_a_listed_reason_may_skip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_a_listed_reason_may_skip(workers: int, tmp_path: Path) -> None:
     """A skip that nobody listed is a failure, in a test, by a mark and in a whole module."""
     (tmp_path / "test_cases.py").write_text(CASES, encoding="utf-8")
     (tmp_path / "test_module.py").write_text(MODULE, encoding="utf-8")
     options = ["-p", "tests.harness.skips", "-p", "no:cacheprovider", "-c", "/dev/null", "-rA"]
+    options += ["--numprocesses", str(workers)]
     run = subprocess.run(
         [
             sys.executable,

@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.backends.mlx_backend.child import TOKEN, Child, backend
+from tests.harness.authority import NO_AUTHORITIES
 from tests.harness.loops import LoopFactory
 
 # Read when MLX is imported: it would spend seconds on compiling kernels in C++.
@@ -86,7 +87,12 @@ async def _client(child: Child) -> AsyncIterator[httpx2.AsyncClient]:
     headers = {"authorization": f"Bearer {TOKEN}"}
     limits = httpx2.Limits(max_connections=200)
     async with httpx2.AsyncClient(
-        base_url=child.url, headers=headers, trust_env=False, timeout=60, limits=limits
+        base_url=child.url,
+        headers=headers,
+        trust_env=False,
+        timeout=60,
+        limits=limits,
+        verify=NO_AUTHORITIES,
     ) as client:
         yield client
         health = (await client.get("/health")).json()

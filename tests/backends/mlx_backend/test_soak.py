@@ -159,7 +159,6 @@ def phases(trace: Path) -> Counter[str]:
     )
 
 
-@pytest.mark.timeout(240)
 async def test_a_thousand_requests_leave_nothing_behind(
     tiny_vision_model: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """A small real HTTP server that answers what a test scripts, and the command line called on it."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,13 @@ def fake_router() -> Iterator[FakeRouter]:
         yield fake
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(autouse=True)
+def nobodys_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the settings of whoever runs the tests; the command line reads its environment."""
+    for name in [name for name in os.environ if name.startswith("SIGNALBOX_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
