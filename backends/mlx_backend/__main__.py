@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import uvicorn
 
 from backends.catalogue import ModelFolders
-from backends.mlx_backend.answers import Deadlines
 from backends.mlx_backend.app import create_app
+from backends.mlx_backend.delivery import Delivery
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.inbox import Deadlines
 from backends.mlx_backend.scheduler import Limits, Scheduler
 from backends.mlx_backend.trace import Trace
 from backends.places import hub_caches, user_folder
@@ -215,7 +216,9 @@ def _bound(options: argparse.Namespace) -> socket.socket:
         raise StartError(f"cannot listen on {where}: {error.strerror or error}") from error
 
 
-def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "Engine"]:
+def _build_engine(
+    options: argparse.Namespace, parent: Parent, delivery: Delivery
+) -> tuple[Desk, "Engine"]:
     # mlx and what stands on it take seconds to import, and must find the variables set.
     parent.tell(progress="importing MLX")
     try:
@@ -249,7 +252,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
     )
     trace = None if options.trace is None else Trace(options.trace)
     desk = Desk(Scheduler(limits), trace=trace)
-    return desk, engine.Engine(desk, models, trace)
+    return desk, engine.Engine(desk, models, trace, together=delivery.together)
 
 
 def _complete(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
@@ -304,7 +307,8 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
         text = f"set {TOKEN_VARIABLE} to serve on {options.host}, which is not this machine alone"
         raise StartError(text)
     listening = _listen(options)
-    desk, engine = _build_engine(options, parent)
+    delivery = Delivery()
+    desk, engine = _build_engine(options, parent, delivery)
     folders = _folders(options)
     if options.model is not None:
         folder = folders.find(options.model)
@@ -313,7 +317,7 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
             raise StartError(f"{text}; fetch it: signalbox models pull {options.model}")
         desk.preload(options.model, folder)
     deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s, options.queue_s)
-    app = create_app(desk, folders, token=token, deadlines=deadlines)
+    app = create_app(desk, folders, token=token, deadlines=deadlines, delivery=delivery)
     thread = EngineThread(engine)
     thread.start()
     thread.wait_ready()

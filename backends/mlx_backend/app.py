@@ -10,10 +10,12 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
-from backends.mlx_backend.answers import ChatAnswer, Deadlines
+from backends.mlx_backend.answers import ChatAnswer
+from backends.mlx_backend.delivery import Delivery
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.grammar import check
+from backends.mlx_backend.inbox import Deadlines
 from backends.mlx_backend.metrics import MEDIA_TYPE, exposition
 from backends.mlx_backend.protocol import parse_chat
 from backends.wire import PRIORITY, Priority
@@ -34,8 +36,11 @@ _CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed"}
 class Backend:
     """The routes; each looks things up, asks the engine, and answers."""
 
-    def __init__(self, desk: Desk, folders: ModelFolders, deadlines: Deadlines) -> None:
+    def __init__(
+        self, desk: Desk, folders: ModelFolders, deadlines: Deadlines, delivery: Delivery
+    ) -> None:
         self._desk = desk
+        self._delivery = delivery
         self._folders = folders
         self._deadlines = deadlines
 
@@ -101,7 +106,7 @@ class Backend:
             # A schema that a hostile client thought of takes a while.
             await asyncio.to_thread(check, chat.constraint)
         generations = chat.generations(folder, _priority(request), self._deadlines.queue_s)
-        return ChatAnswer(self._desk, chat, generations, self._deadlines)
+        return ChatAnswer(self._desk, chat, generations, self._deadlines, self._delivery)
 
     def folder(self, name: str) -> "Path":
         """Return where a model lies; ChatError that says what to do where it does not."""
@@ -217,10 +222,15 @@ async def _on_defect(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(
-    desk: Desk, folders: ModelFolders, *, token: str | None, deadlines: Deadlines
+    desk: Desk,
+    folders: ModelFolders,
+    *,
+    token: str | None,
+    deadlines: Deadlines,
+    delivery: Delivery,
 ) -> "ASGIApp":
     """Build the application; `token` None leaves it open to this machine."""
-    backend = Backend(desk, folders, deadlines)
+    backend = Backend(desk, folders, deadlines, delivery)
     handlers: dict[Any, Any] = {
         ChatError: _on_chat_error,
         HTTPException: _on_http_error,

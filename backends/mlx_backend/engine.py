@@ -41,12 +41,23 @@ _RETRY_AFTER_S = 5
 
 
 class Engine:
-    """Does what the desk says with the models that are loaded; all of it on one thread."""
+    """Does what the desk says with the models that are loaded; all of it on one thread.
 
-    def __init__(self, desk: Desk, models: LoadedModels, trace: Trace | None = None) -> None:
+    What a step tells its clients is told inside `together`.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        models: LoadedModels,
+        trace: Trace | None = None,
+        *,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self._desk = desk
         self._models = models
         self._trace = trace
+        self._together = together
         self._beat_at = 0.0
 
     def __repr__(self) -> str:
@@ -58,7 +69,8 @@ class Engine:
             mx.eval(mx.array(1.0) + 1.0)
             ready()
             while not self._desk.stopping:
-                pause = self.step()
+                with self._together():
+                    pause = self.step()
                 if pause is not None:
                     self._desk.wait(pause.until)
         finally:
