@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from backends.mlx_backend.generation import (
     Sink,
     Text,
 )
-from backends.mlx_backend.inbox import Deadlines
+from backends.mlx_backend.inbox import Deadlines, Inbox
 from backends.wire import Priority
 from tests.backends.mlx_backend.requests import chat, named, tool
 
@@ -342,3 +343,21 @@ async def test_a_client_that_leaves_is_logged(caplog: pytest.LogCaptureFixture) 
     await client.ask(ScriptedEngine([Admitted()]))
     (line,) = [one.getMessage() for one in caplog.records]
     assert '"status":499' in line
+
+
+def inboxes() -> list[Inbox]:
+    """Return all that there are."""
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, Inbox)]
+
+
+async def test_nothing_is_left_of_an_answer_that_is_over() -> None:
+    """The loop does not keep it until a deadline that nobody waits for any more."""
+    before = inboxes()
+    client = Client()
+    asking = asyncio.create_task(client.ask(ScriptedEngine([Admitted()])))
+    await asyncio.sleep(0.01)
+    client.hang_up()
+    await asking
+    del asking
+    assert inboxes() == before

@@ -60,6 +60,19 @@ async def test_a_step_that_hangs_passes_the_token_deadline() -> None:
     assert failure.value.code == "generation_failed"
 
 
+async def test_a_step_in_time_moves_the_deadline_and_does_not_end_it() -> None:
+    """A row that goes on for a while and then hangs fails, so long after its last step."""
+    inbox = Inbox(Deadlines(token_s=0.04), Delivery())
+    sink, loop = inbox.sink(0), asyncio.get_running_loop()
+    sink(Admitted())
+    await inbox.read()
+    begun = loop.time()
+    loop.call_later(0.025, sink, Progress())
+    with pytest.raises(ChatError, match=r"0\.04 s without a step"):
+        await inbox.read()
+    assert loop.time() - begun >= 0.06
+
+
 async def test_a_choice_that_hangs_is_not_saved_by_another_one() -> None:
     """Each choice has a token deadline of its own."""
     inbox = Inbox(Deadlines(token_s=0.05), Delivery())
