@@ -3,7 +3,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from bench.mlx.health import Health, in_flight
 from bench.mlx.records import CancelPhase, PriorityRound, ReuseRound, TokenRound
 from bench.mlx.steps import Step, TraceReader, Wait, steps_of, wait_of
 from bench.mlx.stream import AnswerFailed, Stream, ask
+from bench.mlx.targets import DIRECT, start_all
 from bench.servers import Failure
 from bench.spread import Spread
 from bench.target import Way
@@ -348,3 +349,11 @@ def test_benchmark_measures_the_real_thing(tiny_vision_model: Path, tmp_path: Pa
     }
     assert "Device(" in said.stdout
     assert run["load_s"] > 0
+
+
+def test_only_the_targets_wanted_are_started(tiny_vision_model: Path, tmp_path: Path) -> None:
+    """A server that cannot be measured on this machine need not be started."""
+    with ExitStack() as running:
+        started = start_all([DIRECT], tiny_vision_model, tmp_path, {}, running)
+    assert list(started.targets) == [DIRECT]
+    assert not started.failures

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from backends.catalogue import ModelFolders
-from backends.mlx_backend.answers import Deadlines
 from backends.mlx_backend.app import create_app
 from backends.mlx_backend.conversation import MAX_IMAGE_MB
+from backends.mlx_backend.delivery import Delivery
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.hang_watch import Hang, HangWatch
+from backends.mlx_backend.inbox import Deadlines
 from backends.mlx_backend.parent import Parent
 from backends.mlx_backend.passed_tests import PassedTests
 from backends.mlx_backend.scheduler import Limits, Scheduler
@@ -207,7 +208,9 @@ def _bound(options: argparse.Namespace) -> socket.socket:
         raise StartError(f"cannot listen on {where}: {error.strerror or error}") from error
 
 
-def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "Engine"]:
+def _build_engine(
+    options: argparse.Namespace, parent: Parent, delivery: Delivery
+) -> tuple[Desk, "Engine"]:
     # mlx and what stands on it take seconds to import, and must find the variables set.
     parent.tell(progress="importing MLX")
     try:
@@ -242,7 +245,7 @@ def _build_engine(options: argparse.Namespace, parent: Parent) -> tuple[Desk, "E
     )
     trace = None if options.trace is None else Trace(options.trace)
     desk = Desk(Scheduler(limits), trace=trace)
-    return desk, engine.Engine(desk, models, trace, parent.tell_news)
+    return desk, engine.Engine(desk, models, trace, parent.tell_news, together=delivery.together)
 
 
 def _complete(options: argparse.Namespace, environ: Mapping[str, str]) -> None:
@@ -289,7 +292,8 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
         text = f"set {TOKEN_VARIABLE} to serve on {options.host}, which is not this machine alone"
         raise StartError(text)
     listening = _listen(options)
-    desk, engine = _build_engine(options, parent)
+    delivery = Delivery()
+    desk, engine = _build_engine(options, parent, delivery)
     folders = _folders(options)
     if options.model is not None:
         folder = folders.find(options.model)
@@ -299,7 +303,12 @@ def run(options: argparse.Namespace, token: str | None, parent: Parent) -> None:
         desk.preload(options.model, folder)
     deadlines = Deadlines(options.token_deadline_s, options.total_deadline_s, options.queue_s)
     app = create_app(
-        desk, folders, token=token, deadlines=deadlines, max_image_mb=options.max_image_mb
+        desk,
+        folders,
+        token=token,
+        deadlines=deadlines,
+        delivery=delivery,
+        max_image_mb=options.max_image_mb,
     )
     server = Server(app, desk, on_started=lambda: parent.tell(ready=True))
     # Without its MLX thread this process is of no use: it ends, and is started again.

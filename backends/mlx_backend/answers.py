@@ -2,27 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.responses import Response
 
 from backends.mlx_backend.answer_record import AnswerRecord
 from backends.mlx_backend.choice import Choice, Ended, Piece
+from backends.mlx_backend.delivery import Delivery
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import (
-    Admitted,
-    Begun,
-    Event,
-    Failed,
-    Finished,
-    Generation,
-    Progress,
-    Sink,
-    Text,
-)
+from backends.mlx_backend.generation import Admitted, Generation, Sink
+from backends.mlx_backend.inbox import ClientGone, Deadlines, Inbox, News
 from backends.mlx_backend.protocol import ChatRequest
 from backends.mlx_backend.wording import Message, Wording
 
@@ -35,18 +24,6 @@ _CLIENT_GONE = 499
 _DEFECT: tuple[int, str | None] = 500, "internal_error"
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """How long a generation may take once it has left the queue: from step to step, and in all.
-
-    `queue_s` is how long it may wait before that.
-    """
-
-    token_s: float = 30.0
-    total_s: float = 3600.0
-    queue_s: float | None = None
-
-
 class Generator(Protocol):
     """What an answer needs of the engine; both may be called on the event loop."""
 
@@ -57,95 +34,6 @@ class Generator(Protocol):
     def cancel(self, ticket: int) -> None:
         """End a generation; nothing if it has ended."""
         ...
-
-
-class ClientGone(Exception):
-    """The client closed its connection."""
-
-
-@dataclass(slots=True)
-class _Clock:
-    """When a choice's next step must be done, and when all of it, by the loop's time."""
-
-    step_ends_at: float
-    ends_at: float
-
-
-class Inbox:
-    """What the engine says of the choices of one answer, read on the event loop.
-
-    Sinks, and `client_gone`, may be called from any thread. `read` raises ChatError for a choice
-    that failed or passed a deadline, and ClientGone.
-    """
-
-    def __init__(self, deadlines: Deadlines) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Event] | None] = asyncio.Queue()
-        self._deadlines = deadlines
-        # Of the choices that have left the queue: before that the router's deadlines apply.
-        self._clocks: dict[int, _Clock] = {}
-
-    def __repr__(self) -> str:
-        return f"<Inbox running={sorted(self._clocks)} unread={self._events.qsize()}>"
-
-    def sink(self, choice: int) -> Sink:
-        """Return where the events of a choice go."""
-        return partial(self._post_event, choice)
-
-    def client_gone(self) -> None:
-        """Nobody reads the answer any more."""
-        self._post(None)
-
-    def _post_event(self, choice: int, event: Event) -> None:
-        self._post((choice, event))
-
-    def _post(self, item: tuple[int, Event] | None) -> None:
-        # The loop is closed when the process stops before a long step has ended.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._events.put_nowait, item)
-
-    async def read(self) -> tuple[int, Admitted | Begun | Text | Finished]:
-        """Return the next thing to know of a choice, and which one it is."""
-        while True:
-            item = await self._next()
-            if item is None:
-                raise ClientGone
-            choice, event = item
-            self._wind(choice, event)
-            match event:
-                case Failed(error=error):
-                    raise error
-                case Progress():
-                    pass
-                case _:
-                    return choice, event
-
-    def _wind(self, choice: int, event: Event) -> None:
-        now = self._loop.time()
-        if isinstance(event, Admitted):
-            self._clocks[choice] = _Clock(now, now + self._deadlines.total_s)
-        if isinstance(event, Finished):
-            self._clocks.pop(choice, None)
-        if choice in self._clocks:
-            self._clocks[choice].step_ends_at = now + self._deadlines.token_s
-
-    async def _next(self) -> tuple[int, Event] | None:
-        try:
-            async with asyncio.timeout_at(self._first_deadline()):
-                return await self._events.get()
-        except TimeoutError:
-            now = self._loop.time()
-            passed = (
-                f"{self._deadlines.total_s:g} s in all"
-                if any(clock.ends_at <= now for clock in self._clocks.values())
-                else f"{self._deadlines.token_s:g} s without a step"
-            )
-            text = f"the generation passed its deadline of {passed}"
-            raise ChatError("generation_failed", text) from None
-
-    def _first_deadline(self) -> float | None:
-        clocks = self._clocks.values()
-        return min((min(clock.step_ends_at, clock.ends_at) for clock in clocks), default=None)
 
 
 class ChatAnswer(Response):
@@ -161,9 +49,11 @@ class ChatAnswer(Response):
         chat: ChatRequest,
         generations: Sequence[Generation],
         deadlines: Deadlines,
+        delivery: Delivery,
     ) -> None:
         super().__init__()
         self._engine = engine
+        self._delivery = delivery
         self._chat = chat
         self._generations = generations
         self._deadlines = deadlines
@@ -196,7 +86,7 @@ class ChatAnswer(Response):
         self, record: AnswerRecord, receive: "Receive", send: "Send"
     ) -> ChatError | None:
         """Return what ended a stream that had begun, if anything did but its own end."""
-        inbox = Inbox(self._deadlines)
+        inbox = Inbox(self._deadlines, self._delivery)
         tickets: list[int] = []
         # Owned by this call: ended and awaited below.
         watcher = asyncio.create_task(_watch(receive, inbox))  # noqa: TID251  see above
@@ -210,15 +100,16 @@ class ChatAnswer(Response):
         finally:
             for ticket in tickets:
                 self._engine.cancel(ticket)
+            inbox.close()
             watcher.cancel()
             await asyncio.wait({watcher})
 
     async def _send_whole(self, inbox: Inbox, record: AnswerRecord, send: "Send") -> None:
         messages = [Message() for _ in self._choices]
         while not self._complete:
-            choice, pieces = await self._read(inbox, record)
-            for piece in pieces:
-                messages[choice].add(piece)
+            for choice, event in await inbox.read():
+                for piece in self._pieces(choice, event, record):
+                    messages[choice].add(piece)
         body = self._wording.completion(list(zip(messages, self._ends(), strict=True)))
         length = [(b"content-length", b"%d" % len(body))]
         await _start(send, b"application/json", length)
@@ -231,9 +122,12 @@ class ChatAnswer(Response):
         failure = None
         try:
             while not self._complete:
-                choice, pieces = await self._read(inbox, record)
                 begins = not spoken
-                events = self._spell(choice, pieces, spoken)
+                # What came while the client took what was before leaves in one write.
+                events = b"".join(
+                    self._spell(choice, self._pieces(choice, event, record), spoken)
+                    for choice, event in await inbox.read()
+                )
                 if events and begins:
                     await _start(send, b"text/event-stream", [(b"cache-control", b"no-cache")])
                 if events:
@@ -253,15 +147,14 @@ class ChatAnswer(Response):
     def _ends(self) -> list[Ended]:
         return [choice.ended for choice in self._choices if choice.ended]
 
-    async def _read(self, inbox: Inbox, record: AnswerRecord) -> tuple[int, list[Piece]]:
-        index, event = await inbox.read()
+    def _pieces(self, index: int, event: News, record: AnswerRecord) -> list[Piece]:
         if isinstance(event, Admitted):
             record.admitted()
-            return index, []
+            return []
         pieces = self._choices[index].take(event)
         if pieces:
             record.text()
-        return index, pieces
+        return pieces
 
     def _spell(self, index: int, pieces: Sequence[Piece], spoken: set[int]) -> bytes:
         """Return the events of a choice's news; whose choice has spoken is kept in `spoken`."""

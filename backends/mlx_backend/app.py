@@ -10,12 +10,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
-from backends.mlx_backend.answers import ChatAnswer, Deadlines
+from backends.mlx_backend.answers import ChatAnswer
 from backends.mlx_backend.conversation import MAX_IMAGE_MB
+from backends.mlx_backend.delivery import Delivery
 from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import LoadStatus
 from backends.mlx_backend.grammar import check
+from backends.mlx_backend.inbox import Deadlines
 from backends.mlx_backend.metrics import MEDIA_TYPE, exposition
 from backends.mlx_backend.protocol import parse_chat
 from backends.wire import PRIORITY, Priority
@@ -37,10 +39,16 @@ class Backend:
     """The routes; each looks things up, asks the engine, and answers."""
 
     def __init__(
-        self, desk: Desk, folders: ModelFolders, deadlines: Deadlines, max_image_mb: float
+        self,
+        desk: Desk,
+        folders: ModelFolders,
+        deadlines: Deadlines,
+        delivery: Delivery,
+        max_image_mb: float,
     ) -> None:
         self._max_image_mb = max_image_mb
         self._desk = desk
+        self._delivery = delivery
         self._folders = folders
         self._deadlines = deadlines
 
@@ -105,7 +113,7 @@ class Backend:
             # A schema that a hostile client thought of takes a while.
             await asyncio.to_thread(check, chat.constraint)
         generations = chat.generations(folder, _priority(request), self._deadlines.queue_s)
-        return ChatAnswer(self._desk, chat, generations, self._deadlines)
+        return ChatAnswer(self._desk, chat, generations, self._deadlines, self._delivery)
 
     def folder(self, name: str) -> "Path":
         """Return where a model lies; ChatError that says what to do where it does not."""
@@ -237,10 +245,11 @@ def create_app(
     *,
     token: str | None,
     deadlines: Deadlines,
+    delivery: Delivery,
     max_image_mb: float = MAX_IMAGE_MB,
 ) -> "ASGIApp":
     """Build the application; `token` None leaves it open to this machine."""
-    backend = Backend(desk, folders, deadlines, max_image_mb)
+    backend = Backend(desk, folders, deadlines, delivery, max_image_mb)
     handlers: dict[Any, Any] = {
         ChatError: _on_chat_error,
         HTTPException: _on_http_error,

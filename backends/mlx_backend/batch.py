@@ -157,26 +157,21 @@ class Batch:
         ]
 
     def _draw(self, inputs: mx.array, logits: mx.array) -> mx.array:
-        if all(row.sampler is None for row in self._rows):
-            likeliest: mx.array = mx.argmax(logits, axis=-1)
-            return likeliest
-        needed = any(row.sampler is not None and row.sampler.needs_tokens for row in self._rows)
-        last: Any = inputs.tolist() if needed else [None] * len(self._rows)
-        drawn = [
-            self._draw_one(row, last[index], logits[index : index + 1])
-            for index, row in enumerate(self._rows)
-        ]
-        return mx.concatenate(drawn).astype(inputs.dtype)
-
-    @staticmethod
-    def _draw_one(row: _Decoding, last: int | None, logits: mx.array) -> mx.array:
-        if row.sampler is not None and row.error is None:
-            try:
-                return row.sampler.next(last, logits)
-            except Exception as error:  # noqa: BLE001  whatever it is, it is this row's alone
-                row.error = error
         likeliest: mx.array = mx.argmax(logits, axis=-1)
-        return likeliest
+        sampled = [(at, row.sampler) for at, row in enumerate(self._rows) if row.sampler]
+        if not sampled:
+            return likeliest
+        needed = any(sampler.needs_tokens for _, sampler in sampled)
+        last: Any = inputs.tolist() if needed else [None] * len(self._rows)
+        drawn = [likeliest[at : at + 1] for at in range(len(self._rows))]
+        for at, sampler in sampled:
+            row = self._rows[at]
+            if row.error is None:
+                try:
+                    drawn[at] = sampler.next(last[at], logits[at : at + 1])
+                except Exception as error:  # noqa: BLE001  whatever it is, it is this row's alone
+                    row.error = error
+        return mx.concatenate(drawn).astype(inputs.dtype)
 
     def pause(self, ticket: int) -> bool:
         """Take a decoding row out; False where its cache cannot be kept and it is gone."""

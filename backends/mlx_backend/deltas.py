@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any
 
 import msgspec
@@ -67,8 +67,8 @@ def new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-class _At(Enum):
-    """What the text that is held is part of."""
+class _At(IntEnum):
+    """What the text that is held is part of; looked up with each token, hence the fast kind."""
 
     START = auto()
     REASONING = auto()
@@ -79,6 +79,9 @@ class _At(Enum):
     CALL = auto()
     ARGUMENTS = auto()
     CALL_END = auto()
+
+
+_IN_CALL = frozenset({_At.CALL, _At.ARGUMENTS, _At.CALL_END})
 
 
 class AnswerParser:
@@ -124,7 +127,7 @@ class AnswerParser:
     @property
     def calls_tool(self) -> bool:
         """Whether the text so far ends inside a call."""
-        return self._at in {_At.CALL, _At.ARGUMENTS, _At.CALL_END}
+        return self._at in _IN_CALL
 
     def push(self, text: str) -> list[Delta]:
         """Take more text; return what is now certain."""

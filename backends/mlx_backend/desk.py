@@ -5,7 +5,7 @@ Every method may be called from any thread; none waits for a step.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -260,10 +260,11 @@ class Desk:
         if request is not None and event is not None:
             request.sink(event)
 
-    def on_cache_size(self, ticket: int, cache_mb: float) -> None:
-        """Take note of what a row's cache may grow to."""
+    def on_cache_sizes(self, caches_mb: Mapping[int, float]) -> None:
+        """Take note of what the caches of rows may grow to."""
         with self._lock:
-            self._scheduler.on_cache_size(ticket, cache_mb)
+            for ticket, cache_mb in caches_mb.items():
+                self._scheduler.on_cache_size(ticket, cache_mb)
 
     def on_prefilled(self, ticket: int) -> None:
         """Take note that a row's prompt is read."""

@@ -52,7 +52,8 @@ _RETRY_AFTER_S = 5
 class Engine:
     """Does what the desk says with the models that are loaded; all of it on one thread.
 
-    `tell` hears what becomes of models; it must not block.
+    `tell` hears what becomes of models; it must not block. What a step tells its clients is told
+    inside `together`.
     """
 
     def __init__(
@@ -61,11 +62,14 @@ class Engine:
         models: LoadedModels,
         trace: Trace | None = None,
         tell: Callable[[ModelNews], object] = lambda _news: None,
+        *,
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._desk = desk
         self._models = models
         self._trace = trace
         self._tell = tell
+        self._together = together
         self._beat_at = 0.0
 
     def __repr__(self) -> str:
@@ -77,7 +81,8 @@ class Engine:
             mx.eval(mx.array(1.0) + 1.0)
             ready()
             while not self._desk.stopping:
-                pause = self.step()
+                with self._together():
+                    pause = self.step()
                 if pause is not None:
                     self._desk.wait(pause.until)
         finally:
@@ -136,8 +141,7 @@ class Engine:
                 rows = self._models[key]
                 for ended in rows.decode():
                     self._end(ended.ticket, ended)
-                for ticket in rows.decoding:
-                    self._desk.on_cache_size(ticket, rows.cache_mb(ticket))
+                self._desk.on_cache_sizes({one: rows.cache_mb(one) for one in rows.decoding})
             case Rest():
                 self._models.rest()
             case Admit(ticket=ticket):
@@ -155,7 +159,7 @@ class Engine:
             case Prefill(ticket=ticket):
                 rows = self._models.of(ticket)
                 whole = rows.prefill(ticket)
-                self._desk.on_cache_size(ticket, rows.cache_mb(ticket))
+                self._desk.on_cache_sizes({ticket: rows.cache_mb(ticket)})
                 if whole:
                     self._desk.on_prefilled(ticket)
             case Pause(ticket=ticket):
@@ -221,7 +225,7 @@ class Engine:
         self._models.wake()
         rows = self._models[request.model]
         rows.admit(ticket, request.generation, request.sink)
-        self._desk.on_cache_size(ticket, rows.cache_mb(ticket))
+        self._desk.on_cache_sizes({ticket: rows.cache_mb(ticket)})
 
     def _end(self, ticket: int, ended: Ended | None) -> None:
         try:

@@ -2,7 +2,6 @@
 
 import gc
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mlx_vlm.utils import load
 
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
+from backends.mlx_backend.detokenize import text_of_tokens
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import LoadProgress, Sampling
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
@@ -144,7 +144,8 @@ class LoadedModel:
         self.grammars = Grammars(self.tokenizer, self.vocabulary_size, self.ends)
         progress(LoadPhase.WARM_UP, 0)
         self.grammars.prepare()
-        self._silent = _silent_tokens(self.tokenizer)
+        # The text of tokens, without special ones but for those that mark calls.
+        self.decode = text_of_tokens(self.tokenizer, _silent_tokens(self.tokenizer))
         self._defaults = _generation_defaults(name, folder)
         self._kv_bits = kv_bits
         self._pace = PrefillPace(chunk_s)
@@ -180,15 +181,6 @@ class LoadedModel:
             known = {key: value for key, value in features.to_dict().items() if value is not None}
             prompts.append(Prompt(ids[:count], known))
         return prompts
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones but for those that mark calls."""
-        shown = [token for token in tokens if token not in self._silent]
-        return str(
-            self.tokenizer.decode(
-                shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
 
     def token_bytes(self, token: int) -> bytes:
         """Return what a token stands for, special ones by their names."""

@@ -99,6 +99,11 @@ class Wording:
             "model": model,
             "system_fingerprint": None,
         }
+        # What stands around each choice of a stream, spelled once.
+        chunk = {**self._shared, "object": "chat.completion.chunk"}
+        self._head = b"data: " + msgspec.json.encode(chunk).removesuffix(b"}") + b',"choices":['
+        # A client that asked for usage gets the field in every chunk, null but in the last.
+        self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
     def completion(self, choices: Sequence[tuple[Message, Ended]]) -> bytes:
         """Return the body of an answer that is not streamed."""
@@ -131,7 +136,9 @@ class Wording:
 
     def done(self, ends: Sequence[Ended]) -> bytes:
         """Return the last events of a stream."""
-        events = self._chunk(choices=[], usage=usage(ends)) if self._include_usage else b""
+        events = b""
+        if self._include_usage:
+            events = self._head + b'],"usage":' + msgspec.json.encode(usage(ends)) + b"}\n\n"
         return events + b"data: [DONE]\n\n"
 
     @staticmethod
@@ -152,13 +159,7 @@ class Wording:
             "logprobs": _logprobs(tokens) if tokens else None,
             "finish_reason": reason,
         }
-        # A client that asked for usage gets the field in every chunk, null but in the last.
-        extra = {"usage": None} if self._include_usage else {}
-        return self._chunk(choices=[choice], **extra)
-
-    def _chunk(self, **fields: Any) -> bytes:
-        chunk = {**self._shared, "object": "chat.completion.chunk", **fields}
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+        return self._head + msgspec.json.encode(choice) + self._tail
 
 
 def _spelled(delta: Delta) -> dict[str, Any]:

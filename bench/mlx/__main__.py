@@ -27,7 +27,7 @@ from bench.mlx.health import Health
 from bench.mlx.plans import LARGE, QUICK, SMOLLM2, TINY, Plan
 from bench.mlx.rounds import SCENARIOS, Rounds
 from bench.mlx.steps import TraceReader
-from bench.mlx.targets import BACKEND, OPEN, OPEN_ROWS, OWN, TRACED, Target, start_all
+from bench.mlx.targets import ALL, BACKEND, OPEN, OPEN_ROWS, OWN, TRACED, Target, start_all
 from bench.options import some_of
 from tests.harness.models import smollm2_folder, tiny_vision_folder
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs: list[Measured] = []
     try:
         for folder, plan in _models(options):
-            runs.append(measure(folder, plan, options.only))
+            runs.append(measure(folder, plan, options.only, options.targets))
             print(report.text(runs[-1]), end="\n\n")
     except ServerFailed as error:
         sys.stderr.write(f"bench: {error}\n")
@@ -61,8 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(failed.target in OWN for run in runs for failed in run.failures))
 
 
-def measure(model: Path, plan: Plan, scenarios: Sequence[str]) -> Measured:
-    """Run the plan with one model; all servers are gone by then."""
+def measure(
+    model: Path, plan: Plan, scenarios: Sequence[str], wanted: Sequence[str] = ALL
+) -> Measured:
+    """Run the plan with one model and the targets wanted; all servers are gone by then."""
     device, details = _device()
     is_cpu = "cpu" in device
     variables = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -81,7 +83,7 @@ def measure(model: Path, plan: Plan, scenarios: Sequence[str]) -> Measured:
     }
     with tempfile.TemporaryDirectory(prefix="signalbox-bench-") as name, ExitStack() as running:
         _say(f"starting the servers of {model.name}")
-        started = start_all(model, Path(name), variables, running)
+        started = start_all(wanted, model, Path(name), variables, running)
         targets = started.targets
         # The first steps of its trace; what is read on later begins where this ended.
         load_s = _load_s(targets.get(TRACED))
@@ -174,6 +176,13 @@ def _parser() -> argparse.ArgumentParser:
         default=list(SCENARIOS),
         metavar="SCENARIOS",
         help=f"some of {','.join(SCENARIOS)}",
+    )
+    parser.add_argument(
+        "--targets",
+        type=some_of(ALL),
+        default=list(ALL),
+        metavar="TARGETS",
+        help=f"some of {','.join(ALL)}",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write every round to FILE as JSON"

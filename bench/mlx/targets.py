@@ -5,7 +5,7 @@ All of them are up during the whole run, but only one is asked at a time.
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ TRACED: Final = "backend-traced"
 SERVER: Final = "mlx_vlm.server"
 DIRECT: Final = "direct"
 NAMES: Final = (BACKEND, OPEN, SERVER, DIRECT)
+ALL: Final = (BACKEND, OPEN, TRACED, SERVER, DIRECT)
 # Without one of these a run has not measured what it is for.
 OWN: Final = frozenset({BACKEND, OPEN, TRACED, DIRECT})
 # As many rows as the most streams that are measured.
@@ -50,9 +51,13 @@ class Started:
 
 
 def start_all(
-    model: Path, folder: Path, variables: Mapping[str, str], running: ExitStack
+    wanted: Collection[str],
+    model: Path,
+    folder: Path,
+    variables: Mapping[str, str],
+    running: ExitStack,
 ) -> Started:
-    """Start all at once, and return when each has the model loaded or has failed."""
+    """Start those wanted at once, and return when each has the model loaded or has failed."""
     ports = FreePorts()
     commands: dict[str, Callable[[int], list[str]]] = {
         BACKEND: lambda port: _backend(model, port),
@@ -63,6 +68,8 @@ def start_all(
     }
     children = {}
     for name, command in commands.items():
+        if name not in wanted:
+            continue
         argv = command(port := ports.take())
         child = Child(name, argv, port=port, folder=folder, core=None, variables=variables)
         children[name] = running.enter_context(child)

@@ -1,7 +1,7 @@
 import asyncio
+import gc
 import json
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from backends.mlx_backend.answers import ChatAnswer, ClientGone, Deadlines, Inbox
+from backends.mlx_backend.answers import ChatAnswer
+from backends.mlx_backend.delivery import Delivery
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Admitted,
@@ -18,125 +19,16 @@ from backends.mlx_backend.generation import (
     Failed,
     Finished,
     Generation,
-    Progress,
     Sink,
     Text,
 )
+from backends.mlx_backend.inbox import Deadlines, Inbox
 from backends.wire import Priority
 from tests.backends.mlx_backend.requests import chat, named, tool
 
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Köln"}}</tool_call>'
 STOP = Finished("stop", 9, 2, 4)
 WHY = ChatError("generation_failed", "why")
-
-
-async def test_events_come_through_in_order_from_another_thread() -> None:
-    """What the MLX thread posts is read on the loop; what says nothing is not shown."""
-    inbox = Inbox(Deadlines())
-    begun = Begun(9, 4, thinking=False)
-    said: list[Event] = [Admitted(), Progress(), begun, Text("a"), Progress(), Text("b"), STOP]
-    sink = inbox.sink(3)
-
-    def say() -> None:
-        for event in said:
-            sink(event)
-
-    thread = threading.Thread(target=say)
-    thread.start()
-    read = [await inbox.read() for _ in range(5)]
-    thread.join()
-    assert read == [(3, one) for one in said if not isinstance(one, Progress)]
-
-
-async def test_a_failure_is_raised() -> None:
-    """A generation that fails raises its own error."""
-    inbox = Inbox(Deadlines())
-    inbox.sink(0)(Failed(WHY))
-    with pytest.raises(ChatError, match="why"):
-        await inbox.read()
-
-
-async def test_a_client_that_has_gone() -> None:
-    """Nothing more is read for a client that has closed its connection."""
-    inbox = Inbox(Deadlines())
-    inbox.client_gone()
-    with pytest.raises(ClientGone):
-        await inbox.read()
-
-
-async def test_a_step_that_hangs_passes_the_token_deadline() -> None:
-    """A row that makes no step in time fails, although the thread cannot be interrupted."""
-    inbox = Inbox(Deadlines(token_s=0.02))
-    inbox.sink(0)(Admitted())
-    await inbox.read()
-    with pytest.raises(ChatError, match=r"0\.02 s without a step") as failure:
-        await inbox.read()
-    assert failure.value.code == "generation_failed"
-
-
-async def test_a_choice_that_hangs_is_not_saved_by_another_one() -> None:
-    """Each choice has a token deadline of its own."""
-    inbox = Inbox(Deadlines(token_s=0.05))
-    hanging, alive = inbox.sink(0), inbox.sink(1)
-    hanging(Admitted())
-    alive(Admitted())
-    stop = asyncio.Event()
-
-    async def drip() -> None:
-        while not stop.is_set():
-            alive(Progress())
-            await asyncio.sleep(0.005)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(drip())
-        await inbox.read()
-        await inbox.read()
-        with pytest.raises(ChatError, match=r"0\.05 s without a step"):
-            await inbox.read()
-        stop.set()
-
-
-async def test_a_choice_that_has_ended_has_no_deadline() -> None:
-    """What is complete cannot be late, while another choice still waits in the queue."""
-    inbox = Inbox(Deadlines(token_s=0.01, total_s=0.01))
-    for event in (Admitted(), STOP):
-        inbox.sink(0)(event)
-        await inbox.read()
-    reading = asyncio.create_task(inbox.read())
-    await asyncio.sleep(0.04)
-    assert not reading.done()
-    inbox.sink(1)(Text("a"))
-    assert await reading == (1, Text("a"))
-
-
-async def test_a_generation_that_drips_passes_the_total_deadline() -> None:
-    """Steps in time do not save a generation that takes too long in all."""
-    inbox = Inbox(Deadlines(token_s=5, total_s=0.05))
-    sink = inbox.sink(0)
-    sink(Admitted())
-    await inbox.read()
-    stop = asyncio.Event()
-
-    async def drip() -> None:
-        while not stop.is_set():
-            sink(Progress())
-            await asyncio.sleep(0.005)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(drip())
-        with pytest.raises(ChatError, match=r"0\.05 s in all"):
-            await inbox.read()
-        stop.set()
-
-
-async def test_the_queue_has_no_deadline() -> None:
-    """Waiting for a row is not counted: the deadlines run from the admission."""
-    inbox = Inbox(Deadlines(token_s=0.01, total_s=0.01))
-    reading = asyncio.create_task(inbox.read())
-    await asyncio.sleep(0.04)
-    assert not reading.done()
-    inbox.sink(0)(Text("a"))
-    assert await reading == (0, Text("a"))
 
 
 class ScriptedEngine:
@@ -175,7 +67,7 @@ class Client:
     async def ask(self, engine: ScriptedEngine, **fields: Any) -> None:
         request = chat(**fields)
         generations = request.generations(Path("models"), Priority.LOW)
-        answer = ChatAnswer(engine, request, generations, Deadlines())
+        answer = ChatAnswer(engine, request, generations, Deadlines(), Delivery())
         await answer(self._scope, self._receive, self._send)
 
     def hang_up(self) -> None:
@@ -451,3 +343,21 @@ async def test_a_client_that_leaves_is_logged(caplog: pytest.LogCaptureFixture) 
     await client.ask(ScriptedEngine([Admitted()]))
     (line,) = [one.getMessage() for one in caplog.records]
     assert '"status":499' in line
+
+
+def inboxes() -> list[Inbox]:
+    """Return all that there are."""
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, Inbox)]
+
+
+async def test_nothing_is_left_of_an_answer_that_is_over() -> None:
+    """The loop does not keep it until a deadline that nobody waits for any more."""
+    before = inboxes()
+    client = Client()
+    asking = asyncio.create_task(client.ask(ScriptedEngine([Admitted()])))
+    await asyncio.sleep(0.01)
+    client.hang_up()
+    await asking
+    del asking
+    assert inboxes() == before

@@ -167,11 +167,13 @@ def test_a_failing_sampler_is_its_rows_alone(
         prompt, make = rows(model)[ticket]
         batch.begin(ticket, prompt, make() if ticket == 2 else Failing(SamplingPlan(1, 1, 0, 0, 1)))
         read_in(batch, ticket)
-    first, drawn = batch.decode(), batch.decode()
+    first, drawn, later = batch.decode(), batch.decode(), batch.decode()
     assert [each.error for each in first] == [None, None]
     assert [isinstance(each.error, ValueError) for each in drawn] == [True, False]
+    # Who has failed is not asked again.
+    assert later[0].error is drawn[0].error
     batch.remove(1)
-    got = {2: [first[1].token, drawn[1].token]}
+    got = {2: [first[1].token, drawn[1].token, later[1].token]}
     while len(got[2]) < TOKENS:
         collect(batch, got)
     assert got[2] == solo[2]

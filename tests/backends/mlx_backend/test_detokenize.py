@@ -1,11 +1,15 @@
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from backends.mlx_backend.detokenize import IncrementalDecoder, StopStrings
+from backends.mlx_backend.detokenize import IncrementalDecoder, StopStrings, text_of_tokens
 
 
 def decode(tokens: Sequence[int]) -> str:
@@ -60,6 +64,67 @@ def test_spaces_that_depend_on_the_token_before() -> None:
     decoder = IncrementalDecoder(sentencepiece)
     out = [decoder.push(ord(letter)) for letter in "abcd"]
     assert "".join(out) == "a b c d"
+
+
+def llama_tokenizer() -> Any:
+    """Return one as SentencePiece models have it: spaces inside tokens, bytes as a last resort."""
+    words = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁a", "b", "é"]
+    tokenizer = Tokenizer(
+        models.BPE({word: at for at, word in enumerate(words)}, [], byte_fallback=True)
+    )
+    tokenizer.add_special_tokens([AddedToken("</s>", special=True)])
+    tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False)])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def byte_level(tiny_vision_model: Path) -> Any:
+    """Return a tokenizer as GPT-2, Llama 3 and Qwen have it."""
+    return AutoTokenizer.from_pretrained(tiny_vision_model)
+
+
+def check_pieces(tokenizer: Any, tokens: list[int]) -> None:
+    """Assert that the pieces of tokens are the text that their tokenizer makes of all of them."""
+    silent = frozenset(tokenizer.all_special_ids)
+    shown = [token for token in tokens if token not in silent]
+    whole = tokenizer.decode(shown, clean_up_tokenization_spaces=False)
+    decode = text_of_tokens(tokenizer, silent)
+    assert decode(tokens) == whole
+    decoder = IncrementalDecoder(decode)
+    assert "".join([*(decoder.push(token) for token in tokens), decoder.flush()]) == whole
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_any_tokens_of_a_byte_level_tokenizer(byte_level: Any, data: st.DataObject) -> None:
+    """Whatever a model emits is told whole: halves of characters, markers, special tokens."""
+    check_pieces(byte_level, data.draw(st.lists(st.integers(0, len(byte_level) - 1), max_size=40)))
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_any_text_of_a_tokenizer_with_byte_fallback(data: st.DataObject) -> None:
+    """Characters that are spelled in bytes, words, spaces and special tokens, in any order.
+
+    Only bytes that are no characters differ: such a tokenizer takes back those before them.
+    """
+    words = st.sampled_from([*range(258, 263), 1]).map(lambda token: [token])
+    characters = st.characters().map(lambda one: [2 + byte for byte in one.encode()])
+    atoms = data.draw(st.lists(words | characters, max_size=20))
+    check_pieces(llama_tokenizer(), [token for atom in atoms for token in atom])
+
+
+def test_a_tokenizer_without_a_fast_core() -> None:
+    """One that is written in Python is asked as it is."""
+
+    class Slow:
+        def decode(self, tokens: Sequence[int], **options: bool) -> str:
+            assert options == {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+            return decode(tokens)
+
+    assert text_of_tokens(Slow(), frozenset({0}))([0, 97, 0, 98]) == "ab"
 
 
 @pytest.mark.parametrize(
