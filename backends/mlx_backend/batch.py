@@ -68,7 +68,7 @@ class Batch:
         self._model = language_model
         self._pace = pace
         self._kv_bits = kv_bits
-        self._prefills: dict[int, tuple[Prefill, Sampler | None, mx.array | None]] = {}
+        self._prefills: dict[int, tuple[Prefill, Sampler | None]] = {}
         self._paused: dict[int, _Paused] = {}
         # The rows that decode, and in their order: the tokens to feed next, caches, rope offsets.
         self._rows: list[_Decoding] = []
@@ -109,11 +109,7 @@ class Batch:
         """Take a prompt in; `cache` holds the first `done` tokens of it."""
         if cache is None:
             cache, done = self._new_cache(), 0
-        prefill = Prefill(self._model, prompt, cache, self._pace, done)
-        rope = PromptProcessingBatch._capture_rope_deltas_from_prompt_kwargs(  # noqa: SLF001 mlx-vlm's only spelling
-            prompt.embeddings, self._model, 1
-        )
-        self._prefills[ticket] = (prefill, sampler, rope)
+        self._prefills[ticket] = (Prefill(self._model, prompt, cache, self._pace, done), sampler)
 
     def _new_cache(self) -> list[Any]:
         if self._kv_bits is None:
@@ -126,11 +122,15 @@ class Batch:
 
     def prefill(self, ticket: int) -> list[Any] | None:
         """Feed one chunk of a prompt; once it is in, the row decodes and its cache is returned."""
-        prefill, sampler, rope = self._prefills[ticket]
+        prefill, sampler = self._prefills[ticket]
         logits = prefill.step()
         if logits is None:
             return None
         del self._prefills[ticket]
+        # After the last chunk: some models know the offset only once they were fed the prompt.
+        rope = PromptProcessingBatch._capture_rope_deltas_from_prompt_kwargs(  # noqa: SLF001 mlx-vlm's only spelling
+            prefill.prompt.embeddings, self._model, 1
+        )
         token = mx.argmax(logits, axis=-1) if sampler is None else sampler.first(logits)
         # Read now: once it has joined the batch, the cache's arrays go on changing.
         whole = _copies(prefill.cache)

@@ -10,6 +10,7 @@ import numpy as np
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
+from backends.mlx_backend.embeddings import embed
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.images import picture_hash
 from backends.mlx_backend.prefix_cache import (
@@ -30,10 +31,14 @@ _THINK = "<think>"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the batch takes it: token ids, and the embeddings that stand for them."""
+    """A prompt as the batch takes it: token ids, and the embeddings that stand for them.
+
+    `whole`: it must be fed in one step.
+    """
 
     ids: list[int]
     embeddings: dict[str, Any]
+    whole: bool = False
 
 
 class Reading:
@@ -118,7 +123,6 @@ class Reading:
 
     def prompt(self) -> Prompt:
         """Return the prompt with its embeddings, evaluated."""
-        ids = mx.array([self.ids])
         rest = {
             key: value
             for key, value in self._inputs.items()
@@ -126,18 +130,12 @@ class Reading:
         }
         model = self._model.model
         with self._pictures.answering():
-            features = model.get_input_embeddings(
-                ids, self._inputs.get("pixel_values"), mask=mx.ones_like(ids), **rest
-            )
-        known = {key: value for key, value in features.to_dict().items() if value is not None}
-        embeddings = {**rest, **known}
-        # Evaluated here, so that it is this step and no part of the first chunk.
-        mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
+            embeddings = embed(model, mx.array([self.ids]), self._inputs.get("pixel_values"), rest)
         resumes = resumable(model.language_model, embeddings)
         self._model.resumes[self._shows_pictures] = resumes
         if not resumes:
             self.key_ids = None
-        return Prompt(self.ids, embeddings)
+        return Prompt(self.ids, embeddings, whole=self._shows_pictures and not resumes)
 
 
 def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None:
