@@ -147,9 +147,11 @@ class LoadedModel:
         bits = self._kv_bits or (32 if mx.default_device().type == mx.DeviceType.cpu else 16)
         return 2 * len(text.layers) * heads * bits / 8 / _MIB
 
-    def open_batch(self) -> Batch:
-        """Return a batch without rows."""
-        return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits)
+    def open_batch(self, *, keeps: bool = True) -> Batch:
+        """Return a batch without rows; whether it `keeps` their caches as they come and go."""
+        return Batch(
+            self.model.language_model, pace=self._pace, kv_bits=self._kv_bits, keeps=keeps
+        )
 
     def samples(self) -> list[Callable[[], Prompt]]:
         """Return makers of short prompts to try the model with: texts, and pictures if it sees."""

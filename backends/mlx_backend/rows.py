@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Begun,
@@ -88,7 +89,7 @@ class ModelRows:
         self.why_serial = try_batching(model.open_batch, model.samples()).why
         self._decoders = decoders
         self._totals = totals
-        self._batch = model.open_batch()
+        self._batch = self._open_batch()
         self._served: dict[int, _Served] = {}
 
     def __repr__(self) -> str:
@@ -96,6 +97,10 @@ class ModelRows:
 
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._served
+
+    def _open_batch(self) -> Batch:
+        # Where the self-test failed, taking a row out with its cache may be what went wrong.
+        return self.model.open_batch(keeps=not self.why_serial)
 
     @property
     def decoding(self) -> list[int]:
@@ -263,7 +268,7 @@ class ModelRows:
         """Throw the batch away after a step that failed; who decoded in such a step twice ends."""
         suspects = self._batch.decoding
         in_batch = [ticket for ticket in self._served if ticket in self._batch]
-        self._batch = self.model.open_batch()
+        self._batch = self._open_batch()
         again, ended = [], []
         for ticket in in_batch:
             row = self._served[ticket].row
