@@ -244,10 +244,10 @@ class Desk:
         if request is not None and event is not None:
             request.sink(event)
 
-    def on_cache_size(self, ticket: int, cache_mb: float) -> None:
-        """Take note of what a row's cache may grow to."""
+    def on_cache_size(self, ticket: int, cache_mb: float, used_mb: float) -> None:
+        """Take note of what a row's cache may grow to, and of what it has come to."""
         with self._lock:
-            self._scheduler.on_cache_size(ticket, cache_mb)
+            self._scheduler.on_cache_size(ticket, cache_mb, used_mb)
 
     def on_prefilled(self, ticket: int) -> None:
         """Take note that a row's prompt is read."""

@@ -118,7 +118,7 @@ class Engine:
                 for ended in rows.decode():
                     self._end(ended.ticket, ended)
                 for ticket in rows.decoding:
-                    self._desk.on_cache_size(ticket, rows.cache_mb(ticket))
+                    self._desk.on_cache_size(ticket, *rows.cache_mb(ticket))
             case Rest():
                 self._models.rest()
             case Admit(ticket=ticket):
@@ -136,7 +136,7 @@ class Engine:
             case Prefill(ticket=ticket):
                 rows = self._models.of(ticket)
                 whole = rows.prefill(ticket)
-                self._desk.on_cache_size(ticket, rows.cache_mb(ticket))
+                self._desk.on_cache_size(ticket, *rows.cache_mb(ticket))
                 if whole:
                     self._desk.on_prefilled(ticket)
             case Pause(ticket=ticket):
@@ -190,7 +190,7 @@ class Engine:
         self._models.wake()
         rows = self._models[request.model]
         rows.admit(ticket, request.generation, request.sink)
-        self._desk.on_cache_size(ticket, rows.cache_mb(ticket))
+        self._desk.on_cache_size(ticket, *rows.cache_mb(ticket))
 
     def _end(self, ticket: int, ended: Ended | None) -> None:
         try:

@@ -149,9 +149,7 @@ class LoadedModel:
 
     def open_batch(self, *, keeps: bool = True) -> Batch:
         """Return a batch without rows; whether it `keeps` their caches as they come and go."""
-        return Batch(
-            self.model.language_model, pace=self._pace, kv_bits=self._kv_bits, keeps=keeps
-        )
+        return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits, keeps=keeps)
 
     def samples(self) -> list[Callable[[], Prompt]]:
         """Return makers of short prompts to try the model with: texts, and pictures if it sees."""

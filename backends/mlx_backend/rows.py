@@ -107,14 +107,16 @@ class ModelRows:
         """The rows that get a token with each step."""
         return self._batch.decoding
 
-    def cache_mb(self, ticket: int) -> float:
-        """Return what a row's cache is expected to grow to, in MiB; 0 while pictures are decoded.
+    def cache_mb(self, ticket: int) -> tuple[float, float]:
+        """Return what a row's cache is expected to grow to, and has come to, in MiB.
 
-        An answer that has become longer than that counts as long as it is.
+        Both are 0 while pictures are decoded. An answer that has become longer than was expected
+        counts as long as it is.
         """
         served = self._served[ticket]
-        answer = max(served.expected_tokens, len(served.row.tokens))
-        return (served.prompt_tokens + answer) * self.model.token_mb
+        got = len(served.row.tokens)
+        expected = served.prompt_tokens + max(served.expected_tokens, got)
+        return expected * self.model.token_mb, (served.prompt_tokens + got) * self.model.token_mb
 
     def admit(self, ticket: int, generation: Generation, sink: Sink) -> None:
         """Take in a generation; ChatError for one that this model cannot answer."""
