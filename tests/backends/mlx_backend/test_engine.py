@@ -657,13 +657,14 @@ def test_answers_without_a_limit_share_a_batch(
     context_mb = rows.model.context_length * rows.model.token_mb
     assert 2 * context_mb > limits.caches_mb
     assert desk.status().decoding == 2
-    expected_mb = rows.cache_mb(first)
-    assert 0 < expected_mb < context_mb
-    assert rows.cache_mb(second) == expected_mb
+    expected_mb, used_mb = rows.cache_mb(first)
+    assert 0 < used_mb < expected_mb < context_mb
+    assert rows.cache_mb(second)[0] == expected_mb
     # One that becomes longer after all counts for what it is.
     for _ in range(8):
         engine.step()
     known = desk._scheduler._slots.get(first)
     assert known is not None
-    assert known.cache_mb == rows.cache_mb(first) > expected_mb
+    assert (known.cache_mb, known.used_mb) == rows.cache_mb(first)
+    assert known.cache_mb == known.used_mb > expected_mb
     models.close()
