@@ -161,7 +161,8 @@ class Reading:
 def _placeholders(model: "LoadedModel") -> set[int]:
     """Return the tokens that stand for pictures."""
     names = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
-    return {getattr(model.model.config, name, None) for name in names} - {None}
+    known = (getattr(model.model.config, name, None) for name in names)
+    return {token for token in known if token is not None}
 
 
 def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None:
