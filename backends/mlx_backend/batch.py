@@ -59,16 +59,22 @@ class _Paused:
 class Batch:
     """Rows by ticket. A sampler of None takes the likeliest token.
 
+    `keeps`: whether a row's cache can be taken out and put back; else a row that leaves the batch
+    is gone, and no cache is ever handed out.
+
     Every method belongs to the thread that made the batch. A row is known from `begin` to
     `remove`; what a method raises concerns the row that it was called for, and `decode` all of
     them: after that the batch has to be thrown away.
     """
 
-    def __init__(self, language_model: Any, *, pace: PrefillPace, kv_bits: int | None) -> None:
+    def __init__(
+        self, language_model: Any, *, pace: PrefillPace, kv_bits: int | None, keeps: bool = True
+    ) -> None:
         self._model = language_model
+        self._keeps = keeps
         self._pace = pace
         self._kv_bits = kv_bits
-        self._prefills: dict[int, tuple[Prefill, Sampler | None, mx.array | None]] = {}
+        self._prefills: dict[int, tuple[Prefill, Sampler | None]] = {}
         self._paused: dict[int, _Paused] = {}
         # The rows that decode, and in their order: the tokens to feed next, caches, rope offsets.
         self._rows: list[_Decoding] = []
@@ -109,11 +115,7 @@ class Batch:
         """Take a prompt in; `cache` holds the first `done` tokens of it."""
         if cache is None:
             cache, done = self._new_cache(), 0
-        prefill = Prefill(self._model, prompt, cache, self._pace, done)
-        rope = PromptProcessingBatch._capture_rope_deltas_from_prompt_kwargs(  # noqa: SLF001 mlx-vlm's only spelling
-            prompt.embeddings, self._model, 1
-        )
-        self._prefills[ticket] = (prefill, sampler, rope)
+        self._prefills[ticket] = (Prefill(self._model, prompt, cache, self._pace, done), sampler)
 
     def _new_cache(self) -> list[Any]:
         if self._kv_bits is None:
@@ -126,14 +128,18 @@ class Batch:
 
     def prefill(self, ticket: int) -> list[Any] | None:
         """Feed one chunk of a prompt; once it is in, the row decodes and its cache is returned."""
-        prefill, sampler, rope = self._prefills[ticket]
+        prefill, sampler = self._prefills[ticket]
         logits = prefill.step()
         if logits is None:
             return None
         del self._prefills[ticket]
+        # After the last chunk: some models know the offset only once they were fed the prompt.
+        rope = PromptProcessingBatch._capture_rope_deltas_from_prompt_kwargs(  # noqa: SLF001 mlx-vlm's only spelling
+            prefill.prompt.embeddings, self._model, 1
+        )
         token = mx.argmax(logits, axis=-1) if sampler is None else sampler.first(logits)
         # Read now: once it has joined the batch, the cache's arrays go on changing.
-        whole = _copies(prefill.cache)
+        whole = _copies(prefill.cache) if self._keeps else []
         self._join(_Paused(_Decoding(ticket, sampler), prefill.cache, token, rope))
         return whole
 
@@ -174,9 +180,11 @@ class Batch:
         return mx.concatenate(drawn).astype(inputs.dtype)
 
     def pause(self, ticket: int) -> bool:
-        """Take a decoding row out; False where its cache cannot be kept and it is gone."""
+        """Take a row out; False where its cache cannot be kept and it is gone."""
         index = self._index(ticket)
         if index is None:
+            if not self._keeps:
+                self._prefills.pop(ticket, None)
             return ticket in self._prefills
         self._settle()
         taken = self._take(index)
@@ -212,7 +220,7 @@ class Batch:
         if tokens is None:
             raise RuntimeError("a row decodes without a token")
         taken = None
-        if all(hasattr(cache, "extract") for cache in self._cache):
+        if self._keeps and all(hasattr(cache, "extract") for cache in self._cache):
             cache = [each.extract(index) for each in self._cache]
             rope = None if self._rope is None else self._rope[index : index + 1]
             taken = _Paused(row, cache, tokens[index : index + 1], rope)

@@ -260,11 +260,11 @@ class Desk:
         if request is not None and event is not None:
             request.sink(event)
 
-    def on_cache_sizes(self, caches_mb: Mapping[int, float]) -> None:
-        """Take note of what the caches of rows may grow to."""
+    def on_cache_sizes(self, caches_mb: Mapping[int, tuple[float, float]]) -> None:
+        """Take note of what the caches of rows may grow to, and of what they have come to."""
         with self._lock:
-            for ticket, cache_mb in caches_mb.items():
-                self._scheduler.on_cache_size(ticket, cache_mb)
+            for ticket, (cache_mb, used_mb) in caches_mb.items():
+                self._scheduler.on_cache_size(ticket, cache_mb, used_mb)
 
     def on_prefilled(self, ticket: int) -> None:
         """Take note that a row's prompt is read."""

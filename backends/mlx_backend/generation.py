@@ -42,11 +42,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that the model may call; `parameters` is the JSON Schema of its arguments."""
+    """A function that the model may call; `parameters` is the JSON Schema of its arguments.
+
+    `index` is its place among the tools of the request.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    index: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,8 @@ def check(constraint: Constraint) -> None:
     """
     if constraint.schema is not None:
         _check_schema(constraint.schema, "response_format")
-    for index, tool in enumerate(constraint.tools):
-        param = f"tools[{index}].function.parameters"
+    for tool in constraint.tools:
+        param = f"tools[{tool.index}].function.parameters"
         if tool.parameters.get("type", "object") != "object":
             text = f'{param}: the type of what describes arguments is "object"'
             raise ChatError("invalid_request", text, param)

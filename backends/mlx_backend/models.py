@@ -2,28 +2,31 @@
 
 import gc
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_vlm.utils import load
+from PIL import Image
 
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
 from backends.mlx_backend.detokenize import text_of_tokens
+from backends.mlx_backend.embeddings import embed
 from backends.mlx_backend.errors import ChatError
-from backends.mlx_backend.generation import LoadProgress, Sampling
+from backends.mlx_backend.generation import Generation, LoadProgress, Sampling
 from backends.mlx_backend.images import DEFAULT_LIMITS, ImageLimits
 from backends.mlx_backend.prefill import PrefillPace
 from backends.mlx_backend.prefix_cache import PrefixCache
-from backends.mlx_backend.prompt import Prompt
+from backends.mlx_backend.prompt import Prompt, Reading
 from backends.mlx_backend.sampling import SamplingPlan
 from backends.mlx_backend.template import ChatTemplate
 from backends.mlx_backend.token_mask import Grammars
 from backends.mlx_backend.vision import VisionEncoder
-from backends.wire import LoadPhase
+from backends.wire import LoadPhase, Priority
 
 _MIB = 1024 * 1024
 _LENGTH_BYTES = 8
@@ -31,6 +34,8 @@ _LARGEST_HEADER = 256 * 1024 * 1024
 _DEFAULT_CONTEXT = 8192
 # What is read of the weights between two reports of progress.
 _PIECE_BYTES = 32 * _MIB
+# Of pictures to try a model with, in pixels; different ones, so that rows are shifted differently.
+_SAMPLE_SIZES = ((128, 96), (96, 192))
 _MARKERS = frozenset({CALL, END_CALL, THINK, END_THINK})
 
 
@@ -167,20 +172,30 @@ class LoadedModel:
         bits = self._kv_bits or (32 if mx.default_device().type == mx.DeviceType.cpu else 16)
         return 2 * len(text.layers) * heads * bits / 8 / _MIB
 
-    def open_batch(self) -> Batch:
-        """Return a batch without rows."""
-        return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits)
+    def open_batch(self, *, keeps: bool = True) -> Batch:
+        """Return a batch without rows; whether it `keeps` their caches as they come and go."""
+        return Batch(self.model.language_model, pace=self._pace, kv_bits=self._kv_bits, keeps=keeps)
 
-    def samples(self) -> list[Prompt]:
-        """Return short prompts of different lengths to try the model with."""
+    def samples(self) -> list[Callable[[], Prompt]]:
+        """Return makers of short prompts to try the model with: texts, and pictures if it sees."""
         ids = self.tokenizer.encode("Hello there, how are you?", add_special_tokens=False)
-        prompts = []
-        for count in (2, 4):
-            tokens = mx.array([ids[:count]])
-            features = self.model.get_input_embeddings(tokens, None, mask=mx.ones_like(tokens))
-            known = {key: value for key, value in features.to_dict().items() if value is not None}
-            prompts.append(Prompt(ids[:count], known))
-        return prompts
+        samples: list[Callable[[], Prompt]] = [
+            partial(self._text_sample, ids[:count]) for count in (2, 4)
+        ]
+        if self.sees:
+            samples += [partial(self._picture_sample, size) for size in _SAMPLE_SIZES]
+        return samples
+
+    def _text_sample(self, ids: list[int]) -> Prompt:
+        return Prompt(ids, embed(self.model, mx.array([ids]), None, {}))
+
+    def _picture_sample(self, size: tuple[int, int]) -> Prompt:
+        content = [{"type": "image"}, {"type": "text", "text": "Describe the image."}]
+        messages = [{"role": "user", "content": content}]
+        asked = Generation(
+            self.name, Path(), messages, (), Sampling(), None, (), priority=Priority.LOW
+        )
+        return Reading(self, asked, [Image.new("RGB", size, "teal")]).prompt()
 
     def token_bytes(self, token: int) -> bytes:
         """Return what a token stands for, special ones by their names."""

@@ -44,12 +44,12 @@ class Prefill:
         self, language_model: Any, prompt: Prompt, cache: list[Any], pace: PrefillPace, done: int
     ) -> None:
         self._model = language_model
-        self._prompt = prompt
+        self.prompt = prompt
         self._pace = pace
         self.cache = cache
         self.done = done
         self._ids = mx.array([prompt.ids])
-        self._in_chunks = _chunked_prefill_enabled(
+        self._in_chunks = not prompt.whole and _chunked_prefill_enabled(
             language_model,
             input_ids=self._ids,
             inputs_embeds=prompt.embeddings.get("inputs_embeds"),
@@ -58,11 +58,11 @@ class Prefill:
         )
 
     def __repr__(self) -> str:
-        return f"<Prefill {self.done}/{len(self._prompt.ids)}>"
+        return f"<Prefill {self.done}/{len(self.prompt.ids)}>"
 
     def step(self) -> mx.array | None:
         """Feed one chunk and wait for it; return the last logits (1, V) once the prompt is in."""
-        last = len(self._prompt.ids) - 1
+        last = len(self.prompt.ids) - 1
         chunk = min(self._pace.tokens, last - self.done) if self._in_chunks else 0
         if chunk > 0:
             begun = time.perf_counter()
@@ -77,7 +77,7 @@ class Prefill:
 
     def _feed(self, stop: int, **options: Any) -> mx.array:
         start, self.done = self.done, stop
-        pieces = cut_span(self._prompt.embeddings, start, stop, len(self._prompt.ids))
+        pieces = cut_span(self.prompt.embeddings, start, stop, len(self.prompt.ids))
         output = self._model(self._ids[:, start:stop], cache=self.cache, **pieces, **options)
         logits: mx.array = getattr(output, "logits", output)
         return logits

@@ -34,6 +34,8 @@ _WHOLE = frozenset(
         "decoder_inputs_embeds",
     }
 )
+# What language models have that know more of positions than how many tokens came before.
+_POSITIONING = ("get_rope_index", "_position_ids", "_rope_deltas")
 _ID_BYTES = 8
 _DEEPSTACK = "deepstack_visual_embeds"
 _VISUAL = "visual_pos_masks"
@@ -220,12 +222,12 @@ def resumable(language_model: Any, embeddings: Mapping[str, Any]) -> bool:
     """Whether a prompt can be fed from a token in its middle on.
 
     Not where something looks at the prompt as a whole, nor where the model works out the positions
-    of pictures from the tokens that it is fed.
+    of pictures from the tokens that it is fed, or keeps them to itself.
     """
     if any(embeddings.get(name) is not None for name in _WHOLE):
         return False
-    return embeddings.get("position_ids") is not None or not hasattr(
-        language_model, "get_rope_index"
+    return embeddings.get("position_ids") is not None or not any(
+        hasattr(language_model, name) for name in _POSITIONING
     )
 
 

@@ -1,7 +1,7 @@
 """From a conversation to what the model is fed: tokens, pictures, embeddings."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
+from backends.mlx_backend.embeddings import embed
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.images import picture_hash
 from backends.mlx_backend.prefix_cache import (
@@ -30,10 +31,14 @@ _THINK = "<think>"
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the batch takes it: token ids, and the embeddings that stand for them."""
+    """A prompt as the batch takes it: token ids, and the embeddings that stand for them.
+
+    `whole`: it must be fed in one step.
+    """
 
     ids: list[int]
     embeddings: dict[str, Any]
+    whole: bool = False
 
 
 class Reading:
@@ -82,14 +87,16 @@ class Reading:
         placeholder = getattr(self._model.model.config, "image_token_index", None)
         if placeholder is None:
             return None
-        self._counts = placeholder_runs(self.ids, placeholder)
+        prompt = self.ids[: self.prompt_tokens]
+        self._counts = placeholder_runs(prompt, placeholder)
         if len(self._counts) != len(hashes):
             text = (
                 f"the messages spell the model's own image placeholder: it stands"
                 f" {len(self._counts)} times among the tokens of {len(hashes)} images; leave it out"
             )
             raise ChatError("invalid_request", text, "messages")
-        return picture_key_ids(self.ids, placeholder, hashes, self._counts)
+        keys = picture_key_ids(prompt, placeholder, hashes, self._counts)
+        return np.concatenate([keys, np.array(self.ids[self.prompt_tokens :], np.int64)])
 
     @property
     def _shows_pictures(self) -> bool:
@@ -118,26 +125,44 @@ class Reading:
 
     def prompt(self) -> Prompt:
         """Return the prompt with its embeddings, evaluated."""
-        ids = mx.array([self.ids])
         rest = {
             key: value
             for key, value in self._inputs.items()
             if key not in {"pixel_values", "attention_mask"}
         }
         model = self._model.model
+        written = self._written_placeholders()
+        plain = {token: embed(model, mx.array([[token]]), None, {}) for token in written.values()}
         with self._pictures.answering():
-            features = model.get_input_embeddings(
-                ids, self._inputs.get("pixel_values"), mask=mx.ones_like(ids), **rest
-            )
-        known = {key: value for key, value in features.to_dict().items() if value is not None}
-        embeddings = {**rest, **known}
-        # Evaluated here, so that it is this step and no part of the first chunk.
-        mx.eval([value for value in embeddings.values() if isinstance(value, mx.array)])
+            ids = mx.array([self._shown(written)])
+            embeddings = embed(model, ids, self._inputs.get("pixel_values"), rest)
+        for place, token in written.items():
+            embeddings["inputs_embeds"][:, place] = plain[token]["inputs_embeds"][:, 0]
         resumes = resumable(model.language_model, embeddings)
         self._model.resumes[self._shows_pictures] = resumes
         if not resumes:
             self.key_ids = None
-        return Prompt(self.ids, embeddings)
+        return Prompt(self.ids, embeddings, whole=self._shows_pictures and not resumes)
+
+    def _written_placeholders(self) -> dict[int, int]:
+        """Return by their places the tokens of the answer that would be taken for pictures."""
+        if not self._shows_pictures:
+            return {}
+        placeholders = _placeholders(self._model)
+        answer = enumerate(self.ids[self.prompt_tokens :], self.prompt_tokens)
+        return {place: token for place, token in answer if token in placeholders}
+
+    def _shown(self, written: Mapping[int, int]) -> list[int]:
+        # Another token keeps the place, until what the written one is embedded as is put there.
+        other = self.ids[self.prompt_tokens - 1]
+        return [other if place in written else token for place, token in enumerate(self.ids)]
+
+
+def _placeholders(model: "LoadedModel") -> set[int]:
+    """Return the tokens that stand for pictures."""
+    names = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
+    known = (getattr(model.model.config, name, None) for name in names)
+    return {token for token in known if token is not None}
 
 
 def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None:
@@ -145,8 +170,7 @@ def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None
 
     mlx-vlm's for Qwen puts the picture where the text spells the token, and forgets its place.
     """
-    names = ("image_token_index", "image_token_id", "video_token_index", "video_token_id")
-    ids = {getattr(model.model.config, name, None) for name in names} - {None}
+    ids = _placeholders(model)
     added = model.tokenizer.get_added_vocab()
     told = json.dumps([generation.messages, *map(asdict, generation.tools)], ensure_ascii=False)
     spelled = next((text for text, token in added.items() if token in ids and text in told), None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import (
     Begun,
@@ -90,7 +91,7 @@ class ModelRows:
         self.why_serial = why_serial
         self._decoders = decoders
         self._totals = totals
-        self._batch = model.open_batch()
+        self._batch = self._open_batch()
         self._served: dict[int, _Served] = {}
 
     def __repr__(self) -> str:
@@ -99,19 +100,25 @@ class ModelRows:
     def __contains__(self, ticket: int) -> bool:
         return ticket in self._served
 
+    def _open_batch(self) -> Batch:
+        # Where the self-test failed, taking a row out with its cache may be what went wrong.
+        return self.model.open_batch(keeps=not self.why_serial)
+
     @property
     def decoding(self) -> list[int]:
         """The rows that get a token with each step."""
         return self._batch.decoding
 
-    def cache_mb(self, ticket: int) -> float:
-        """Return what a row's cache is expected to grow to, in MiB; 0 while pictures are decoded.
+    def cache_mb(self, ticket: int) -> tuple[float, float]:
+        """Return what a row's cache is expected to grow to, and has come to, in MiB.
 
-        An answer that has become longer than that counts as long as it is.
+        Both are 0 while pictures are decoded. An answer that has become longer than was expected
+        counts as long as it is.
         """
         served = self._served[ticket]
-        answer = max(served.expected_tokens, len(served.row.tokens))
-        return (served.prompt_tokens + answer) * self.model.token_mb
+        got = len(served.row.tokens)
+        expected = served.prompt_tokens + max(served.expected_tokens, got)
+        return expected * self.model.token_mb, (served.prompt_tokens + got) * self.model.token_mb
 
     def admit(self, ticket: int, generation: Generation, sink: Sink) -> None:
         """Take in a generation; ChatError for one that this model cannot answer."""
@@ -265,7 +272,7 @@ class ModelRows:
         """Throw the batch away after a step that failed; who decoded in such a step twice ends."""
         suspects = self._batch.decoding
         in_batch = [ticket for ticket in self._served if ticket in self._batch]
-        self._batch = self.model.open_batch()
+        self._batch = self._open_batch()
         again, ended = [], []
         for ticket in in_batch:
             row = self._served[ticket].row

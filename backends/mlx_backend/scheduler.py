@@ -193,6 +193,8 @@ class Scheduler:
         return (
             self._expire(now)
             or self._unload_wanted()
+            # Before anyone is let in: what is paused here would come straight back.
+            or self._slots.relieve()
             or self._let_in(now)
             or self._unload_idle(now)
             or self._steps.next()
@@ -331,11 +333,14 @@ class Scheduler:
         self._unloads.pop(model, None)
         self._models.remove(model)
 
-    def on_cache_size(self, ticket: int, cache_mb: float) -> None:
-        """Take note of what a row's cache is expected to grow to; may be told again and again."""
+    def on_cache_size(self, ticket: int, cache_mb: float, used_mb: float = 0.0) -> None:
+        """Take note of what a row's cache is expected to grow to, and of what it has come to.
+
+        May be told again and again.
+        """
         row = self._slots.get(ticket)
         if row is not None:
-            row.cache_mb = cache_mb
+            row.cache_mb, row.used_mb = cache_mb, used_mb
 
     def on_prefilled(self, ticket: int) -> None:
         """Take note that a row's prompt is read; its next step is Decode."""

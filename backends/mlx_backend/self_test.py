@@ -4,8 +4,7 @@ mlx-vlm's caches and models change; a model whose rows disturb each other must n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +12,8 @@ import mlx.core as mx
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.prompt import Prompt
 
-_STEPS = 3
+# How many tokens of each row are compared.
+_POSITIONS = 6
 # Metal and CUDA sum in another order when the batch has another shape.
 _TOLERANCE = 0.05
 _TOLERANCE_ON_CPU = 0.001
@@ -23,7 +23,7 @@ _NEAR_TIE = 0.125
 
 
 class _Forced:
-    """Takes the tokens that it is given, and keeps the log probabilities that the model had."""
+    """Takes the tokens that it is given over and over, and keeps the model's log probabilities."""
 
     needs_tokens = False
 
@@ -35,7 +35,7 @@ class _Forced:
         """Keep, and take the next token."""
         logits = logits.astype(mx.float32)
         self.seen.append(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
-        return mx.array([self._tokens[len(self.seen) - 1]])
+        return mx.array([self._tokens[(len(self.seen) - 1) % len(self._tokens)]])
 
     def next(self, _token: int | None, logits: mx.array) -> mx.array:
         """Keep, and take the next token."""
@@ -57,15 +57,18 @@ class Verdict:
 
 def try_batching(
     open_batch: Callable[[], Batch],
-    prompts: Sequence[Prompt],
+    samples: Sequence[Callable[[], Prompt]],
     progress: Callable[[float], object] = lambda _done: None,
 ) -> Verdict:
-    """Run rows alone and together, joined, paused and resumed, with the same forced tokens.
+    """Run rows alone and together, with the same forced tokens.
 
-    A failure inside MLX is a verdict too. `progress` hears, from 0 to 1, how much is done.
+    Alone each prompt is fed as a whole. Together they are begun one behind the other and fed a
+    chunk at a time, while those that are in decode; then rows are paused and resumed. `samples`
+    make the prompts, so that each is made right before it is begun, as it is when it is served. A
+    failure inside MLX is a verdict too. `progress` hears, from 0 to 1, how much is done.
     """
     try:
-        gap, equal = _compare(open_batch, prompts, progress)
+        gap, equal = _compare(open_batch, samples, progress)
     except Exception as error:  # noqa: BLE001  models fail in any way there is
         return Verdict(float("inf"), 0.0, f"the model cannot be batched ({type(error).__name__})")
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
@@ -78,40 +81,50 @@ def try_batching(
 
 def _compare(
     open_batch: Callable[[], Batch],
-    prompts: Sequence[Prompt],
+    samples: Sequence[Callable[[], Prompt]],
     progress: Callable[[float], object],
 ) -> tuple[float, float]:
-    forwards, whole = count(1), len(prompts) * (2 + _STEPS) + _STEPS
+    alone = []
+    for number, sample in enumerate(samples, 1):
+        alone.append(_alone(open_batch(), sample()))
+        progress(number / (2 * len(samples)))
+    together = _together(open_batch(), samples)
+    progress(1)
+    differences = [
+        difference(mx.concatenate(one[:_POSITIONS]), mx.concatenate(other[:_POSITIONS]))
+        for one, other in zip(alone, together, strict=True)
+    ]
+    return max(gap for gap, _ in differences), min(equal for _, equal in differences)
 
-    def read(batch: Batch, ticket: int, prompt: Prompt, forced: _Forced) -> None:
-        _read(batch, ticket, prompt, forced)
-        progress(next(forwards) / whole)
 
-    def decode(batch: Batch, steps: int) -> None:
-        for _ in range(steps):
-            batch.decode()
-            progress(next(forwards) / whole)
+def _alone(batch: Batch, prompt: Prompt) -> list[mx.array]:
+    forced = _Forced(prompt.ids)
+    batch.begin(0, replace(prompt, whole=True), forced)
+    while batch.prefill(0) is None:
+        pass
+    while len(forced.seen) < _POSITIONS:
+        batch.decode()
+    return forced.seen
 
-    alone = [_Forced(prompt.ids) for prompt in prompts]
-    for prompt, forced in zip(prompts, alone, strict=True):
-        batch = open_batch()
-        read(batch, 0, prompt, forced)
-        decode(batch, _STEPS)
-    together = [_Forced(prompt.ids) for prompt in prompts]
-    batch = open_batch()
-    for ticket, (prompt, forced) in enumerate(zip(prompts, together, strict=True)):
-        read(batch, ticket, prompt, forced)
-    decode(batch, 1)
-    batch.pause(0)
-    batch.resume(0)
-    decode(batch, _STEPS - 1)
-    gaps: list[float] = []
-    equals: list[float] = []
-    for one, other in zip(alone, together, strict=True):
-        gap, equal = difference(mx.concatenate(one.seen), mx.concatenate(other.seen))
-        gaps.append(gap)
-        equals.append(equal)
-    return max(gaps), min(equals)
+
+def _together(batch: Batch, samples: Sequence[Callable[[], Prompt]]) -> list[list[mx.array]]:
+    rows: list[_Forced] = []
+    for ticket, sample in enumerate(samples):
+        prompt = sample()
+        rows.append(_Forced(prompt.ids))
+        batch.begin(ticket, prompt, rows[ticket])
+        batch.prefill(ticket)
+    while unread := [ticket for ticket in range(len(rows)) if ticket not in batch.decoding]:
+        for ticket in unread:
+            batch.prefill(ticket)
+        batch.decode()
+    for ticket in (0, len(rows) - 1):
+        batch.pause(ticket)
+        batch.decode()
+        batch.resume(ticket)
+    while any(len(forced.seen) < _POSITIONS for forced in rows):
+        batch.decode()
+    return [forced.seen for forced in rows]
 
 
 def difference(alone: mx.array, together: mx.array) -> tuple[float, float]:
@@ -127,9 +140,3 @@ def difference(alone: mx.array, together: mx.array) -> tuple[float, float]:
     missing = mx.max(alone, axis=-1, keepdims=True) - mx.take_along_axis(alone, likeliest, axis=-1)
     equal: Any = mx.mean((missing <= _NEAR_TIE).astype(mx.float32)).item()
     return gap, equal
-
-
-def _read(batch: Batch, ticket: int, prompt: Prompt, forced: _Forced) -> None:
-    batch.begin(ticket, prompt, forced)
-    while batch.prefill(ticket) is None:
-        pass

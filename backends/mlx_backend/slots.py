@@ -27,7 +27,7 @@ class Stage(Enum):
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """An admitted request; `cache_mb` is what its cache may grow to.
+    """An admitted request; `cache_mb` is what its cache may grow to, `used_mb` what it has come to.
 
     `protected_steps`: so many decode steps it is due before it may be paused.
     """
@@ -38,6 +38,7 @@ class Row:
     admitted_at: float
     protected_steps: int = 0
     cache_mb: float = 0.0
+    used_mb: float = 0.0
     stage: Stage = Stage.UNREAD
     paused: bool = False
 
@@ -177,6 +178,27 @@ class Slots:
         row.stage = Stage.UNREAD
         self.drops += 1
         return Drop(row.ticket)
+
+    def relieve(self) -> Pause | Drop | None:
+        """Decide what gives memory back where rows outgrew what was reserved for them.
+
+        The newest paused row's cache goes, else the newest LOW is paused, and its cache goes next.
+        A HIGH keeps its cache, and so does a row that no other stands beside.
+        """
+        holding = [row for row in self._rows.values() if row.has_cache]
+        if self._caches_mb is None or len(holding) == 1:
+            return None
+        if sum(row.used_mb for row in holding) <= self._caches_mb:
+            return None
+        yielding = [row for row in holding if row.paused or row.may_be_paused]
+        newest = max(yielding, key=lambda row: (row.paused, row.ticket), default=None)
+        if newest is None:
+            return None
+        if newest.paused:
+            return self.drop(newest)
+        newest.paused = True
+        self.pauses += 1
+        return Pause(newest.ticket)
 
     def newest_that_may_be_paused(self) -> Row | None:
         """Return the row whose slot a HIGH may have."""

@@ -118,7 +118,7 @@ def read_tools(bodies: Sequence[ToolBody]) -> tuple[Tool, ...]:
             text = f"{where}.name: there are two functions named {function.name!r}"
             raise ChatError("invalid_request", text, f"{where}.name")
         parameters = _parameters(function.parameters, f"{where}.parameters")
-        tools[function.name] = Tool(function.name, function.description or "", parameters)
+        tools[function.name] = Tool(function.name, function.description or "", parameters, index)
     return tuple(tools.values())
 
 

@@ -25,6 +25,7 @@ MLX_MODULES: Final = {
     for name in (
         "batch",
         "convert",
+        "embeddings",
         "engine",
         "loaded",
         "models",

@@ -153,6 +153,36 @@ def test_a_row_whose_cache_was_dropped_goes_on_from_its_tokens(
     assert before + alone(model, prompt, sampler, TOKENS - 5) == solo[ticket]
 
 
+class Told(RowSampler):
+    """Draws the tokens that it is told, and keeps the logits that it was given."""
+
+    def __init__(self, tokens: tuple[int, ...]) -> None:
+        self.left = list(tokens)
+        self.needs_tokens = False
+
+    def first(self, logits: Any) -> Any:
+        self.last = logits
+        return mx.array([self.left.pop(0) if self.left else 0])
+
+    def next(self, _token: int | None, logits: Any) -> Any:
+        return self.first(logits)
+
+
+def test_an_answer_may_hold_what_stands_for_a_picture(model: LoadedModel) -> None:
+    """Read again after its cache was dropped, it is no picture but what the row was fed before."""
+    config: Any = model.model.config
+    written = (7, config.vision_start_token_id, config.image_token_id, config.video_token_id, 9)
+    batch, going = open_batch(model), Told(written)
+    batch.begin(0, prompt_of(model, "colour?", RED, BLUE), going)
+    read_in(batch, 0)
+    for _ in written:
+        batch.decode()
+    batch, again = open_batch(model), Told(())
+    batch.begin(0, prompt_of(model, "colour?", RED, BLUE, tokens=written), again)
+    read_in(batch, 0)
+    assert mx.allclose(going.last, again.last, atol=1e-3).item()
+
+
 def test_a_failing_sampler_is_its_rows_alone(
     model: LoadedModel, solo: dict[int, list[int]]
 ) -> None:

@@ -588,6 +588,38 @@ def test_a_model_that_cannot_be_batched_is_served_one_by_one(
     assert "one generation at a time" in caplog.text
 
 
+@pytest.mark.parametrize("phase", ["prefilling", "decoding"])
+def test_a_model_that_cannot_be_batched_keeps_no_cache(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """A LOW that gives way reads all of it again, since taking it out may be what is wrong."""
+
+    def extract(cache: Any, _row: int) -> Any:
+        cache.keys = mx.zeros_like(cache.keys)
+        return cache
+
+    monkeypatch.setattr("mlx_vlm.models.cache.BatchKVCache.extract", extract)
+    monkeypatch.setattr("mlx_vlm.models.cache.KVCache.extract", extract)
+    alone: list[Event] = []
+    desk.submit(ask(LONG + "Please count.", max_tokens=30), alone.append)
+    drain(engine)
+    assert desk.status().why
+    low: list[Event] = []
+    high: list[Event] = []
+    desk.submit(ask(LONG + "Please count.", max_tokens=30), low.append)
+    for _ in range(6 if phase == "prefilling" else 20):
+        engine.step()
+    assert getattr(desk.status(), phase) == 1
+    desk.submit(ask(priority=Priority.HIGH), high.append)
+    while not desk.status().paused:
+        engine.step()
+    assert len(rows_of(engine)._batch) == 0
+    drain(engine)
+    assert text_of(high) == "I see no picture."
+    assert text_of(low) == text_of(alone) != ""
+    assert nothing_left(engine, desk)
+
+
 def test_text_does_not_wait_for_the_pictures_of_others(
     engine: Engine, desk: Desk, ask: Any
 ) -> None:
@@ -687,13 +719,14 @@ def test_answers_without_a_limit_share_a_batch(
     context_mb = rows.model.context_length * rows.model.token_mb
     assert 2 * context_mb > limits.caches_mb
     assert desk.status().decoding == 2
-    expected_mb = rows.cache_mb(first)
-    assert 0 < expected_mb < context_mb
-    assert rows.cache_mb(second) == expected_mb
+    expected_mb, used_mb = rows.cache_mb(first)
+    assert 0 < used_mb < expected_mb < context_mb
+    assert rows.cache_mb(second)[0] == expected_mb
     # One that becomes longer after all counts for what it is.
     for _ in range(8):
         engine.step()
     known = desk._scheduler._slots.get(first)
     assert known is not None
-    assert known.cache_mb == rows.cache_mb(first) > expected_mb
+    assert (known.cache_mb, known.used_mb) == rows.cache_mb(first)
+    assert known.cache_mb == known.used_mb > expected_mb
     models.close()

@@ -1,6 +1,7 @@
 import itertools
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -220,10 +221,12 @@ def test_refusals(schema: Any, reason: str) -> None:
     assert len(caught.value.message) < 500
     if schema is not False:
         definitions = {"$defs": schema.get("$defs", {})}
-        tools = (tool(), tool("b", properties={"x": schema}, required=["x"], **definitions))
-        with pytest.raises(ChatError) as caught:
-            check(Constraint(tools=tools, forced=True))
-        assert caught.value.param == "tools[1].function.parameters"
+        bad = tool("b", properties={"x": schema}, required=["x"], **definitions)
+        second = replace(bad, index=1)
+        for tools in ((tool(), second), (second,)):
+            with pytest.raises(ChatError) as caught:
+                check(Constraint(tools=tools, forced=True))
+            assert caught.value.param == "tools[1].function.parameters"
 
 
 def test_a_schema_that_is_only_itself() -> None:

@@ -27,6 +27,7 @@ from backends.mlx_backend.scheduler import (
     RowCounts,
     Scheduler,
 )
+from backends.mlx_backend.slots import Row, Slots, Stage
 from backends.wire import Priority, UnloadReason
 
 SYSTEM, HIGH, LOW = Priority
@@ -54,6 +55,9 @@ class Job:
     paused: bool = False
     cached: bool = False
     protected: int = 0
+    # What its cache has come to, and what a token of its answer adds.
+    used: int = 0
+    growth: int = 0
     # Steps taken between its submission and its first prefill.
     steps_waited: int = 0
 
@@ -104,12 +108,14 @@ class Machine:
         chunks: int = 1,
         answer: int = LONG,
         tokens: int = 1,
+        growth: int = 0,
         queue_s: float | None = None,
     ) -> int:
         size_mb = self.sizes.setdefault(model, SIZE_MB)
         ticket = self.scheduler.submit(model, priority, self.now, size_mb=size_mb, queue_s=queue_s)
         deadline = None if queue_s is None else self.now + queue_s
-        self.waiting[ticket] = Job(ticket, model, priority, chunks, answer, tokens, deadline)
+        job = Job(ticket, model, priority, chunks, answer, tokens, deadline, growth=growth)
+        self.waiting[ticket] = job
         return ticket
 
     def withdraw(self, ticket: int) -> None:
@@ -153,6 +159,19 @@ class Machine:
         lows = [job for job in self.waiting.values() if job.low]
         return bool(lows) and self.first(lows).model not in self.loaded
 
+    @property
+    def outgrown(self) -> bool:
+        caches = [job.used for job in self.rows.values() if job.cached]
+        budget = self.limits.caches_mb
+        return budget is not None and len(caches) > 1 and sum(caches) > budget
+
+    @property
+    def must_yield(self) -> bool:
+        return self.outgrown and any(
+            job.cached and (job.paused or (job.low and not job.protected))
+            for job in self.rows.values()
+        )
+
     def first(self, jobs: list[Job]) -> Job:
         return min(jobs, key=lambda job: (job.priority, job.ticket))
 
@@ -161,7 +180,9 @@ class Machine:
     def step(self) -> Action:  # noqa: C901  one case an action
         if not self.low_waits:
             self.overtaken = 0
+        must_yield = self.must_yield
         action = self.scheduler.next(self.now)
+        assert not must_yield or isinstance(action, Drop | Pause | Expire | Unload)
         self.steps.append(action)
         match action:
             case Load(model=model):
@@ -213,7 +234,7 @@ class Machine:
             assert not self.paused, "paused rows come before queued ones"
         job.chunks_left, job.answer_left = job.chunks, job.answer
         self.rows[job.ticket] = job
-        self.scheduler.on_cache_size(job.ticket, job.tokens)
+        self.scheduler.on_cache_size(job.ticket, job.tokens, job.used)
 
     def resume(self, job: Job) -> None:
         assert job is self.first(self.paused)
@@ -244,6 +265,9 @@ class Machine:
         assert not job.paused
         assert not job.protected
         unprotected = [other for other in self.running if other.low and not other.protected]
+        if self.outgrown:
+            assert not any(other.cached for other in self.paused)
+            unprotected = [other for other in unprotected if other.cached]
         assert job.ticket == max(other.ticket for other in unprotected)
         job.paused = True
 
@@ -289,6 +313,9 @@ class Machine:
         self.take_time()
         for job in batch:
             job.answer_left -= 1
+            job.used += job.growth
+            job.tokens = max(job.tokens, job.used)
+            self.scheduler.on_cache_size(job.ticket, job.tokens, job.used)
             job.protected = max(0, job.protected - 1)
             if not job.answer_left:
                 self.end(job.ticket)
@@ -877,6 +904,52 @@ def test_low_takes_no_memory_from_running_rows() -> None:
 # The queue.
 
 
+def test_rows_that_outgrow_their_memory_give_way_newest_low_first() -> None:
+    """A LOW is paused and its cache dropped; the HIGH goes on, and so does the last row."""
+    machine = Machine(limits(caches_mb=30))
+    old, high, new = (
+        machine.submit(priority, tokens=10, growth=1) for priority in (LOW, HIGH, LOW)
+    )
+    assert machine.until(Pause) == Pause(new)
+    assert machine.step() == Drop(new)
+    assert machine.until(Pause) == Pause(old)
+    assert machine.step() == Drop(old)
+    machine.take(60)
+    assert machine.rows[high].used > 30
+    assert machine.scheduler.counters.drops == 2
+
+
+def test_paused_rows_give_way_before_rows_that_run() -> None:
+    """Nobody is paused while the cache of one who is paused already can go, however old it is."""
+    slots = Slots(active=4, reserve_high=0, max_low=4, caches_mb=30)
+    for ticket in (1, 2, 3):
+        row = Row(ticket, A, LOW, 0.0, used_mb=20, stage=Stage.DECODING, paused=ticket == 1)
+        slots.add(row, low_queued=False)
+    assert slots.relieve() == Drop(1)
+    assert slots.relieve() == Pause(3)
+    assert slots.relieve() == Drop(3)
+    assert slots.relieve() is None
+
+
+def test_low_that_stands_alone_is_not_dropped_however_large() -> None:
+    """It would be read again only to be dropped again."""
+    machine = Machine(limits(caches_mb=20))
+    alone = machine.submit(tokens=10, growth=1)
+    machine.take(60)
+    assert machine.rows[alone].used > 20
+    assert machine.scheduler.counters.drops == machine.scheduler.counters.pauses == 0
+
+
+def test_rows_of_high_are_not_dropped_for_each_other() -> None:
+    """They go on, however large they have become."""
+    machine = Machine(limits(caches_mb=20))
+    for _ in range(2):
+        machine.submit(HIGH, tokens=10, growth=1)
+    machine.take(60)
+    assert sum(job.used for job in machine.running) > 20
+    assert machine.scheduler.counters.drops == machine.scheduler.counters.pauses == 0
+
+
 def test_low_is_refused_when_the_queue_is_full() -> None:
     """The queue is bounded; rows do not count."""
     machine = Machine(limits(queue=2))
@@ -1363,6 +1436,7 @@ class Promises(RuleBasedStateMachine):
         chunks=st.integers(1, 3),
         answer=st.integers(1, 25),
         tokens=st.integers(1, 30),
+        growth=st.integers(0, 3),
         queue_s=st.sampled_from([None, None, 3.0, 30.0]),
     )
     def submit(
@@ -1372,11 +1446,18 @@ class Promises(RuleBasedStateMachine):
         chunks: int,
         answer: int,
         tokens: int,
+        growth: int,
         queue_s: float | None,
     ) -> None:
         self.tickets.append(
             self.machine.submit(
-                priority, model, chunks=chunks, answer=answer, tokens=tokens, queue_s=queue_s
+                priority,
+                model,
+                chunks=chunks,
+                answer=answer,
+                tokens=tokens,
+                growth=growth,
+                queue_s=queue_s,
             )
         )
 

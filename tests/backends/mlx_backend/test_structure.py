@@ -196,3 +196,10 @@ def test_a_name_of_64_characters() -> None:
     """The longest name that the API has is taken, and the largest number of tools."""
     assert chat(tools=[tool("x" * 64)]).tools[0].name == "x" * 64
     assert len(chat(tools=[tool(f"f{n}") for n in range(128)]).tools) == 128
+
+
+def test_a_tool_knows_its_place() -> None:
+    """A refusal names the tool as it stands in the request, also where only it may be called."""
+    request = chat(tools=[tool("first"), tool("second")], tool_choice=named("second"))
+    assert request.constraint is not None
+    assert [each.index for each in request.constraint.tools] == [1]
