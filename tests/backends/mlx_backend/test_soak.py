@@ -192,4 +192,4 @@ async def test_a_thousand_requests_leave_nothing_behind(
     assert second_mb - first_mb < FEW_MB
     assert second_rss_mb - first_rss_mb < FEW_MB
     # Each phase was left by some.
-    assert all(count > 20 for count in phases(trace).values()), phases(trace)
+    assert all(count > 5 for count in phases(trace).values()), phases(trace)
