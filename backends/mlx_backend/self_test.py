@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
+from jinja2 import TemplateError
 
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
@@ -88,8 +89,8 @@ def _compare(
 ) -> tuple[float, float]:
     alone, makers = [], []
     for number, sample in enumerate(samples, 1):
-        # A template that refuses is a fault that each request hears of, and none of batching.
-        with suppress(ChatError):
+        # What is wrong with a template each request hears of; it is no fault of batching.
+        with suppress(ChatError, TemplateError):
             alone.append(_alone(open_batch(), sample()))
             makers.append(sample)
         progress(number / (2 * len(samples)))
