@@ -1,11 +1,13 @@
 """The composition root: settings in, one running router out."""
 
 import logging
+import math
 import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +19,7 @@ from backends.wire import BackendEvent
 from router import collector
 from router.admission import Admission
 from router.body import BodyLimits, Buffered
+from router.breaker import Breaker
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
@@ -188,6 +191,7 @@ class Router:
                 ),
                 response_bytes=settings.limits.response_mb * _MB,
                 further_attempts=settings.retry.attempts,
+                retry_share=settings.retry.budget,
                 default_priority=settings.default_priority,
             ),
             sweeper=self.sweeper,
@@ -267,11 +271,15 @@ def _reach(provider: Provider, settings: Settings) -> Reach:
         idle_s=own.idle_s or common.idle_s,
         total_s=own.total_s or common.total_s,
     )
+    breaker = partial(Breaker, provider.name, open_s=settings.breaker.open_s, emit=log.warning)
     if provider.kind is Kind.BUILTIN:
-        return Reach(upstream, deadlines, process=provider.name)
+        # Its process is ours: whoever starts and stops it knows better than its failures tell.
+        return Reach(upstream, deadlines, breaker(failures=math.inf), process=provider.name)
     lane = settings.lane(provider.name)
-    admission = Admission(provider.name, lane.concurrency, lane.queue, common.queue_s)
-    return Reach(upstream, deadlines, admission)
+    admission = Admission(
+        provider.name, lane.concurrency, lane.queue, lane.reserve_high, common.queue_s
+    )
+    return Reach(upstream, deadlines, breaker(failures=settings.breaker.failures), admission)
 
 
 def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:

@@ -10,7 +10,10 @@ import msgspec
 
 
 class Flight(msgspec.Struct):
-    """One request in flight; its fields are filled in as they become known."""
+    """One request in flight; its fields are filled in as they become known.
+
+    `asked` counts the providers that it was sent to.
+    """
 
     id: int
     request_id: str
@@ -19,6 +22,7 @@ class Flight(msgspec.Struct):
     provider: str | None = None
     model: str | None = None
     needs: tuple[str, ...] = ()
+    asked: int = 0
 
     def row(self, now_s: float) -> dict[str, Any]:
         """Return what may be shown of it; nothing of what it says."""
@@ -29,6 +33,7 @@ class Flight(msgspec.Struct):
             "model": self.model,
             "needs": list(self.needs),
             "state": self.state,
+            "attempts": self.asked,
             "age_s": round(now_s - self.since_s, 3),
         }
 

@@ -21,6 +21,7 @@ from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Reach, Ready, place
 from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
+from router.retry_budget import RetryBudget
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,15 @@ _MAX_NAME = 1024
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one request may cost: bytes in and out, further routes to try."""
+    """What one request may cost: bytes in and out, further providers to ask.
+
+    `retry_share` is what each request adds to the further attempts that all of them may make.
+    """
 
     body: BodyLimits
     response_bytes: int
     further_attempts: int
+    retry_share: float
     default_priority: Priority
 
 
@@ -79,6 +84,7 @@ class Proxy:
         self._in_flight = in_flight
         self._buffered = buffered
         self._limits = limits
+        self._retries = RetryBudget(limits.retry_share)
         self._sweeper = sweeper
 
     async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,12 +109,19 @@ class Proxy:
                 await self._try_plans(self._plans.plan(requirement), work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
-        """Try the routes in order until one answers; the first one's error is the answer else."""
+        """Try the routes in order until one answers; the first one's error is the answer else.
+
+        What counts is who was asked: a provider that is left alone, a full queue, a model that is
+        not on disk cost nothing, and lead on to the next route.
+        """
         errors: list[RouteFailed] = []
-        for plan in plans[: 1 + self._limits.further_attempts]:
+        self._retries.earn()
+        for plan in plans:
+            if work.flight.asked and not self._may_ask_another(work.flight):
+                break
             began = time.perf_counter()
             try:
-                return await self._try_plan(plan, len(errors) + 1, work, send)
+                return await self._try_plan(plan, work, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
                 # Its frames, this one among them, would be held by the list that they hold.
@@ -119,31 +132,40 @@ class Proxy:
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
-        return await send_reply(send, first.answer, _told(plans[0], len(errors), work.timing))
+        return await send_reply(send, first.answer, _told(plans[0], work))
 
-    async def _try_plan(self, plan: Plan, attempt: int, work: Work, send: Send) -> None:
+    def _may_ask_another(self, flight: Flight) -> bool:
+        """Tell whether a request that failed somewhere may be tried elsewhere, and take note."""
+        return flight.asked <= self._limits.further_attempts and self._retries.spend()
+
+    async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
         stream, size = work.requirement.stream, self._limits.response_bytes
         request = _upstream_request(plan, work)
         began = time.perf_counter()
-        async with place(reach) as queued:
+        # Nobody waits for a place before a provider that is left alone.
+        reach.breaker.check()
+        async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
-                flight.state = "upstream"
                 opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
-                async with opening as opened:
-                    timing.queued_s += queued.waited_s
-                    timing.waited_s += time.perf_counter() - began
-                    headers = _told(plan, attempt, timing)
-                    if isinstance(opened, Reply):
-                        return await send_reply(send, opened, headers)
-                    flight.state = "streaming"
-                    headers = (*opened.headers, *headers)
-                    failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
-                    if failure is not None:
-                        log.warning("%s: %s (%s)", route.model.name, failure.message, failure.code)
+                with reach.breaker.passage() as passage:
+                    flight.state, flight.asked = "upstream", flight.asked + 1
+                    async with opening as opened:
+                        passage.answered()
+                        timing.queued_s += queued.waited_s
+                        timing.waited_s += time.perf_counter() - began
+                        headers = _told(plan, work)
+                        if isinstance(opened, Reply):
+                            return await send_reply(send, opened, headers)
+                        flight.state = "streaming"
+                        headers = (*opened.headers, *headers)
+                        failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
+                        if failure is not None:
+                            passage.broke_off(failure)
+                            log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None
 
 
@@ -173,12 +195,13 @@ def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
     )
 
 
-def _told(plan: Plan, attempts: int, timing: Timing) -> FixedHeaders:
+def _told(plan: Plan, work: Work) -> FixedHeaders:
     """Return the headers that tell how the answer came about."""
+    timing = work.timing
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
-        (b"x-signalbox-attempts", b"%d" % attempts),
+        (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),
     )

@@ -69,7 +69,11 @@ async def running_router(
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]
             client = httpx2.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
+                base_url=f"http://127.0.0.1:{port}",
+                trust_env=False,
+                timeout=30,
+                # Who waits for a connection of the client's own is not seen by the router.
+                limits=httpx2.Limits(max_connections=None),
             )
             try:
                 async with client:
