@@ -213,6 +213,7 @@ async def test_requests_in_flight_are_listed_without_their_words(tmp_path: Path)
         "model": "m",
         "needs": ["text"],
         "state": "upstream",
+        "attempts": 1,
     }
     assert "hello" not in listed.text
 

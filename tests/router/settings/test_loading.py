@@ -497,8 +497,6 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
         "models: {builtin/o: {repo: a/b@main}}\n"
         "capabilities: {text: {models: [], while_starting: fallback}}\n"
         "aliases: {a: {to: auto, priority: high}, b: auto}\n"
-        "lanes: {p: {reserve_high: 1}}\n"
-        "breaker: {failures: 5, open_s: 1}\n"
         "database_url: sqlite://",
     )
     settings = load(path, {}, home)
@@ -509,8 +507,6 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
         "models.builtin/o.repo",
         "aliases.a.priority",
         "capabilities.text.while_starting",
-        "lanes.p.reserve_high",
-        "breaker.open_s",
     ]
 
 
