@@ -5,7 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from backends.wire import Priority
 from router.capabilities import Capability
+
+# The name that leaves the choice to the map.
+AUTO = "auto"
 
 
 class Kind(StrEnum):
@@ -86,6 +90,14 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name: what it leads to, and the priority of those who use it and name none."""
+
+    to: str
+    priority: Priority | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
     """An immutable snapshot of all that routing knows. Model names are `provider/id`.
 
@@ -95,7 +107,7 @@ class Catalog:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     bindings: Mapping[Capability, Binding]
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
     local_only: bool = False
 
     def model(self, name: str) -> Model | None:
@@ -122,13 +134,15 @@ class Catalog:
                 return model
         return None
 
-    def alias_target(self, name: str) -> str | None:
-        """Return what an alias stands for: exact names first, then globs in file order."""
+    def alias(self, name: str | None) -> Alias | None:
+        """Return the alias that a name is: exact names first, then globs in file order."""
+        if name is None or name == AUTO or name in set(Capability):
+            return None
         if name in self.aliases:
             return self.aliases[name]
-        for pattern, target in self.aliases.items():
+        for pattern, alias in self.aliases.items():
             if fnmatch.fnmatchcase(name, pattern):
-                return target
+                return alias
         return None
 
     def bound(self, capability: Capability) -> tuple[Model, ...]:

@@ -20,13 +20,15 @@ _PRIORITY = PRIORITY.encode()
 class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
-    `told` goes to the client, `sent` to the provider.
+    `told` goes to the client, `sent` to the provider. `priority` is that of the alias by which the
+    client named the model.
     """
 
     route: Route
     reach: Reach
     told: FixedHeaders
     sent: FixedHeaders
+    priority: Priority | None = None
 
     def own(self, request_id: bytes, priority: Priority) -> FixedHeaders:
         """Return the headers of one request to the provider: nothing of the client's but its id."""
@@ -64,15 +66,17 @@ class Plans:
         plans = self._known.get(requirement)
         if plans is None:
             routes = resolve(requirement, catalog)
-            plans = tuple([self._plan(route, requirement) for route in routes])
+            alias = catalog.alias(requirement.model)
+            usual = None if alias is None else alias.priority
+            plans = tuple([self._plan(route, requirement, usual) for route in routes])
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[requirement] = plans
         return plans
 
-    def _plan(self, route: Route, requirement: Requirement) -> Plan:
+    def _plan(self, route: Route, requirement: Requirement, priority: Priority | None) -> Plan:
         reach = self._reaches[route.provider.name]
-        return Plan(route, reach, _told(route, requirement), _sent(route, requirement))
+        return Plan(route, reach, _told(route, requirement), _sent(route, requirement), priority)
 
 
 def _told(route: Route, requirement: Requirement) -> FixedHeaders:

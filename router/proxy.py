@@ -99,14 +99,13 @@ class Proxy:
             body = decode(data, limits.body)
             _check_name(body.fields.get("model"))
             requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
-            state = scope["state"]
-            wanted = priority(
-                scope, body.fields, limits.default_priority, is_admin=state["is_admin"]
-            )
-            flight.needs = requirement.needs
+            plans = self._plans.plan(requirement)
+            wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
+            flight.needs, flight.priority = requirement.needs, int(wanted)
             work = Work("/chat/completions", body, requirement, wanted, flight, Timing(since))
-            with ClientPresent(state["turn"]):
-                await self._try_plans(self._plans.plan(requirement), work, send)
+            with ClientPresent(scope["state"]["turn"]) as present:
+                flight.stop = present.stop
+                await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
         """Try the routes in order until one answers; the first one's error is the answer else.

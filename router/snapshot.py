@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders
 from router.capabilities import Capability
-from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.keys import KeyReferenceError, resolve
 from router.overrides import Override
 from router.settings import Settings
@@ -133,7 +133,9 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
             for capability, binding in bindings.items()
             if binding.models or binding.local_only
         },
-        aliases={name: alias.to for name, alias in ground.settings.aliases.items()},
+        aliases={
+            name: Alias(alias.to, alias.priority) for name, alias in ground.settings.aliases.items()
+        },
         local_only=ground.settings.local_only,
     )
 

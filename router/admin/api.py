@@ -206,6 +206,18 @@ def _requests(in_flight: InFlight) -> APIRouter:
         now = time.monotonic()
         return {"data": [flight.row(now) for flight in in_flight]}
 
+    @routes.delete("/admin/requests/{number}")
+    async def cancel_request(number: int) -> dict[str, Any]:
+        """End a request in flight: its client hears `request_cancelled`, its provider is left."""
+        flight = in_flight.get(number)
+        if flight is None or flight.stop is None:
+            raise Refused("not_found", f"There is no request {number} in flight (any more).")
+        row = flight.row(time.monotonic())
+        flight.stop(
+            Refused("request_cancelled", f"Request {number} was cancelled through /admin/requests.")
+        )
+        return row
+
     return routes
 
 

@@ -25,6 +25,7 @@ from router.capabilities import Capability
 from router.settings.values import (
     AllowedHost,
     AllowedOrigin,
+    ApiKeyRef,
     Count,
     DefaultPriority,
     FactName,
@@ -58,7 +59,7 @@ class Server(Section):
 
     host: Host = "127.0.0.1"
     port: Port = 60315
-    api_keys: tuple[KeyRef, ...] = ()
+    api_keys: tuple[ApiKeyRef, ...] = ()
     admin_key: KeyRef | None = None
     allowed_hosts: tuple[AllowedHost, ...] = ()
     allowed_origins: tuple[AllowedOrigin, ...] = ()

@@ -15,7 +15,6 @@ from router.settings.tree import LiteLLMProvider, ProcessProvider, Section, Sett
 WITHOUT_EFFECT: Final = (
     "database_url",
     "models.*.repo",
-    "aliases.*.priority",
     "capabilities.*.while_starting",
     "limits.images",
     "images.local_roots",
@@ -59,8 +58,8 @@ def _bindings(settings: Settings) -> Iterator[str]:
 
 def key_references(settings: Settings) -> Iterator[tuple[str, KeyReference]]:
     """Yield every key reference of the tree with the place where it stands."""
-    for reference in settings.server.api_keys:
-        yield "server.api_keys", reference
+    for api_key in settings.server.api_keys:
+        yield "server.api_keys", api_key.reference
     if settings.server.admin_key is not None:
         yield "server.admin_key", settings.server.admin_key
     for name, provider in settings.providers.items():

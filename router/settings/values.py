@@ -5,6 +5,8 @@ Every ValueError here becomes one line that names the setting, so the texts say 
 
 import ipaddress
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -159,6 +161,41 @@ KeyRef = Annotated[
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,
+        }
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that callers may show, and the priority of those who show it and name none."""
+
+    reference: KeyReference
+    priority: Priority | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> "ApiKey":
+        """Read a reference, with a `priority` beside it or not; ValueError says what is wrong."""
+        if isinstance(value, ApiKey):
+            return value
+        if not isinstance(value, Mapping) or "priority" not in value:
+            return cls(KeyReference.parse(value))
+        rest = {name: told for name, told in value.items() if name != "priority"}
+        return cls(KeyReference.parse(rest), _priority(value["priority"]))
+
+
+ApiKeyRef = Annotated[
+    ApiKey,
+    PlainValidator(ApiKey.parse),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                **{source.value: {"type": "string"} for source in KeySource},
+                "priority": {"enum": ["high", "low"]},
+            },
+            "additionalProperties": False,
+            "oneOf": [{"required": [source.value]} for source in KeySource],
         }
     ),
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.harness.children import until
 from tests.harness.one_provider import HELLO, STREAMED
@@ -201,3 +202,87 @@ async def test_row_80_a_flood_of_interactive_lets_batch_through(tmp_path: Path) 
         assert all(later - earlier <= 9 for earlier, later in itertools.pairwise(lows))
         answers = await asyncio.gather(*first, *batch, *flood)
         assert {answer.status_code for answer in answers} == {200}
+
+
+KEYS = {
+    "api_keys": [{"env": "CHAT", "priority": "high"}, {"env": "BATCH", "priority": "low"}],
+    "admin_key": {"env": "BOSS"},
+}
+ENVIRON = {"CHAT": "chat", "BATCH": "batch", "BOSS": "boss"}
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "headers", "expected"),
+    [
+        ("chat", "text", {}, 1),
+        ("batch", "text", {}, 10),
+        # A key says who asks, an alias only by which name.
+        ("batch", "chat-ui", {}, 10),
+        ("boss", "chat-ui", {}, 1),
+        ("boss", "text", {}, 10),
+        ("batch", "text", {"x-priority": "high"}, 1),
+        ("chat", "text", {"x-priority": "10"}, 10),
+        ("boss", "chat-ui", {"x-priority": "low"}, 10),
+        ("boss", "text", {"x-priority": "system"}, 0),
+    ],
+)
+async def test_row_81_who_names_no_priority_has_that_of_the_key_or_the_alias(
+    tmp_path: Path, key: str, model: str, headers: dict[str, str], expected: int
+) -> None:
+    """The request's own word counts first, then its key's, its alias's, and the default's."""
+    slow = Slow()
+    async with (
+        ScriptedUpstream(slow) as fm,
+        running_router(
+            tmp_path,
+            **lane(fm),
+            server=KEYS,
+            aliases={"chat-*": {"to": "auto", "priority": "high"}},
+            environ=ENVIRON,
+        ) as signalbox,
+    ):
+        asked = asyncio.create_task(
+            signalbox.chat(
+                {**HELLO, "model": model, "user": "x"}, authorization=f"Bearer {key}", **headers
+            )
+        )
+        await until(lambda: len(slow.gates) == 1)
+        (flight,) = signalbox.router.in_flight
+        slow.let_go(0)
+        assert (await asked).status_code == 200
+        # Nothing of it reaches a provider that is not ours.
+        assert not {"x-priority", "authorization"} & fm.seen[0].headers.keys()
+    assert flight.priority == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "priority", "status", "code"),
+    [
+        ("chat", "urgent", 400, "invalid_priority"),
+        ("chat", "2", 400, "invalid_priority"),
+        ("chat", "system", 403, "priority_not_allowed"),
+        ("chat", "0", 403, "priority_not_allowed"),
+    ],
+)
+async def test_row_81_a_priority_that_is_none_or_not_ones_own_is_refused(
+    tmp_path: Path, key: str, priority: str, status: int, code: str
+) -> None:
+    """An unknown word is named with those there are; SYSTEM needs the admin key."""
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(tmp_path, **lane(fm), server=KEYS, environ=ENVIRON) as signalbox,
+    ):
+        told = {"authorization": f"Bearer {key}", "x-priority": priority}
+        answer = await signalbox.chat(HELLO, **told)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert fm.seen == []
+
+
+async def test_row_81_without_an_admin_key_nobody_is_system(tmp_path: Path) -> None:
+    """Open to this machine's users, and still nobody overtakes the router itself."""
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(tmp_path, **lane(fm)) as signalbox,
+    ):
+        answer = await signalbox.chat(HELLO, **{"x-priority": "system"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "priority_not_allowed")
