@@ -143,6 +143,11 @@ class Child:
         self._report_pipe.close()
         self._command.close()
 
+    @property
+    def last_said(self) -> str:
+        """What it said of its progress last, as the end of a sentence; empty for nothing."""
+        return f"; it last said: {self.progress}" if self.progress else ""
+
     def describe_end(self) -> str:
         """Say how it ended, with the last line of stderr."""
         if self.failure is not None:

@@ -81,12 +81,16 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The models of one capability, in the user's order, and what they may be used for."""
+    """The models of one capability, in the user's order, and what they may be used for.
+
+    With `next_while_starting` the others serve while the process of one is not ready.
+    """
 
     capability: Capability
     models: tuple[str, ...]
     allow_remote_fallback: bool = False
     local_only: bool = False
+    next_while_starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

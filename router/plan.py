@@ -21,7 +21,7 @@ class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
     `told` goes to the client, `sent` to the provider. `priority` is that of the alias by which the
-    client named the model.
+    client named the model. One that `yields` goes behind the others while its process starts.
     """
 
     route: Route
@@ -29,6 +29,7 @@ class Plan(msgspec.Struct, frozen=True):
     told: FixedHeaders
     sent: FixedHeaders
     priority: Priority | None = None
+    yields: bool = False
 
     def own(self, request_id: bytes, priority: Priority) -> FixedHeaders:
         """Return the headers of one request to the provider: nothing of the client's but its id."""
@@ -68,15 +69,28 @@ class Plans:
             routes = resolve(requirement, catalog)
             alias = catalog.alias(requirement.model)
             usual = None if alias is None else alias.priority
-            plans = tuple([self._plan(route, requirement, usual) for route in routes])
+            plans = tuple(
+                [
+                    Plan(
+                        route,
+                        self._reaches[route.provider.name],
+                        _told(route, requirement),
+                        _sent(route, requirement),
+                        usual,
+                        yields=_yields(route, catalog),
+                    )
+                    for route in routes
+                ]
+            )
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[requirement] = plans
         return plans
 
-    def _plan(self, route: Route, requirement: Requirement, priority: Priority | None) -> Plan:
-        reach = self._reaches[route.provider.name]
-        return Plan(route, reach, _told(route, requirement), _sent(route, requirement), priority)
+
+def _yields(route: Route, catalog: Catalog) -> bool:
+    binding = catalog.bindings.get(route.capability)
+    return route.provider.kind is Kind.BUILTIN and bool(binding and binding.next_while_starting)
 
 
 def _told(route: Route, requirement: Requirement) -> FixedHeaders:

@@ -115,6 +115,8 @@ class Proxy:
         """
         errors: list[RouteFailed] = []
         self._retries.earn()
+        if plans[0].yields:
+            plans = self._awake_first(plans)
         for plan in plans:
             if work.flight.asked and not self._may_ask_another(work.flight):
                 break
@@ -132,6 +134,19 @@ class Proxy:
         if not isinstance(first, ProviderFailed):
             raise first
         return await send_reply(send, first.answer, _told(plans[0], work))
+
+    def _awake_first(self, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
+        """Put those behind whose process is not ready, and have it started meanwhile."""
+        processes = self._processes
+        asleep = [
+            plan
+            for plan in plans
+            if plan.yields and plan.reach.process and not processes.is_ready(plan.reach.process)
+        ]
+        for plan in asleep:
+            if plan.route.model.present and plan.reach.process:
+                processes.wake(plan.reach.process)
+        return (*[plan for plan in plans if plan not in asleep], *asleep)
 
     def _may_ask_another(self, flight: Flight) -> bool:
         """Tell whether a request that failed somewhere may be tried elsewhere, and take note."""

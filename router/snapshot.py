@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders
 from router.capabilities import Capability
@@ -102,6 +102,7 @@ def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capab
                 models,
                 allow_remote_fallback=binding.allow_remote_fallback,
                 local_only=binding.local_only,
+                next_while_starting=binding.while_starting == "next",
             ),
         )
 
@@ -111,12 +112,7 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
     bindings = dict(ground.bindings)
     for capability, override in overrides.items():
         in_file = bindings.get(capability, Binding(capability, ()))
-        bindings[capability] = Binding(
-            capability,
-            override.models,
-            allow_remote_fallback=in_file.allow_remote_fallback,
-            local_only=in_file.local_only,
-        )
+        bindings[capability] = replace(in_file, models=override.models)
     models: dict[str, Model] = {}
     for name in ground.settings.models:
         _add(models, name, ground)

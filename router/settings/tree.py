@@ -211,7 +211,7 @@ class BindingSettings(Section):
     allow_remote_fallback: StrictBool = False
     local_only: StrictBool = False
     enforce: Literal["off", "validate", "repair"] = "off"
-    while_starting: Literal["wait", "fallback"] = "wait"
+    while_starting: Literal["wait", "next"] = "wait"
 
     @model_validator(mode="after")
     def _each_model_once(self) -> "BindingSettings":

@@ -15,7 +15,6 @@ from router.settings.tree import LiteLLMProvider, ProcessProvider, Section, Sett
 WITHOUT_EFFECT: Final = (
     "database_url",
     "models.*.repo",
-    "capabilities.*.while_starting",
     "limits.images",
     "images.local_roots",
     "images.remote_fetch",

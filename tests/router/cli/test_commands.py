@@ -230,6 +230,7 @@ def test_requests_shows_what_is_in_flight_and_ends_one(
     assert signalbox("requests").out.splitlines()[1].split() == shown
     assert signalbox("requests", "cancel", "7").out.splitlines()[1].split() == shown
     assert signalbox("requests", "cancel", "7", "--json").json["id"] == 7
+    router.answers.clear()
     router.says("GET /admin/requests", {"data": []})
     assert signalbox("requests").out == "nothing is in flight\n"
 

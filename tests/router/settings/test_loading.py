@@ -495,7 +495,6 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
         tmp_path,
         "providers: {builtin: {kind: builtin}, p: {kind: process, command: [x]}}\n"
         "models: {builtin/o: {repo: a/b@main}}\n"
-        "capabilities: {text: {models: [], while_starting: fallback}}\n"
         "aliases: {a: {to: auto, priority: high}, b: auto}\n"
         "database_url: sqlite://",
     )
@@ -505,7 +504,6 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
         "providers.p",
         "database_url",
         "models.builtin/o.repo",
-        "capabilities.text.while_starting",
     ]
 
 
