@@ -25,13 +25,15 @@ from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Deadlines, Sweeper
 from router.descriptors import places_for_clients, raise_limit
+from router.egress import Egress
+from router.egress_ledger import EgressLedger
 from router.events import InFlight
 from router.guard import App, Guard, Policy
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
-from router.proxy import Proxy, ProxyLimits
+from router.proxy import Proxy, ProxyLimits, Tallies
 from router.reach import Reach
 from router.server import BindError, Server, bind, stopped_by_signals
 from router.settings import (
@@ -43,7 +45,7 @@ from router.settings import (
     refuse_unbuilt,
 )
 from router.settings.values import own_names
-from router.snapshot import survey
+from router.snapshot import survey, tariff_of
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
 from router.upstream.trust import CaFileError
@@ -120,6 +122,7 @@ class Router:
         self._keys = keys
         self._resources = AsyncExitStack()
         self.in_flight = InFlight()
+        self.egress = Egress(tariff_of(settings))
 
     async def __aenter__(self) -> Self:
         """Build the graph and start what the map wants; a failure leaves nothing behind."""
@@ -153,6 +156,8 @@ class Router:
             has_mlx=has_mlx(settings),
         )
         overrides = read_overrides(self._folder.database)
+        ledger = EgressLedger(self.egress, self._folder.egress)
+        await enter.enter_async_context(ledger)
         processes = ProcessManager(
             process_specs(ground, environ, self._folder, token),
             run_dir=self._folder.run,
@@ -183,8 +188,7 @@ class Router:
             catalog=lambda: self.capability_map.catalog,
             reaches=self.reaches,
             processes=self.processes,
-            in_flight=self.in_flight,
-            buffered=buffered,
+            tallies=Tallies(self.in_flight, buffered, self.egress),
             limits=ProxyLimits(
                 body=BodyLimits(
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
@@ -228,6 +232,7 @@ class Router:
                 self.downloads,
                 pulls,
                 self.in_flight,
+                self.egress,
             )
         )
 

@@ -42,7 +42,8 @@ class Source(StrEnum):
 class Provider:
     """Who serves models: an address, how to speak to it, and whether prompts stay local there.
 
-    `api_key` is sent as a bearer token and never shown.
+    `api_key` is sent as a bearer token and never shown. One that `asks_usage` is to tell the tokens
+    of its streams, whether the client wants to know or not.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Provider:
     locality: Locality
     api_key: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    asks_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

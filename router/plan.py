@@ -21,7 +21,8 @@ class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
     `told` goes to the client, `sent` to the provider. `priority` is that of the alias by which the
-    client named the model. One that `yields` goes behind the others while its process starts.
+    client named the model. One that `yields` goes behind the others while its process starts;
+    one that `asks_usage` has its provider tell the tokens of a stream.
     """
 
     route: Route
@@ -30,6 +31,7 @@ class Plan(msgspec.Struct, frozen=True):
     sent: FixedHeaders
     priority: Priority | None = None
     yields: bool = False
+    asks_usage: bool = False
 
     def own(self, request_id: bytes, priority: Priority) -> FixedHeaders:
         """Return the headers of one request to the provider: nothing of the client's but its id."""
@@ -78,6 +80,7 @@ class Plans:
                         _sent(route, requirement),
                         usual,
                         yields=_yields(route, catalog),
+                        asks_usage=route.provider.asks_usage,
                     )
                     for route in routes
                 ]

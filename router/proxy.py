@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
 from router.catalog import Catalog
 from router.deadline import Sweeper
+from router.egress import Egress
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
 from router.events import Flight, InFlight
 from router.opening import Opening
@@ -27,6 +29,7 @@ from router.upstream import FixedHeaders, UpstreamRequest
 log = logging.getLogger(__name__)
 # Longer than any identifier, and than most paths, by which servers name their models.
 _MAX_NAME = 1024
+_USAGE_SHIM = ((b"x-signalbox-shims", b"usage"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,15 @@ class ProxyLimits:
     further_attempts: int
     retry_share: float
     default_priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """What is counted over all requests: those in flight, the bytes they hold, what has left."""
+
+    in_flight: InFlight
+    buffered: Buffered
+    egress: Egress
 
 
 class Timing(msgspec.Struct):
@@ -74,15 +86,15 @@ class Proxy:
         catalog: Callable[[], Catalog],
         reaches: Mapping[str, Reach],
         processes: ProcessManager,
-        in_flight: InFlight,
-        buffered: Buffered,
+        tallies: Tallies,
         limits: ProxyLimits,
         sweeper: Sweeper,
     ) -> None:
         self._plans = Plans(catalog, reaches)
         self._processes = processes
-        self._in_flight = in_flight
-        self._buffered = buffered
+        self._in_flight = tallies.in_flight
+        self._egress = tallies.egress
+        self._buffered = tallies.buffered
         self._limits = limits
         self._retries = RetryBudget(limits.retry_share)
         self._sweeper = sweeper
@@ -159,13 +171,17 @@ class Proxy:
         stream, size = work.requirement.stream, self._limits.response_bytes
         request = _upstream_request(plan, work)
         began = time.perf_counter()
-        # Nobody waits for a place before a provider that is left alone.
+        # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
+        self._egress.check(route.provider.name)
         async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
                 opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
-                with reach.breaker.passage() as passage:
+                account = self._egress.account(
+                    route.provider.name, route.model.name, len(request.body)
+                )
+                with reach.breaker.passage() as passage, account:
                     flight.state, flight.asked = "upstream", flight.asked + 1
                     async with opening as opened:
                         passage.answered()
@@ -173,9 +189,11 @@ class Proxy:
                         timing.waited_s += time.perf_counter() - began
                         headers = _told(plan, work)
                         if isinstance(opened, Reply):
+                            account.answer = opened
                             return await send_reply(send, opened, headers)
-                        flight.state = "streaming"
+                        flight.state, account.answer = "streaming", opened.state
                         headers = (*opened.headers, *headers)
+                        opened.state.withholds_usage = _adds_usage(plan, work)
                         failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
                         if failure is not None:
                             passage.broke_off(failure)
@@ -197,14 +215,27 @@ def _check_name(model: object) -> None:
         )
 
 
+def _adds_usage(plan: Plan, work: Work) -> bool:
+    """Tell whether the provider must be asked for the tokens of a stream."""
+    if not plan.asks_usage or not work.requirement.stream:
+        return False
+    options = work.body.fields.get("stream_options")
+    return not (isinstance(options, dict) and options.get("include_usage"))
+
+
 def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     route = plan.route
+    changes: dict[str, Any] = {"model": route.model.id}
+    if _adds_usage(plan, work):
+        options = work.body.fields.get("stream_options")
+        own = options if isinstance(options, dict) else {}
+        changes["stream_options"] = {**own, "include_usage": True}
     return UpstreamRequest(
         method="POST",
         url=route.provider.base_url + work.path,
         headers=plan.sent,
-        body=work.body.encode({"model": route.model.id}),
+        body=work.body.encode(changes),
         own=plan.own(work.flight.request_id.encode(), work.priority),
     )
 
@@ -215,6 +246,7 @@ def _told(plan: Plan, work: Work) -> FixedHeaders:
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
+        *(_USAGE_SHIM if _adds_usage(plan, work) else ()),
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

@@ -7,12 +7,18 @@ from dataclasses import dataclass, replace
 from backends.catalogue import BUILTIN_MODELS, ModelFolders
 from router.capabilities import Capability
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.egress import Price, SpendLimit, Tariff
 from router.keys import KeyReferenceError, resolve
 from router.overrides import Override
 from router.settings import Settings
+from router.settings.providers import (
+    BuiltinProvider,
+    OllamaProvider,
+    OpenAIProvider,
+    SpendLimitSettings,
+)
+from router.settings.providers import Provider as ProviderSettings
 from router.settings.sources import packaged_file
-from router.settings.tree import BuiltinProvider, OllamaProvider, OpenAIProvider
-from router.settings.tree import Provider as ProviderSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +76,11 @@ def _provider(
 ) -> Provider | None:
     locality = Locality.LOCAL if provider.is_local else Locality.REMOTE
     headers = tuple((key.lower(), value) for key, value in provider.headers.items())
+    limit = provider.spend_limit
+    asks_usage = limit.tokens is not None or limit.cost is not None
     if isinstance(provider, BuiltinProvider):
         base_url = f"http://127.0.0.1:{provider.port}/v1"
-        return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers)
+        return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers, asks_usage)
     if not isinstance(provider, OllamaProvider | OpenAIProvider):
         return None
     key = None
@@ -81,8 +89,25 @@ def _provider(
         if key is None:
             raise KeyReferenceError(f"{provider.api_key} names a key that is not there")
     if isinstance(provider, OllamaProvider):
-        return Provider(name, Kind.OLLAMA, f"{provider.base_url}/v1", locality, key, headers)
-    return Provider(name, Kind.OPENAI, provider.base_url, locality, key, headers)
+        base_url, kind = f"{provider.base_url}/v1", Kind.OLLAMA
+    else:
+        base_url, kind = provider.base_url, Kind.OPENAI
+    return Provider(name, kind, base_url, locality, key, headers, asks_usage)
+
+
+def tariff_of(settings: Settings) -> Tariff:
+    """Return what each provider may get in a day, and what the models cost."""
+    limits = {
+        name: SpendLimit(limit.requests, limit.tokens, limit.cost)
+        for name, provider in settings.providers.items()
+        if (limit := provider.spend_limit) != SpendLimitSettings()
+    }
+    prices = {
+        name: Price(model.price.prompt, model.price.completion)
+        for name, model in settings.models.items()
+        if model.price is not None
+    }
+    return Tariff(limits, prices)
 
 
 def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capability, Binding]]:

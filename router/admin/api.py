@@ -2,8 +2,10 @@
 
 import time
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any, Literal
 
+import msgspec
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -15,6 +17,7 @@ from backends.process_manager import BackendUnavailable, ProcessManager
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
+from router.egress import Egress
 from router.errors import Refused, SignalboxError
 from router.events import InFlight
 from router.resolver import Decision, decide
@@ -32,6 +35,7 @@ class Owners:
     downloads: Downloads
     pulls: Pulls
     in_flight: InFlight
+    egress: Egress
 
 
 class Assignment(BaseModel):
@@ -63,6 +67,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_builtin_models(owners))
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
+    app.include_router(_egress(owners))
     app.add_exception_handler(SignalboxError, _signalbox_error)
     app.add_exception_handler(BackendUnavailable, _backend_error)
     app.add_exception_handler(DownloadError, _backend_error)
@@ -217,6 +222,28 @@ def _requests(in_flight: InFlight) -> APIRouter:
             Refused("request_cancelled", f"Request {number} was cancelled through /admin/requests.")
         )
         return row
+
+    return routes
+
+
+def _egress(owners: Owners) -> APIRouter:
+    routes = APIRouter(tags=["egress"])
+
+    @routes.get("/admin/egress")
+    async def list_egress(since: date | None = None) -> dict[str, Any]:
+        """Return what each provider got on each day (UTC): requests, bytes, tokens where told."""
+        providers = owners.capability_map.catalog.providers
+        return {
+            "data": [
+                {
+                    "day": day,
+                    "provider": name,
+                    "locality": providers[name].locality if name in providers else None,
+                    **msgspec.structs.asdict(sent),
+                }
+                for day, name, sent in owners.egress.rows(since)
+            ]
+        }
 
     return routes
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from router.keys import KeyReference
-from router.settings.tree import LiteLLMProvider, ProcessProvider, Section, Settings
+from router.settings.providers import LiteLLMProvider, ProcessProvider
+from router.settings.section import Section
+from router.settings.tree import Settings
 
 # Accepted, and so far only accepted; `*` stands for the user's names. config/router.yaml says so
 # at each of them.

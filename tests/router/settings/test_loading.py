@@ -19,8 +19,8 @@ from router.settings import (
     load,
     refuse_unbuilt,
 )
+from router.settings.providers import BuiltinProvider, OllamaProvider
 from router.settings.sources import packaged_file
-from router.settings.tree import BuiltinProvider, OllamaProvider
 
 
 @pytest.fixture
