@@ -153,6 +153,11 @@ class Child:
         self._command.close()
         self.models.clear()
 
+    @property
+    def last_said(self) -> str:
+        """What it said of its progress last, as the end of a sentence; empty for nothing."""
+        return f"; it last said: {self.progress}" if self.progress else ""
+
     def describe_end(self) -> str:
         """Say how it ended, with the last line of stderr."""
         if self.failure is not None:

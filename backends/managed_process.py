@@ -103,12 +103,16 @@ class ManagedProcess:
         self._closing = True
         self._changed.set()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a lease could be had at once."""
+        return self._state is S.READY and not self._must_stop() and not self._gone()
+
     def take(self) -> int | None:
         """Take a lease at once and return its generation, or None: wait for one."""
-        if self._state is not S.READY or self._must_stop() or self._gone():
-            return None
-        self._leases += 1
-        return self._generation
+        ready = self.is_ready
+        self._leases += ready
+        return self._generation if ready else None
 
     async def wait_lease(self) -> int:
         """Wait until the owner grants a lease; BackendUnavailable when it refuses."""
@@ -160,7 +164,6 @@ class ManagedProcess:
                 try:
                     await self._steps[self._state]()
                 except Exception as defect:  # noqa: BLE001 the named place of the owner loop
-                    # A defect here must not leave a process without an owner.
                     _log.exception("the owner of %s failed", self._spec.name)
                     await self._fall(defect)
                     self._finished = self._closing
@@ -247,9 +250,8 @@ class ManagedProcess:
         self._move(*self._setbacks.blocked(Failure("backend_port_in_use", text)))
 
     def _fail_start(self, child: Child) -> None:
-        said = f"; it last said: {child.progress}" if child.progress else ""
         elapsed_s = self._clock() - self._started_at
-        text = f"{self._spec.name} was not ready after {elapsed_s:.1f} s{said}"
+        text = f"{self._spec.name} was not ready after {elapsed_s:.1f} s{child.last_said}"
         self._stop_for(Failure("backend_start_timeout", text))
 
     async def _ready(self) -> None:
@@ -340,8 +342,7 @@ class ManagedProcess:
             self._crash(child.describe_end())
         else:
             # It said that it failed; what it has started must go before another run.
-            text = f"{self._spec.name} {child.describe_end()}"
-            self._stop_for(Failure("backend_failed", text))
+            self._stop_for(Failure("backend_failed", f"{self._spec.name} {child.describe_end()}"))
 
     def _crash(self, what: str) -> None:
         failure = Failure("backend_failed", f"{self._spec.name} {what}")
@@ -372,9 +373,8 @@ class ManagedProcess:
         """
         self._settle()
         self._changed.clear()
-        delay_s = None if until == math.inf else max(0.0, until - self._clock())
         with suppress(TimeoutError):
-            async with asyncio.timeout(delay_s):
+            async with asyncio.timeout(None if until == math.inf else until - self._clock()):
                 await self._changed.wait()
 
     def _settle(self) -> None:

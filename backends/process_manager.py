@@ -11,6 +11,7 @@ async with manager:                        # ends what a killed router left, sta
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -79,6 +80,7 @@ class ProcessManager:
         self._run_dir = run_dir
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owners: list[asyncio.Task[None]] = []
+        self._waking: dict[str, asyncio.Task[None]] = {}
         self._processes = {
             spec.name: ManagedProcess(spec, RunRecord(run_dir, spec.name), emit, clock)
             for spec in specs
@@ -109,7 +111,7 @@ class ProcessManager:
         for process in self._processes.values():
             process.close()
         try:
-            await asyncio.gather(*self._owners)
+            await asyncio.gather(*self._owners, *self._waking.values())
         finally:
             self._owners.clear()
 
@@ -135,6 +137,24 @@ class ProcessManager:
     def lease(self, name: str) -> Lease:
         """Return a lease to enter; KeyError for a name that no spec has."""
         return Lease(self._processes[name])
+
+    def is_ready(self, name: str) -> bool:
+        """Tell whether a lease could be had at once; KeyError for a name that no spec has."""
+        return self._processes[name].is_ready
+
+    def wake(self, name: str) -> None:
+        """Have a process started, where it may live, without waiting for it; harmless twice."""
+        if name not in self._waking:
+            self._waking[name] = task = asyncio.create_task(  # noqa: TID251 awaited in __aexit__
+                self._wake(name), name=f"wake {name}"
+            )
+            task.add_done_callback(lambda _: self._waking.pop(name))
+
+    async def _wake(self, name: str) -> None:
+        # Whoever asks for it next is told why it does not come.
+        with suppress(BackendUnavailable):
+            async with self.lease(name):
+                pass
 
     def status(self, name: str) -> BackendStatus:
         """Return what can be told of one process."""

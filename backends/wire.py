@@ -83,7 +83,7 @@ _STATUS_BY_CODE = {
     409: ("backend_not_assigned", "request_cancelled", "conflict", "download_not_available"),
     413: ("body_too_large",),
     415: ("unsupported_media_type",),
-    429: ("queue_full",),
+    429: ("queue_full", "spend_limit_reached"),
     431: ("headers_too_large",),
     500: ("internal_error", "generation_failed"),
     502: (

@@ -14,6 +14,7 @@ import msgspec
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
 from router.sse import ChatStream, EventSplitter, payload_of
 from router.upstream import Answer, Headers
+from router.usage import usage_of
 
 _ERROR_BODY = 64 << 10
 # Twice the longest event: what comes before the first one is held, so it has to be bounded.
@@ -89,10 +90,10 @@ async def open_answer(
         return await _open_stream(answer, head, provider)
     body = await _read_whole(answer, provider, size)
     try:
-        _JSON.decode(body)
+        decoded = _JSON.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(provider, "a body that is not JSON") from error
-    return Reply(status, head.passed, body)
+    return Reply(status, head.passed, body, usage_of(decoded))
 
 
 async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream:

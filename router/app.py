@@ -1,12 +1,14 @@
 """The composition root: settings in, one running router out."""
 
 import logging
+import math
 import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -18,18 +20,21 @@ from backends.wire import NEWS_NAMES, BackendEvent, DownloadEvent, ProcessEvent
 from router import collector
 from router.admission import Admission
 from router.body import BodyLimits, Buffered
+from router.breaker import Breaker
 from router.capability_map import CapabilityMap
 from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Deadlines, Sweeper
 from router.descriptors import places_for_clients, raise_limit
+from router.egress import Egress
+from router.egress_ledger import EgressLedger
 from router.events import Bus, InFlight
 from router.guard import App, Guard, Policy
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
-from router.proxy import Proxy, ProxyLimits
+from router.proxy import Proxy, ProxyLimits, Tallies
 from router.reach import Reach
 from router.server import BindError, Server, bind, stopped_by_signals
 from router.settings import (
@@ -41,7 +46,7 @@ from router.settings import (
     refuse_unbuilt,
 )
 from router.settings.values import own_names
-from router.snapshot import survey
+from router.snapshot import survey, tariff_of
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
 from router.upstream.trust import CaFileError
@@ -119,6 +124,7 @@ class Router:
         self._resources = AsyncExitStack()
         self.in_flight = InFlight()
         self.bus = Bus()
+        self.egress = Egress(tariff_of(settings))
 
     async def __aenter__(self) -> Self:
         """Build the graph and start what the map wants; a failure leaves nothing behind."""
@@ -153,6 +159,8 @@ class Router:
             has_mlx=has_mlx(settings),
         )
         overrides = read_overrides(self._folder.database)
+        ledger = EgressLedger(self.egress, self._folder.egress)
+        await enter.enter_async_context(ledger)
         processes = ProcessManager(
             process_specs(ground, environ, self._folder, token),
             run_dir=self._folder.run,
@@ -183,14 +191,14 @@ class Router:
             catalog=lambda: self.capability_map.catalog,
             reaches=self.reaches,
             processes=self.processes,
-            in_flight=self.in_flight,
-            buffered=buffered,
+            tallies=Tallies(self.in_flight, buffered, self.egress),
             limits=ProxyLimits(
                 body=BodyLimits(
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
                 ),
                 response_bytes=settings.limits.response_mb * _MB,
                 further_attempts=settings.retry.attempts,
+                retry_share=settings.retry.budget,
                 default_priority=settings.default_priority,
             ),
             sweeper=self.sweeper,
@@ -244,6 +252,7 @@ class Router:
                 pulls,
                 self.in_flight,
                 self.bus,
+                self.egress,
             )
         )
 
@@ -281,11 +290,15 @@ def _reach(provider: Provider, settings: Settings) -> Reach:
         idle_s=own.idle_s or common.idle_s,
         total_s=own.total_s or common.total_s,
     )
+    breaker = partial(Breaker, provider.name, open_s=settings.breaker.open_s, emit=log.warning)
     if provider.kind is Kind.BUILTIN:
-        return Reach(upstream, deadlines, process=provider.name)
+        # Its process is ours: whoever starts and stops it knows better than its failures tell.
+        return Reach(upstream, deadlines, breaker(failures=math.inf), process=provider.name)
     lane = settings.lane(provider.name)
-    admission = Admission(provider.name, lane.concurrency, lane.queue, common.queue_s)
-    return Reach(upstream, deadlines, admission)
+    admission = Admission(
+        provider.name, lane.concurrency, lane.queue, lane.reserve_high, common.queue_s
+    )
+    return Reach(upstream, deadlines, breaker(failures=settings.breaker.failures), admission)
 
 
 def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:

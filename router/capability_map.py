@@ -18,7 +18,7 @@ from router.capabilities import Capability
 from router.catalog import Catalog, Kind, Model, Source
 from router.errors import Refused, SignalboxError
 from router.overrides import Override, StoreError
-from router.settings.tree import BuiltinProvider
+from router.settings.providers import BuiltinProvider
 from router.snapshot import Ground, build_catalog
 
 log = logging.getLogger(__name__)

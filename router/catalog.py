@@ -5,7 +5,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from backends.wire import Priority
 from router.capabilities import Capability
+
+# The name that leaves the choice to the map.
+AUTO = "auto"
 
 
 class Kind(StrEnum):
@@ -38,7 +42,8 @@ class Source(StrEnum):
 class Provider:
     """Who serves models: an address, how to speak to it, and whether prompts stay local there.
 
-    `api_key` is sent as a bearer token and never shown.
+    `api_key` is sent as a bearer token and never shown. One that `asks_usage` is to tell the tokens
+    of its streams, whether the client wants to know or not.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Provider:
     locality: Locality
     api_key: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    asks_usage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,24 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The models of one capability, in the user's order, and what they may be used for."""
+    """The models of one capability, in the user's order, and what they may be used for.
+
+    With `next_while_starting` the others serve while the process of one is not ready.
+    """
 
     capability: Capability
     models: tuple[str, ...]
     allow_remote_fallback: bool = False
     local_only: bool = False
+    next_while_starting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name: what it leads to, and the priority of those who use it and name none."""
+
+    to: str
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +113,7 @@ class Catalog:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     bindings: Mapping[Capability, Binding]
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, Alias] = field(default_factory=dict)
     local_only: bool = False
 
     def model(self, name: str) -> Model | None:
@@ -122,13 +140,15 @@ class Catalog:
                 return model
         return None
 
-    def alias_target(self, name: str) -> str | None:
-        """Return what an alias stands for: exact names first, then globs in file order."""
+    def alias(self, name: str | None) -> Alias | None:
+        """Return the alias that a name is: exact names first, then globs in file order."""
+        if name is None or name == AUTO or name in set(Capability):
+            return None
         if name in self.aliases:
             return self.aliases[name]
-        for pattern, target in self.aliases.items():
+        for pattern, alias in self.aliases.items():
             if fnmatch.fnmatchcase(name, pattern):
-                return target
+                return alias
         return None
 
     def bound(self, capability: Capability) -> tuple[Model, ...]:

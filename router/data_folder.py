@@ -27,6 +27,11 @@ class DataFolder:
         return self.path / "signalbox.db"
 
     @property
+    def egress(self) -> Path:
+        """The SQLite file of `egress_ledger`."""
+        return self.path / "egress.db"
+
+    @property
     def models(self) -> Path:
         """Where downloaded models lie, one folder each."""
         return self.path / "models"

@@ -16,6 +16,7 @@ import math
 import msgspec
 
 from backends.wire import CODES, SHOULD_RETRY, envelope
+from router.usage import Usage
 
 # Statuses that the SDKs would retry by themselves: only these need the header that forbids it.
 _CONFLICT = 409
@@ -23,11 +24,12 @@ _SERVER_ERROR = 500
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A whole answer, ready to be sent."""
+    """A whole answer, ready to be sent; `usage` holds the tokens that a provider told in it."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+    usage: Usage | None = None
 
 
 class SignalboxError(Exception):

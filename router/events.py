@@ -1,10 +1,10 @@
-"""What is going on: the requests in flight, and the bus on which it is told what happens."""
+"""What is going on: the requests in flight, each of which can be stopped, and the bus of events."""
 
 import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +15,11 @@ _KEPT = 256
 
 
 class Flight(msgspec.Struct):
-    """One request in flight; its fields are filled in as they become known."""
+    """One request in flight; its fields are filled in as they become known.
+
+    `asked` counts the providers that it was sent to; `stop` ends it by the error that it is given,
+    and is None while there is nothing to end yet.
+    """
 
     id: int
     request_id: str
@@ -24,6 +28,9 @@ class Flight(msgspec.Struct):
     provider: str | None = None
     model: str | None = None
     needs: tuple[str, ...] = ()
+    priority: int | None = None
+    asked: int = 0
+    stop: Callable[[Exception], None] | None = None
 
     def row(self, now_s: float) -> dict[str, Any]:
         """Return what may be shown of it; nothing of what it says."""
@@ -33,7 +40,9 @@ class Flight(msgspec.Struct):
             "provider": self.provider,
             "model": self.model,
             "needs": list(self.needs),
+            "priority": self.priority,
             "state": self.state,
+            "attempts": self.asked,
             "age_s": round(now_s - self.since_s, 3),
         }
 
@@ -53,6 +62,10 @@ class InFlight:
 
     def __iter__(self) -> Iterator[Flight]:
         return iter(list(self._flights.values()))
+
+    def get(self, number: int) -> Flight | None:
+        """Return the request with this number; None when it is not in flight any more."""
+        return self._flights.get(number)
 
     def track(self, request_id: str) -> "Tracked":
         """Return a context manager that keeps one request in the registry."""

@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.wire import REQUEST_ID
+from backends.wire import REQUEST_ID, Priority
 from router.errors import ClientGone, Refused, SignalboxError, shutting_down
-from router.request import Message, Receive, Scope, Send, send_reply
+from router.request import ADMIN, ANYBODY, Caller, Message, Receive, Scope, Send, send_reply
 
 log = logging.getLogger(__name__)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -62,7 +62,7 @@ class Policy:
 
     allowed_hosts: frozenset[str]
     allowed_origins: frozenset[str]
-    api_keys: tuple[str, ...]
+    api_keys: Mapping[str, Priority | None]
     admin_key: str | None
     body_bytes: int
 
@@ -82,7 +82,7 @@ class Guard:
         self._methods = methods
         self._hosts = LOOPBACK_NAMES | {name.encode() for name in policy.allowed_hosts}
         self._origins = frozenset(origin.encode() for origin in policy.allowed_origins)
-        self._api_keys = tuple(key.encode() for key in policy.api_keys)
+        self._api_keys = {key.encode(): told for key, told in policy.api_keys.items()}
         self._admin_key = policy.admin_key.encode() if policy.admin_key is not None else None
         self._known: set[bytes] = set()
         self._has_keys = bool(self._api_keys) or self._admin_key is not None
@@ -106,7 +106,9 @@ class Guard:
             if origin is not None and _is_preflight(scope, headers):
                 return await reply.preflight(self._methods(scope["path"]))
             self._check_content(scope, headers)
-            state["is_admin"] = self._has_keys and self._check_keys(scope["path"], headers)
+            state["caller"] = (
+                self._check_keys(scope["path"], headers) if self._has_keys else ANYBODY
+            )
             await self._app(scope, receive, reply)
         except SignalboxError as error:
             # The frames that it went through hold the request's body, and some hold the error: left
@@ -193,27 +195,28 @@ class Guard:
         if len(length) > _LENGTH_DIGITS or int(length) > self._body_bytes:
             raise Refused("body_too_large", f"The body is larger than {self._body_bytes} bytes.")
 
-    def _check_keys(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
-        """Check the key that this path needs; return whether the caller is an administrator."""
+    def _check_keys(self, path: str, headers: Mapping[bytes, bytes]) -> Caller:
+        """Check the key that this path needs; return who the caller is by it."""
         if path in PUBLIC_PATHS:
-            return False
+            return ANYBODY
         offered = _credential(headers)
         admin = self._admin_key
         if admin is not None and hmac.compare_digest(offered, admin):
-            return True
+            return ADMIN
         if path.startswith(DATA_PREFIX):
-            self._check_api_key(offered)
-        else:
-            self._check_elsewhere(path, offered)
-        return False
+            return self._check_api_key(offered)
+        self._check_elsewhere(path, offered)
+        return ANYBODY
 
-    def _check_api_key(self, offered: bytes) -> None:
+    def _check_api_key(self, offered: bytes) -> Caller:
         # All of them are compared, so that the time taken does not tell which one was near.
-        is_known = not self._api_keys
-        for key in self._api_keys:
-            is_known |= hmac.compare_digest(offered, key)
-        if not is_known:
+        caller = None if self._api_keys else ANYBODY
+        for key, priority in self._api_keys.items():
+            if hmac.compare_digest(offered, key):
+                caller = Caller(priority=priority)
+        if caller is None:
             raise Refused("invalid_api_key", "This needs one of the API keys as a bearer token.")
+        return caller
 
     def _check_elsewhere(self, path: str, offered: bytes) -> None:
         """Check the key for the control plane, and for where nothing is meant to be."""
@@ -251,8 +254,13 @@ class _Outgoing:
         return self._send(message)
 
     async def error(self, error: SignalboxError) -> None:
-        """Send an error, unless the answer has begun: then all that is left is to break it off."""
+        """Send an error; as the last event where a stream has begun, not at all in half an answer.
+
+        What is half an answer then is broken off.
+        """
         if self._begun:
+            if self._is_stream:
+                await self._send({"type": "http.response.body", "body": error.frame()})
             return
         more = (_CLOSE,) if error.code == "shutting_down" else ()
         await send_reply(self, error.reply(), more)

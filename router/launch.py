@@ -11,7 +11,7 @@ from backends.places import hub_caches
 from backends.process_manager import ProcessSpec, ProcessTimeouts, RestartPolicy
 from router.data_folder import DataFolder
 from router.settings import Settings, child_environment
-from router.settings.tree import BuiltinProvider
+from router.settings.providers import BuiltinProvider
 from router.snapshot import Ground
 
 

@@ -4,9 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from router.catalog import Catalog
+from router.catalog import AUTO, Catalog
 from router.errors import Refused, Reply
-from router.resolver import AUTO
 
 _JSON_HEADERS = ((b"content-type", b"application/json"),)
 # The protocol wants a date of creation for each model; what we list has none.

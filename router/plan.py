@@ -20,13 +20,18 @@ _PRIORITY = PRIORITY.encode()
 class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
-    `told` goes to the client, `sent` to the provider.
+    `told` goes to the client, `sent` to the provider. `priority` is that of the alias by which the
+    client named the model. One that `yields` goes behind the others while its process starts;
+    one that `asks_usage` has its provider tell the tokens of a stream.
     """
 
     route: Route
     reach: Reach
     told: FixedHeaders
     sent: FixedHeaders
+    priority: Priority | None = None
+    yields: bool = False
+    asks_usage: bool = False
 
     def own(self, request_id: bytes, priority: Priority) -> FixedHeaders:
         """Return the headers of one request to the provider: nothing of the client's but its id."""
@@ -64,15 +69,31 @@ class Plans:
         plans = self._known.get(requirement)
         if plans is None:
             routes = resolve(requirement, catalog)
-            plans = tuple([self._plan(route, requirement) for route in routes])
+            alias = catalog.alias(requirement.model)
+            usual = None if alias is None else alias.priority
+            plans = tuple(
+                [
+                    Plan(
+                        route,
+                        self._reaches[route.provider.name],
+                        _told(route, requirement),
+                        _sent(route, requirement),
+                        usual,
+                        yields=_yields(route, catalog),
+                        asks_usage=route.provider.asks_usage,
+                    )
+                    for route in routes
+                ]
+            )
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[requirement] = plans
         return plans
 
-    def _plan(self, route: Route, requirement: Requirement) -> Plan:
-        reach = self._reaches[route.provider.name]
-        return Plan(route, reach, _told(route, requirement), _sent(route, requirement))
+
+def _yields(route: Route, catalog: Catalog) -> bool:
+    binding = catalog.bindings.get(route.capability)
+    return route.provider.kind is Kind.BUILTIN and bool(binding and binding.next_while_starting)
 
 
 def _told(route: Route, requirement: Requirement) -> FixedHeaders:

@@ -1,4 +1,4 @@
-"""Work for a client goes on only while the client is there."""
+"""Work for a client goes on only while the client is there, and nobody has stopped it."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,13 +20,13 @@ class Client(Protocol):
 
 
 class ClientPresent:
-    """Cancels the work inside its `with` when the client leaves, as ClientGone."""
+    """Cancels the work inside its `with` when the client leaves, as ClientGone, or when stopped."""
 
-    __slots__ = ("_cancelling", "_client", "_left", "_worker")
+    __slots__ = ("_cancelling", "_client", "_reason", "_worker")
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._left = False
+        self._reason: Exception | None = None
 
     def __enter__(self) -> Self:
         """Begin to watch; raises ClientGone where there is nobody any more."""
@@ -42,8 +42,13 @@ class ClientPresent:
         return self
 
     def _leave(self) -> None:
-        self._left = True
-        self._worker.cancel()
+        self.stop(ClientGone())
+
+    def stop(self, reason: Exception) -> None:
+        """End the work, which raises `reason` then; the first reason counts."""
+        if self._reason is None:
+            self._reason = reason
+            self._worker.cancel()
 
     def __exit__(
         self,
@@ -51,12 +56,12 @@ class ClientPresent:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop watching; turn our own cancellation, and no other, into ClientGone."""
+        """Stop watching; turn our own cancellation, and no other, into its reason."""
         self._client.when_gone(None)
         # Uncounted whatever came of it: somebody else's cancellation must be seen as theirs alone.
         if (
-            self._left
+            self._reason is not None
             and self._worker.uncancel() <= self._cancelling
             and kind is asyncio.CancelledError
         ):
-            raise ClientGone from None
+            raise self._reason from None

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,7 @@ from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
 from router.catalog import Catalog
 from router.deadline import Sweeper
+from router.egress import Egress
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
 from router.events import Flight, InFlight
 from router.opening import Opening
@@ -21,21 +23,36 @@ from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Reach, Ready, place
 from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
+from router.retry_budget import RetryBudget
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
 # Longer than any identifier, and than most paths, by which servers name their models.
 _MAX_NAME = 1024
+_USAGE_SHIM = ((b"x-signalbox-shims", b"usage"),)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one request may cost: bytes in and out, further routes to try."""
+    """What one request may cost: bytes in and out, further providers to ask.
+
+    `retry_share` is what each request adds to the further attempts that all of them may make.
+    """
 
     body: BodyLimits
     response_bytes: int
     further_attempts: int
+    retry_share: float
     default_priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """What is counted over all requests: those in flight, the bytes they hold, what has left."""
+
+    in_flight: InFlight
+    buffered: Buffered
+    egress: Egress
 
 
 class Timing(msgspec.Struct):
@@ -69,16 +86,17 @@ class Proxy:
         catalog: Callable[[], Catalog],
         reaches: Mapping[str, Reach],
         processes: ProcessManager,
-        in_flight: InFlight,
-        buffered: Buffered,
+        tallies: Tallies,
         limits: ProxyLimits,
         sweeper: Sweeper,
     ) -> None:
         self._plans = Plans(catalog, reaches)
         self._processes = processes
-        self._in_flight = in_flight
-        self._buffered = buffered
+        self._in_flight = tallies.in_flight
+        self._egress = tallies.egress
+        self._buffered = tallies.buffered
         self._limits = limits
+        self._retries = RetryBudget(limits.retry_share)
         self._sweeper = sweeper
 
     async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,22 +111,30 @@ class Proxy:
             body = decode(data, limits.body)
             _check_name(body.fields.get("model"))
             requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
-            state = scope["state"]
-            wanted = priority(
-                scope, body.fields, limits.default_priority, is_admin=state["is_admin"]
-            )
-            flight.needs = requirement.needs
+            plans = self._plans.plan(requirement)
+            wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
+            flight.needs, flight.priority = requirement.needs, int(wanted)
             work = Work("/chat/completions", body, requirement, wanted, flight, Timing(since))
-            with ClientPresent(state["turn"]):
-                await self._try_plans(self._plans.plan(requirement), work, send)
+            with ClientPresent(scope["state"]["turn"]) as present:
+                flight.stop = present.stop
+                await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
-        """Try the routes in order until one answers; the first one's error is the answer else."""
+        """Try the routes in order until one answers; the first one's error is the answer else.
+
+        What counts is who was asked: a provider that is left alone, a full queue, a model that is
+        not on disk cost nothing, and lead on to the next route.
+        """
         errors: list[RouteFailed] = []
-        for plan in plans[: 1 + self._limits.further_attempts]:
+        self._retries.earn()
+        if plans[0].yields:
+            plans = self._awake_first(plans)
+        for plan in plans:
+            if work.flight.asked and not self._may_ask_another(work.flight):
+                break
             began = time.perf_counter()
             try:
-                return await self._try_plan(plan, len(errors) + 1, work, send)
+                return await self._try_plan(plan, work, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
                 # Its frames, this one among them, would be held by the list that they hold.
@@ -119,31 +145,59 @@ class Proxy:
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
-        return await send_reply(send, first.answer, _told(plans[0], len(errors), work.timing))
+        return await send_reply(send, first.answer, _told(plans[0], work))
 
-    async def _try_plan(self, plan: Plan, attempt: int, work: Work, send: Send) -> None:
+    def _awake_first(self, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
+        """Put those behind whose process is not ready, and have it started meanwhile."""
+        processes = self._processes
+        asleep = [
+            plan
+            for plan in plans
+            if plan.yields and plan.reach.process and not processes.is_ready(plan.reach.process)
+        ]
+        for plan in asleep:
+            if plan.route.model.present and plan.reach.process:
+                processes.wake(plan.reach.process)
+        return (*[plan for plan in plans if plan not in asleep], *asleep)
+
+    def _may_ask_another(self, flight: Flight) -> bool:
+        """Tell whether a request that failed somewhere may be tried elsewhere, and take note."""
+        return flight.asked <= self._limits.further_attempts and self._retries.spend()
+
+    async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
         stream, size = work.requirement.stream, self._limits.response_bytes
         request = _upstream_request(plan, work)
         began = time.perf_counter()
-        async with place(reach) as queued:
+        # Nobody waits for a place before a provider that is left alone, or has had its share.
+        reach.breaker.check()
+        self._egress.check(route.provider.name)
+        async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
-                flight.state = "upstream"
                 opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
-                async with opening as opened:
-                    timing.queued_s += queued.waited_s
-                    timing.waited_s += time.perf_counter() - began
-                    headers = _told(plan, attempt, timing)
-                    if isinstance(opened, Reply):
-                        return await send_reply(send, opened, headers)
-                    flight.state = "streaming"
-                    headers = (*opened.headers, *headers)
-                    failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
-                    if failure is not None:
-                        log.warning("%s: %s (%s)", route.model.name, failure.message, failure.code)
+                account = self._egress.account(
+                    route.provider.name, route.model.name, len(request.body)
+                )
+                with reach.breaker.passage() as passage, account:
+                    flight.state, flight.asked = "upstream", flight.asked + 1
+                    async with opening as opened:
+                        passage.answered()
+                        timing.queued_s += queued.waited_s
+                        timing.waited_s += time.perf_counter() - began
+                        headers = _told(plan, work)
+                        if isinstance(opened, Reply):
+                            account.answer = opened
+                            return await send_reply(send, opened, headers)
+                        flight.state, account.answer = "streaming", opened.state
+                        headers = (*opened.headers, *headers)
+                        opened.state.withholds_usage = _adds_usage(plan, work)
+                        failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
+                        if failure is not None:
+                            passage.broke_off(failure)
+                            log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None
 
 
@@ -161,24 +215,39 @@ def _check_name(model: object) -> None:
         )
 
 
+def _adds_usage(plan: Plan, work: Work) -> bool:
+    """Tell whether the provider must be asked for the tokens of a stream."""
+    if not plan.asks_usage or not work.requirement.stream:
+        return False
+    options = work.body.fields.get("stream_options")
+    return not (isinstance(options, dict) and options.get("include_usage"))
+
+
 def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     route = plan.route
+    changes: dict[str, Any] = {"model": route.model.id}
+    if _adds_usage(plan, work):
+        options = work.body.fields.get("stream_options")
+        own = options if isinstance(options, dict) else {}
+        changes["stream_options"] = {**own, "include_usage": True}
     return UpstreamRequest(
         method="POST",
         url=route.provider.base_url + work.path,
         headers=plan.sent,
-        body=work.body.encode({"model": route.model.id}),
+        body=work.body.encode(changes),
         own=plan.own(work.flight.request_id.encode(), work.priority),
     )
 
 
-def _told(plan: Plan, attempts: int, timing: Timing) -> FixedHeaders:
+def _told(plan: Plan, work: Work) -> FixedHeaders:
     """Return the headers that tell how the answer came about."""
+    timing = work.timing
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
-        (b"x-signalbox-attempts", b"%d" % attempts),
+        *(_USAGE_SHIM if _adds_usage(plan, work) else ()),
+        (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),
     )

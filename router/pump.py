@@ -102,11 +102,13 @@ class EventSink:
 
     def pass_on(self, events: Sequence[bytes]) -> Awaitable[None]:
         """Send events up to the last one that counts."""
-        state, had_data, good = self._state, False, 0
+        state, had_data, good = self._state, False, []
         try:
             for event in events:
                 had_data = state.observe_event(event) or had_data
-                good += 1
+                if state.told_usage_alone and state.withholds_usage:
+                    continue
+                good.append(event)
                 if state.said_done or state.said_error:
                     self.over = True
                     break
@@ -115,7 +117,7 @@ class EventSink:
             self._fail(error)
         if had_data:
             self.expect_more()
-        waiting = _send(self.send, events[:good])
+        waiting = _send(self.send, good)
         return waiting if waiting is NOTHING else _Patience(self, waiting)
 
     def _fail(self, failure: StreamFailed) -> None:

@@ -1,11 +1,13 @@
-"""How a provider is reached: its upstream, the lane before it, and the process behind it."""
+"""How a provider is reached: upstream, breaker, the lane before it and the process behind it."""
 
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from backends.process_manager import BackendUnavailable, Lease, ProcessManager
+from backends.wire import Priority
 from router.admission import Admission, Place
+from router.breaker import Breaker
 from router.catalog import Model
 from router.deadline import Deadlines
 from router.errors import RouteFailed
@@ -21,6 +23,7 @@ class Reach:
 
     upstream: Upstream
     deadlines: Deadlines
+    breaker: Breaker
     admission: Admission | None = None
     process: str | None = None
 
@@ -42,9 +45,9 @@ class NoPlace:
     ) -> None: ...
 
 
-def place(reach: Reach) -> Place | NoPlace:
-    """Return the place that a request takes before this provider."""
-    return NoPlace() if reach.admission is None else reach.admission.place()
+def place(reach: Reach, priority: Priority) -> Place | NoPlace:
+    """Return the place that a request of this priority takes before this provider."""
+    return NoPlace() if reach.admission is None else reach.admission.place(priority)
 
 
 class Ready:

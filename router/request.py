@@ -1,7 +1,7 @@
 """The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from backends.wire import LOCAL_ONLY, PRIORITY, Priority
@@ -13,6 +13,16 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+
+class Caller(NamedTuple):
+    """Who sent a request, as far as its key tells: `priority` is that of who names none."""
+
+    is_admin: bool = False
+    priority: Priority | None = None
+
+
+ANYBODY = Caller()
+ADMIN = Caller(is_admin=True)
 _PRIORITY = PRIORITY.encode()
 _LOCAL_ONLY = LOCAL_ONLY.encode()
 _BY_SERVICE_TIER = {"priority": Priority.HIGH, "flex": Priority.LOW}
@@ -61,18 +71,19 @@ def _piece(message: Message, left: int, share: Share) -> bytes:
     return data
 
 
-def priority(
-    scope: Scope, fields: Mapping[str, Any], default: Priority, *, is_admin: bool
-) -> Priority:
-    """Return the request's priority: from the query, the header, the service tier, the default.
+def priority(scope: Scope, fields: Mapping[str, Any], default: Priority) -> Priority:
+    """Return the request's priority: from the query, the header, the service tier, the key.
 
-    Raises Refused `invalid_priority`, or `priority_not_allowed` for SYSTEM without the admin key.
+    `default` is that of a request that names none in any of these ways. Raises Refused
+    `invalid_priority`, or `priority_not_allowed` for SYSTEM without the admin key.
     """
     query = scope.get("query_string", b"")
     wishes = parse_qs(query.decode("latin-1")).get("priority") if query else None
     header = scope["state"]["headers"].get(_PRIORITY)
     told_priority = wishes[-1] if wishes else header and header.decode("latin-1")
+    caller: Caller = scope["state"]["caller"]
     if told_priority is None:
+        default = default if caller.priority is None else caller.priority
         tier = fields.get("service_tier")
         return _BY_SERVICE_TIER.get(tier, default) if isinstance(tier, str) else default
     try:
@@ -84,7 +95,7 @@ def priority(
             f"{told_priority[:50]!r} is no priority; there are {names}.",
             param="priority",
         ) from None
-    if wanted is Priority.SYSTEM and not is_admin:
+    if wanted is Priority.SYSTEM and not caller.is_admin:
         raise Refused("priority_not_allowed", "Priority system needs the admin key.")
     return wanted
 

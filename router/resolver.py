@@ -5,10 +5,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from router.capabilities import Capability, Requirement
-from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.catalog import AUTO, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.errors import Refused
 
-AUTO = "auto"
 _KEPT_LOCAL = "is remote, and local_only is set"
 
 
@@ -96,8 +95,9 @@ def _choices(requirement: Requirement, catalog: Catalog) -> Iterable[_Choice]:
     `provider/model`, a model's own id.
     """
     name = requirement.model
-    if name is not None and name != AUTO and name not in set(Capability):
-        name = catalog.alias_target(name) or name
+    alias = catalog.alias(name)
+    if alias is not None:
+        name = alias.to
     if name is None or name == AUTO:
         return _by_need(requirement, catalog)
     if name in set(Capability):

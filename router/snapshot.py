@@ -2,17 +2,23 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders
 from router.capabilities import Capability
-from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.egress import Price, SpendLimit, Tariff
 from router.keys import KeyReferenceError, resolve
 from router.overrides import Override
 from router.settings import Settings
+from router.settings.providers import (
+    BuiltinProvider,
+    OllamaProvider,
+    OpenAIProvider,
+    SpendLimitSettings,
+)
+from router.settings.providers import Provider as ProviderSettings
 from router.settings.sources import packaged_file
-from router.settings.tree import BuiltinProvider, OllamaProvider, OpenAIProvider
-from router.settings.tree import Provider as ProviderSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +76,11 @@ def _provider(
 ) -> Provider | None:
     locality = Locality.LOCAL if provider.is_local else Locality.REMOTE
     headers = tuple((key.lower(), value) for key, value in provider.headers.items())
+    limit = provider.spend_limit
+    asks_usage = limit.tokens is not None or limit.cost is not None
     if isinstance(provider, BuiltinProvider):
         base_url = f"http://127.0.0.1:{provider.port}/v1"
-        return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers)
+        return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers, asks_usage)
     if not isinstance(provider, OllamaProvider | OpenAIProvider):
         return None
     key = None
@@ -81,8 +89,25 @@ def _provider(
         if key is None:
             raise KeyReferenceError(f"{provider.api_key} names a key that is not there")
     if isinstance(provider, OllamaProvider):
-        return Provider(name, Kind.OLLAMA, f"{provider.base_url}/v1", locality, key, headers)
-    return Provider(name, Kind.OPENAI, provider.base_url, locality, key, headers)
+        base_url, kind = f"{provider.base_url}/v1", Kind.OLLAMA
+    else:
+        base_url, kind = provider.base_url, Kind.OPENAI
+    return Provider(name, kind, base_url, locality, key, headers, asks_usage)
+
+
+def tariff_of(settings: Settings) -> Tariff:
+    """Return what each provider may get in a day, and what the models cost."""
+    limits = {
+        name: SpendLimit(limit.requests, limit.tokens, limit.cost)
+        for name, provider in settings.providers.items()
+        if (limit := provider.spend_limit) != SpendLimitSettings()
+    }
+    prices = {
+        name: Price(model.price.prompt, model.price.completion)
+        for name, model in settings.models.items()
+        if model.price is not None
+    }
+    return Tariff(limits, prices)
 
 
 def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capability, Binding]]:
@@ -102,6 +127,7 @@ def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capab
                 models,
                 allow_remote_fallback=binding.allow_remote_fallback,
                 local_only=binding.local_only,
+                next_while_starting=binding.while_starting == "next",
             ),
         )
 
@@ -111,12 +137,7 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
     bindings = dict(ground.bindings)
     for capability, override in overrides.items():
         in_file = bindings.get(capability, Binding(capability, ()))
-        bindings[capability] = Binding(
-            capability,
-            override.models,
-            allow_remote_fallback=in_file.allow_remote_fallback,
-            local_only=in_file.local_only,
-        )
+        bindings[capability] = replace(in_file, models=override.models)
     models: dict[str, Model] = {}
     for name in ground.settings.models:
         _add(models, name, ground)
@@ -133,7 +154,9 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
             for capability, binding in bindings.items()
             if binding.models or binding.local_only
         },
-        aliases={name: alias.to for name, alias in ground.settings.aliases.items()},
+        aliases={
+            name: Alias(alias.to, alias.priority) for name, alias in ground.settings.aliases.items()
+        },
         local_only=ground.settings.local_only,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from router.errors import StreamFailed
+from router.usage import Usage, usage_of
 
 # An event ends where a line end is followed by another one. CRLF is one line end, never two.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)")
@@ -101,6 +102,11 @@ class ChatStream:
         self._finished: set[int] = set()
         self.said_done = False
         self.said_error = False
+        # The tokens that the provider told last. Where the client did not ask for them, the event
+        # that tells nothing else is not for it.
+        self.usage: Usage | None = None
+        self.withholds_usage = False
+        self.told_usage_alone = False
 
     def __repr__(self) -> str:
         return f"<ChatStream {self.ending.name} open={sorted(self._open)}>"
@@ -136,6 +142,7 @@ class ChatStream:
 
         Raises StreamFailed `upstream_invalid_frame` when it is not a JSON object in valid UTF-8.
         """
+        self.told_usage_alone = False
         if payload == DONE:
             self.said_done = True
             return
@@ -154,6 +161,9 @@ class ChatStream:
         if isinstance(choices, list):
             for choice in choices:
                 self._observe_choice(choice)
+        if chunk.get("usage"):
+            self.usage = usage_of(chunk) or self.usage
+            self.told_usage_alone = not choices
 
     def _observe_choice(self, choice: Any) -> None:
         if not isinstance(choice, dict):

@@ -2,8 +2,10 @@
 
 import time
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any, Literal
 
+import msgspec
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -16,6 +18,7 @@ from router.admin.event_stream import event_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
+from router.egress import Egress
 from router.errors import Refused, SignalboxError
 from router.events import Bus, InFlight
 from router.resolver import Decision, decide
@@ -34,6 +37,7 @@ class Owners:
     pulls: Pulls
     in_flight: InFlight
     bus: Bus
+    egress: Egress
 
 
 class Assignment(BaseModel):
@@ -66,6 +70,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
     app.include_router(event_routes(owners.bus))
+    app.include_router(_egress(owners))
     app.add_exception_handler(SignalboxError, _signalbox_error)
     app.add_exception_handler(BackendUnavailable, _backend_error)
     app.add_exception_handler(DownloadError, _backend_error)
@@ -208,6 +213,40 @@ def _requests(in_flight: InFlight) -> APIRouter:
         """Return the requests in flight: for whom each one waits, and for how long already."""
         now = time.monotonic()
         return {"data": [flight.row(now) for flight in in_flight]}
+
+    @routes.delete("/admin/requests/{number}")
+    async def cancel_request(number: int) -> dict[str, Any]:
+        """End a request in flight: its client hears `request_cancelled`, its provider is left."""
+        flight = in_flight.get(number)
+        if flight is None or flight.stop is None:
+            raise Refused("not_found", f"There is no request {number} in flight (any more).")
+        row = flight.row(time.monotonic())
+        flight.stop(
+            Refused("request_cancelled", f"Request {number} was cancelled through /admin/requests.")
+        )
+        return row
+
+    return routes
+
+
+def _egress(owners: Owners) -> APIRouter:
+    routes = APIRouter(tags=["egress"])
+
+    @routes.get("/admin/egress")
+    async def list_egress(since: date | None = None) -> dict[str, Any]:
+        """Return what each provider got on each day (UTC): requests, bytes, tokens where told."""
+        providers = owners.capability_map.catalog.providers
+        return {
+            "data": [
+                {
+                    "day": day,
+                    "provider": name,
+                    "locality": providers[name].locality if name in providers else None,
+                    **msgspec.structs.asdict(sent),
+                }
+                for day, name, sent in owners.egress.rows(since)
+            ]
+        }
 
     return routes
 

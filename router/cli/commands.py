@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from urllib.parse import quote
 
-from router.cli import models, questions
+from router.cli import models, questions, requests
 from router.cli.call import Call
 from router.cli.failure import Exit
 from router.cli.output import Output
@@ -73,4 +73,5 @@ _COMMANDS: dict[str, Callable[[Call, RouterClient, Output], None]] = {
     "models": models.run,
     "ask": questions.ask,
     "explain": questions.explain,
+    "requests": requests.run,
 }

@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     body.add_argument("prompt", metavar="TEXT", nargs="?", help="the question")
     body.add_argument("--body", type=Path, metavar="FILE", help="a chat request as JSON instead")
     _question(explain)
+    _requests(add("requests", "show what is in flight; end one of it"))
     return top
 
 
@@ -146,6 +147,20 @@ def _models(command: argparse.ArgumentParser) -> None:
         )
         if name != "list":
             action.add_argument("model", metavar="MODEL", help="such as smollm2-135m")
+
+
+def _requests(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", metavar="ACTION")
+    command.set_defaults(action="list")
+    for name, text in (
+        ("list", "show the requests in flight (the default)"),
+        ("cancel", "end one: its client is told, its provider is left"),
+    ):
+        action = actions.add_parser(
+            name, help=text, parents=[_common(argparse.SUPPRESS)], allow_abbrev=False
+        )
+        if name == "cancel":
+            action.add_argument("number", metavar="ID", type=int, help="as the list shows it")
 
 
 def _question(command: argparse.ArgumentParser) -> None:

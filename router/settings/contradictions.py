@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 
 from backends.catalogue import find_builtin
 from router.capabilities import Capability
-from router.settings.tree import BuiltinProvider, ProcessProvider, Provider, Settings
+from router.settings.providers import BuiltinProvider, ProcessProvider, Provider
+from router.settings.tree import Settings
 
 _RESERVED = frozenset({"auto", *Capability})
 
@@ -85,6 +86,7 @@ def _providers(settings: Settings) -> Iterator[tuple[str, str]]:
             if (other := taken.setdefault(provider.port, place)) != place:
                 yield place, f"{provider.port} is {other} already"
         yield from _ways(name, provider)
+        yield from _prices(name, provider, settings)
 
 
 def _ways(name: str, provider: Provider) -> Iterator[tuple[str, str]]:
@@ -98,6 +100,18 @@ def _ways(name: str, provider: Provider) -> Iterator[tuple[str, str]]:
     ):
         place = f"providers.{name}.ca_file"
         yield place, f"there is no TLS on the way to {provider.base_url}; https:// is meant?"
+
+
+def _prices(name: str, provider: Provider, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield what keeps a limit of cost from being kept: models without a price."""
+    if provider.spend_limit.cost is None:
+        return
+    bound = {model for binding in settings.capabilities.values() for model in binding.models}
+    for model in sorted(bound.union(settings.models)):
+        told = settings.models.get(model)
+        if provider_of(model) == name and (told is None or told.price is None):
+            place = f"providers.{name}.spend_limit.cost"
+            yield place, f"models.{model} has no price, so that its cost cannot be known"
 
 
 def provider_of(model: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from backends.wire import Priority
 from router.keys import KeyReference, KeyReferenceError, KeySource, resolve
 from router.settings import sources
 from router.settings.contradictions import contradictions, provider_of
@@ -76,9 +77,12 @@ def _drop_orphans(bindings: dict[str, list[str]], providers: set[str]) -> Iterat
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AccessKeys:
-    """The keys that callers must show; no `repr`, so that none ends in a log."""
+    """The keys that callers must show; no `repr`, so that none ends in a log.
 
-    api_keys: tuple[str, ...]
+    `api_keys` holds with each key the priority of who shows it and names none.
+    """
+
+    api_keys: Mapping[str, Priority | None]
     admin_key: str | None
 
 
@@ -99,7 +103,9 @@ def access_keys(settings: Settings, environ: Mapping[str, str]) -> AccessKeys:
             faults.append(f"{settings.source}: {place}: {reference} names a key that is not there")
         return key or ""
 
-    api_keys = tuple(read("server.api_keys", key) for key in settings.server.api_keys)
+    api_keys = {
+        read("server.api_keys", key.reference): key.priority for key in settings.server.api_keys
+    }
     admin = settings.server.admin_key
     admin_key = read("server.admin_key", admin) if admin is not None else None
     if faults:

@@ -6,13 +6,10 @@ What a setting means to a person stands in that file; the bounds and the default
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     StrictBool,
@@ -22,14 +19,16 @@ from pydantic import (
 
 from backends.wire import Priority
 from router.capabilities import Capability
+from router.settings.providers import Provider
+from router.settings.section import Section
 from router.settings.values import (
     AllowedHost,
     AllowedOrigin,
+    Amount,
+    ApiKeyRef,
     Count,
     DefaultPriority,
     FactName,
-    HeaderName,
-    HeaderValue,
     Host,
     KeyRef,
     ModelName,
@@ -45,20 +44,12 @@ from router.settings.values import (
 )
 
 
-class Section(BaseModel):
-    """One section of the file: frozen, and an unknown key in it is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
-    )
-
-
 class Server(Section):
     """Where the router listens, and who may talk to it."""
 
     host: Host = "127.0.0.1"
     port: Port = 60315
-    api_keys: tuple[KeyRef, ...] = ()
+    api_keys: tuple[ApiKeyRef, ...] = ()
     admin_key: KeyRef | None = None
     allowed_hosts: tuple[AllowedHost, ...] = ()
     allowed_origins: tuple[AllowedOrigin, ...] = ()
@@ -73,102 +64,14 @@ class Server(Section):
         return self
 
 
-# Providers
-
-
-class ProviderTimeouts(Section):
-    """Deadlines of one provider in seconds; what it leaves out is taken from `timeouts`."""
-
-    connect_s: Seconds | None = None
-    first_byte_s: Seconds | None = None
-    idle_s: Seconds | None = None
-    total_s: Seconds | None = None
-
-
-class ProviderBase(Section):
-    """What every kind of provider may say."""
-
-    locality: Literal["local", "remote"] | None = None
-    proxy: Url | None = None
-    ca_file: UserPath | None = None
-    headers: Mapping[HeaderName, HeaderValue] = {}
-    timeouts: ProviderTimeouts = Field(default_factory=ProviderTimeouts)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether a request to it stays on this machine, or where its owner says it may go."""
-        if self.locality is not None:
-            return self.locality == "local"
-        return self._stays_here()
-
-    def _stays_here(self) -> bool:
-        base_url = getattr(self, "base_url", None)
-        return base_url is not None and is_loopback(urlsplit(base_url).hostname or "")
-
-
-class BuiltinProvider(ProviderBase):
-    """The MLX backend that belongs to this project, a process of its own."""
-
-    kind: Literal["builtin"]
-    port: Port = 60316
-    start: Literal["eager", "on_demand"] = "eager"
-    python: UserPath | None = None
-    token: Literal["auto", "none"] = "auto"  # noqa: S105 a mode, not a secret
-
-    def _stays_here(self) -> bool:
-        return True
-
-
-class OllamaProvider(ProviderBase):
-    """An Ollama server."""
-
-    kind: Literal["ollama"]
-    base_url: Url = "http://127.0.0.1:11434"
-    api_key: KeyRef | None = None
-
-
-class OpenAIProvider(ProviderBase):
-    """Any server that speaks OpenAI's protocol; `base_url` ends as its API does, often in /v1."""
-
-    kind: Literal["openai"]
-    base_url: Url
-    api_key: KeyRef | None = None
-
-
-class LiteLLMProvider(ProviderBase):
-    """A cloud of another dialect, translated by LiteLLM."""
-
-    kind: Literal["litellm"]
-    litellm_provider: StrictStr
-    base_url: Url | None = None
-    api_key: KeyRef | None = None
-
-
-class ProcessProvider(ProviderBase):
-    """Any local command that serves OpenAI's protocol on the port that it is given."""
-
-    kind: Literal["process"]
-    command: Annotated[tuple[StrictStr, ...], Field(min_length=1)]
-    start: Literal["eager", "on_demand"] = "on_demand"
-    ready_path: Annotated[StrictStr, Field(pattern="^/")] = "/health"
-    cwd: UserPath | None = None
-    env: Mapping[StrictStr, StrictStr] = {}
-    instances: Size = 1
-    group: StrictStr | None = None
-    memory_mb: Size | None = None
-    stop_s: Seconds | None = None
-
-    def _stays_here(self) -> bool:
-        return True
-
-
-Provider = Annotated[
-    BuiltinProvider | OllamaProvider | OpenAIProvider | LiteLLMProvider | ProcessProvider,
-    Field(discriminator="kind"),
-]
-
-
 # Models, names, the map
+
+
+class PriceSettings(Section):
+    """What a million tokens cost, of the prompt and of the answer; any one currency."""
+
+    prompt: Amount
+    completion: Amount
 
 
 class ModelSettings(Section):
@@ -176,6 +79,7 @@ class ModelSettings(Section):
 
     capabilities: Mapping[FactName, StrictBool] = {}
     context_length: Size | None = None
+    price: PriceSettings | None = None
     path: UserPath | None = None
     repo: Annotated[StrictStr, Field(pattern=r"^[^/@\s]+/[^/@\s]+(@[^@\s]+)?$")] | None = None
 
@@ -210,7 +114,7 @@ class BindingSettings(Section):
     allow_remote_fallback: StrictBool = False
     local_only: StrictBool = False
     enforce: Literal["off", "validate", "repair"] = "off"
-    while_starting: Literal["wait", "fallback"] = "wait"
+    while_starting: Literal["wait", "next"] = "wait"
 
     @model_validator(mode="after")
     def _each_model_once(self) -> "BindingSettings":

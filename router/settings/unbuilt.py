@@ -8,19 +8,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from router.keys import KeyReference
-from router.settings.tree import LiteLLMProvider, ProcessProvider, Section, Settings
+from router.settings.providers import LiteLLMProvider, ProcessProvider
+from router.settings.section import Section
+from router.settings.tree import Settings
 
 # Accepted, and so far only accepted; `*` stands for the user's names. config/router.yaml says so
 # at each of them.
 WITHOUT_EFFECT: Final = (
     "database_url",
     "models.*.repo",
-    "aliases.*.priority",
-    "capabilities.*.while_starting",
-    "lanes.*.reserve_high",
-    "retry.budget",
-    "breaker.failures",
-    "breaker.open_s",
     "limits.images",
     "images.local_roots",
     "images.remote_fetch",
@@ -62,8 +58,8 @@ def _bindings(settings: Settings) -> Iterator[str]:
 
 def key_references(settings: Settings) -> Iterator[tuple[str, KeyReference]]:
     """Yield every key reference of the tree with the place where it stands."""
-    for reference in settings.server.api_keys:
-        yield "server.api_keys", reference
+    for api_key in settings.server.api_keys:
+        yield "server.api_keys", api_key.reference
     if settings.server.admin_key is not None:
         yield "server.admin_key", settings.server.admin_key
     for name, provider in settings.providers.items():

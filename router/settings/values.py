@@ -5,6 +5,8 @@ Every ValueError here becomes one line that names the setting, so the texts say 
 
 import ipaddress
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -162,6 +164,41 @@ KeyRef = Annotated[
         }
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that callers may show, and the priority of those who show it and name none."""
+
+    reference: KeyReference
+    priority: Priority | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> "ApiKey":
+        """Read a reference, with a `priority` beside it or not; ValueError says what is wrong."""
+        if isinstance(value, ApiKey):
+            return value
+        if not isinstance(value, Mapping) or "priority" not in value:
+            return cls(KeyReference.parse(value))
+        rest = {name: told for name, told in value.items() if name != "priority"}
+        return cls(KeyReference.parse(rest), _priority(value["priority"]))
+
+
+ApiKeyRef = Annotated[
+    ApiKey,
+    PlainValidator(ApiKey.parse),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                **{source.value: {"type": "string"} for source in KeySource},
+                "priority": {"enum": ["high", "low"]},
+            },
+            "additionalProperties": False,
+            "oneOf": [{"required": [source.value]} for source in KeySource],
+        }
+    ),
+]
 UserPath = Annotated[Path, BeforeValidator(_path), _TEXT]
 Url = Annotated[StrictStr, AfterValidator(_base_url)]
 Host = Annotated[StrictStr, AfterValidator(_host)]
@@ -179,5 +216,6 @@ Count = Annotated[int, Field(strict=True, ge=0)]
 Size = Annotated[int, Field(strict=True, ge=1)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]
 Seconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(strict=True, ge=0, le=1)]
 ProviderName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -74,6 +74,8 @@ async def running_router(
                 trust_env=False,
                 timeout=30,
                 verify=NO_AUTHORITIES,
+                # Who waits for a connection of the client's own is not seen by the router.
+                limits=httpx2.Limits(max_connections=None),
             )
             try:
                 async with client:

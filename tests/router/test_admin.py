@@ -1,6 +1,7 @@
 """The map through the admin API: assignments, what is stored, what is told."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.harness.children import until
+from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 
@@ -212,7 +215,9 @@ async def test_requests_in_flight_are_listed_without_their_words(tmp_path: Path)
         "provider": "a",
         "model": "m",
         "needs": ["text"],
+        "priority": 10,
         "state": "upstream",
+        "attempts": 1,
     }
     assert "hello" not in listed.text
 
@@ -287,3 +292,81 @@ async def test_the_answer_about_a_download_tells_where_the_model_stands(tmp_path
         begun = await signalbox.client.post(path)
         cancelled = await signalbox.client.delete(path)
     assert (begun.json()["state"], cancelled.json()["state"]) == ("ready", "ready")
+
+
+async def test_a_request_that_waits_for_a_provider_can_be_cancelled(tmp_path: Path) -> None:
+    """Its client hears 409 and not to try again; the provider is left; it is gone from the list."""
+    left = asyncio.Event()
+
+    async def silent(conversation: Conversation) -> None:
+        await conversation.left()
+        left.set()
+
+    async with (
+        ScriptedUpstream(silent) as fm,
+        running_router(tmp_path, **_two(fm, fm)) as signalbox,
+    ):
+        asked = asyncio.create_task(signalbox.chat(HELLO))
+        await until(lambda: len(fm.seen) == 1)
+        row = (await signalbox.client.delete("/admin/requests/1")).json()
+        assert (row["id"], row["state"], row["provider"]) == (1, "upstream", "a")
+        answer = await asked
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "request_cancelled")
+        assert answer.headers["x-should-retry"] == "false"
+        await asyncio.wait_for(left.wait(), 1)
+        # No other route was tried in its place.
+        assert len(fm.seen) == 1
+        missing = await signalbox.client.delete("/admin/requests/1")
+        assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_a_request_that_waits_for_its_turn_can_be_cancelled(tmp_path: Path) -> None:
+    """It leaves the queue, and is never sent."""
+    go = asyncio.Event()
+
+    async def slow(conversation: Conversation) -> None:
+        await go.wait()
+        await conversation.answer()
+
+    lanes = {"a": {"concurrency": 1, "queue": 5}}
+    async with (
+        ScriptedUpstream(slow) as fm,
+        running_router(tmp_path, **_two(fm, fm), lanes=lanes) as signalbox,
+    ):
+        first = asyncio.create_task(signalbox.chat(HELLO))
+        await until(lambda: len(fm.seen) == 1)
+        second = asyncio.create_task(signalbox.chat(HELLO))
+        await until(lambda: len(signalbox.router.in_flight) == 2)
+        row = (await signalbox.client.delete("/admin/requests/2")).json()
+        assert row["state"] == "queued"
+        assert (await second).status_code == 409
+        go.set()
+        assert (await first).status_code == 200
+        assert len(fm.seen) == 1
+
+
+async def test_a_stream_that_is_cancelled_ends_in_an_error_frame(tmp_path: Path) -> None:
+    """What was sent stays whole, the frame tells why, the framing ends, the provider is left."""
+    left = asyncio.Event()
+
+    async def endless(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        await conversation.event(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+        await conversation.left()
+        left.set()
+
+    async with (
+        ScriptedUpstream(endless) as fm,
+        running_router(tmp_path, **_two(fm, fm)) as signalbox,
+        RawClient(signalbox.port) as client,
+    ):
+        await client.post("/v1/chat/completions", {**HELLO, "stream": True})
+        status, headers = await client.head()
+        await until(lambda: next(iter(signalbox.router.in_flight)).state == "streaming")
+        await signalbox.client.delete("/admin/requests/1")
+        body = await client.body(headers)
+        await asyncio.wait_for(left.wait(), 1)
+    assert status == 200
+    assert body.startswith(b'data: {"choices"')
+    assert json.loads(body[body.rindex(b"data: ") + 6 :])["error"]["code"] == "request_cancelled"
+    assert b"[DONE]" not in body

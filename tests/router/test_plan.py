@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from router import plan
+from router.breaker import Breaker
 from router.capabilities import Capability, Requirement
 from router.catalog import Binding, Catalog, Kind, Locality, Model, Provider
 from router.deadline import Deadlines
@@ -21,6 +22,11 @@ def _catalog(*models: str) -> Catalog:
     )
 
 
+def _reach() -> Reach:
+    breaker = Breaker("a", failures=5, open_s=30, emit=print)
+    return Reach(PlainUpstream("a", connect_s=1), Deadlines(1, 1, 1), breaker)
+
+
 def _need(model: str | None = None) -> Requirement:
     return Requirement((Capability.TEXT,), model=model)
 
@@ -28,7 +34,7 @@ def _need(model: str | None = None) -> Requirement:
 async def test_a_plan_is_remembered_until_the_catalog_is_another() -> None:
     """The same requirement gets the same plan; a new catalog, and its keys, count at once."""
     now = [_catalog("m")]
-    reach = Reach(PlainUpstream("a", connect_s=1), Deadlines(1, 1, 1))
+    reach = _reach()
     plans = Plans(lambda: now[0], {"a": reach})
     first = plans.plan(_need())
     assert plans.plan(_need()) is first
@@ -41,7 +47,7 @@ async def test_a_plan_is_remembered_until_the_catalog_is_another() -> None:
 
 async def test_who_names_many_models_does_not_end_the_remembering() -> None:
     """What is held is bounded, and whoever comes after the flood is remembered again."""
-    reach = Reach(PlainUpstream("a", connect_s=1), Deadlines(1, 1, 1))
+    reach = _reach()
     catalog = _catalog("m")
     plans = Plans(lambda: catalog, {"a": reach})
     for number in range(plan._MAX_KNOWN * 2 + 7):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from router.capabilities import Capability, Requirement, classify_chat
-from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.errors import Refused
 from router.resolver import decide, resolve
 
@@ -40,7 +40,11 @@ def catalog(
             Capability(name): Binding(Capability(name), tuple(models), **options)
             for name, models in bindings.items()
         },
-        aliases={"gpt-4o": "auto", "eyes": "ollama/seer", "claude-*": "text"},
+        aliases={
+            "gpt-4o": Alias("auto"),
+            "eyes": Alias("ollama/seer"),
+            "claude-*": Alias("text"),
+        },
         local_only=local_only,
     )
 
@@ -198,7 +202,7 @@ def test_a_capability_that_stays_local_does_so_under_every_name(
     known = replace(
         known,
         bindings={**known.bindings, Capability.VISION: vision},
-        aliases={"cloudy": "cloud/gpt"},
+        aliases={"cloudy": Alias("cloud/gpt")},
     )
     with pytest.raises(Refused) as refusal:
         resolve(need("vision", "tool_use", model=model), known)

@@ -218,6 +218,23 @@ def test_explain_shows_the_decision(
     }
 
 
+def test_requests_shows_what_is_in_flight_and_ends_one(
+    router: FakeRouter, signalbox: Signalbox
+) -> None:
+    """A table of who waits for whom; nothing in flight is said; one is ended by its number."""
+    row = {"id": 7, "priority": 1, "state": "queued", "provider": "o", "model": "m"}
+    row |= {"age_s": 2, "attempts": 0, "request_id": "mine"}
+    router.says("GET /admin/requests", {"data": [row]})
+    router.says("DELETE /admin/requests/7", row)
+    shown = ["7", "1", "queued", "o", "m", "2", "0", "mine"]
+    assert signalbox("requests").out.splitlines()[1].split() == shown
+    assert signalbox("requests", "cancel", "7").out.splitlines()[1].split() == shown
+    assert signalbox("requests", "cancel", "7", "--json").json["id"] == 7
+    router.answers.clear()
+    router.says("GET /admin/requests", {"data": []})
+    assert signalbox("requests").out == "nothing is in flight\n"
+
+
 @pytest.mark.parametrize("text", [None, "{", "[]", "[" * 100_000])
 def test_a_body_that_is_no_request_is_a_mistake_of_the_command_line(
     text: str | None, signalbox: Signalbox, tmp_path: Path

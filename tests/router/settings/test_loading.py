@@ -19,8 +19,8 @@ from router.settings import (
     load,
     refuse_unbuilt,
 )
+from router.settings.providers import BuiltinProvider, OllamaProvider
 from router.settings.sources import packaged_file
-from router.settings.tree import BuiltinProvider, OllamaProvider
 
 
 @pytest.fixture
@@ -495,10 +495,7 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
         tmp_path,
         "providers: {builtin: {kind: builtin}, p: {kind: process, command: [x]}}\n"
         "models: {builtin/o: {repo: a/b@main}}\n"
-        "capabilities: {text: {models: [], while_starting: fallback}}\n"
         "aliases: {a: {to: auto, priority: high}, b: auto}\n"
-        "lanes: {p: {reserve_high: 1}}\n"
-        "breaker: {failures: 5, open_s: 1}\n"
         "database_url: sqlite://",
     )
     settings = load(path, {}, home)
@@ -507,10 +504,6 @@ def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_p
         "providers.p",
         "database_url",
         "models.builtin/o.repo",
-        "aliases.a.priority",
-        "capabilities.text.while_starting",
-        "lanes.p.reserve_high",
-        "breaker.open_s",
     ]
 
 
@@ -518,11 +511,13 @@ def test_a_key_that_is_named_but_missing_keeps_the_door_shut(
     home: dict[str, str], tmp_path: Path
 ) -> None:
     """Callers' keys are read at start, and one that is not there refuses it."""
-    path = write(tmp_path, "server: {api_keys: [{env: ONE}, {env: TWO}], admin_key: {env: ADMIN}}")
+    two = "{env: TWO, priority: high}"
+    keys = f"api_keys: [{{env: ONE}}, {two}], admin_key: {{env: ADMIN}}"
+    path = write(tmp_path, f"server: {{{keys}}}")
     settings = load(path, {}, home)
-    keys = access_keys(settings, {"ONE": "one", "TWO": "two", "ADMIN": "a"})
-    assert (keys.api_keys, keys.admin_key) == (("one", "two"), "a")
-    assert "one" not in repr(keys)
+    read = access_keys(settings, {"ONE": "one", "TWO": "two", "ADMIN": "a"})
+    assert (read.api_keys, read.admin_key) == ({"one": None, "two": Priority.HIGH}, "a")
+    assert "one" not in repr(read)
     with pytest.raises(SettingsError) as caught:
         access_keys(settings, {"ONE": "1", "TWO": "a b"})
     assert [line.removeprefix(f"{path}: ") for line in caught.value.lines] == [
