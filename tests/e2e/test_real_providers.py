@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.harness.real_providers import RealProvider
+from tests.harness.real_providers import OLLAMA_CONTEXT, RealProvider
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.served import free_port, served, tiny
 
@@ -26,7 +26,7 @@ SWITCH = {
 }
 TOOLS = [{"type": "function", "function": {"name": "light", "parameters": SWITCH}}]
 AS_SWITCH = {"type": "json_schema", "json_schema": {"name": "switch", "schema": SWITCH}}
-# Either server has 2,048 tokens for one request.
+# llama.cpp's server has 2,048 tokens for one request, Ollama fewer.
 TOO_LONG = [{"role": "user", "content": "word " * 5000}]
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
@@ -41,7 +41,7 @@ PREDICTED = "llamacpp:tokens_predicted_total "
 
 def asked(**fields: Any) -> dict[str, Any]:
     """Return a request for a few words, the likeliest ones."""
-    return {"model": "text", "messages": QUESTION, "temperature": 0, "max_tokens": 8, **fields}
+    return {"model": "text", "messages": QUESTION, "temperature": 0, "max_tokens": 4, **fields}
 
 
 def of(provider: RealProvider, kind: str) -> dict[str, Any]:
@@ -80,7 +80,7 @@ async def test_an_answer_and_who_gave_it(kind: str, signalbox: RunningRouter) ->
     whole = answer.json()
     assert whole["choices"][0]["message"]["content"]
     assert whole["choices"][0]["finish_reason"] == "length"
-    assert whole["usage"]["completion_tokens"] == 8
+    assert whole["usage"]["completion_tokens"] == 4
     told = {name: answer.headers[f"x-signalbox-{name}"] for name in ("provider", "model")}
     assert told == {"provider": kind, "model": "smollm2"}
     assert answer.headers["x-signalbox-capability"] == "text"
@@ -97,10 +97,10 @@ async def test_a_stream_arrives_whole_with_its_usage(signalbox: RunningRouter) -
     chunks = [json.loads(event.removeprefix("data: ")) for event in events]
     *pieces, last = chunks
     assert last["choices"] == []
-    assert last["usage"]["completion_tokens"] == 8
+    assert last["usage"]["completion_tokens"] == 4
     said = [piece["choices"][0]["delta"].get("content") or "" for piece in pieces]
     assert "".join(said) == whole
-    assert len([piece for piece in said if piece]) > 4
+    assert len([piece for piece in said if piece]) > 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -170,6 +170,51 @@ async def test_llama_server_answers_to_any_name(llama_server: RealProvider, tmp_
     assert answer.status_code == 200
     assert answer.headers["x-signalbox-model"] == "nobody"
     assert answer.json()["model"] == "smollm2"
+
+
+async def test_ollama_says_what_it_cannot_do(ollama: RealProvider, tmp_path: Path) -> None:
+    """No tools, no such model, no remote picture: 400 and 404 in its own words."""
+    remote = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x.png"}}
+    refused: list[tuple[dict[str, Any], int, str]] = [
+        (asked(model="auto", tools=TOOLS), 400, "does not support tools"),
+        (asked(model="ollama/nobody"), 404, "model 'nobody' not found"),
+        (asked(messages=[{"role": "user", "content": [remote]}]), 400, "not currently supported"),
+    ]
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        for body, status, text in refused:
+            answer = await signalbox.chat(body)
+            assert answer.status_code == status, answer.text
+            assert text in answer.json()["error"]["message"]
+            assert "x-signalbox-error" not in answer.headers
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        shown = await client.post(f"{ollama.url}/api/show", json={"model": ollama.model})
+        listed = await client.get(f"{ollama.url}/api/tags")
+    assert shown.json()["capabilities"] == ["completion"]
+    assert shown.json()["model_info"]["llama.context_length"] == 8192
+    (model,) = listed.json()["models"]
+    assert model["name"] == "smollm2:latest"
+    assert "remote_host" not in model
+
+
+async def test_ollama_cuts_a_long_prompt_and_does_not_say_so(
+    ollama: RealProvider, tmp_path: Path
+) -> None:
+    """It answers 200 to what it has not read; only its count, which is its window, could tell."""
+    long = [{"role": "user", "content": "word " * 2 * OLLAMA_CONTEXT}]
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(messages=long, max_tokens=1))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["prompt_tokens"] == OLLAMA_CONTEXT
+
+
+async def test_ollama_leaves_out_a_picture_and_does_not_say_so(
+    ollama: RealProvider, tmp_path: Path
+) -> None:
+    """A model that cannot see answers 200 all the same: only /api/show tells."""
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(model="auto", messages=PICTURE))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-signalbox-capability"] == "vision"
 
 
 async def test_down_means_the_next_one_answers(
@@ -268,7 +313,8 @@ async def before(
 @asynccontextmanager
 async def streaming(signalbox: RunningRouter) -> AsyncIterator[None]:
     """Hold a LOW stream that has begun and would go on for long, until the block ends."""
-    body = asked(stream=True, max_tokens=ENDLESS, ignore_eos=True)
+    story = [{"role": "user", "content": "Write a long story of a journey around the world."}]
+    body = asked(messages=story, stream=True, max_tokens=ENDLESS, ignore_eos=True)
     async with signalbox.client.stream("POST", CHAT, json=body) as answer:
         # Kept: once the iterator is gone, so is the stream.
         lines = answer.aiter_lines()

@@ -28,6 +28,8 @@ _MAKING_S = 600
 _START_S = 120
 _STOP_S = 20
 MODEL = "smollm2"
+# Small, because a prompt that is cut to it is still read.
+OLLAMA_CONTEXT = 128
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvider]:
     told = {
         "OLLAMA_HOST": f"127.0.0.1:{port}",
         "OLLAMA_MODELS": str(folder / "models"),
-        "OLLAMA_CONTEXT_LENGTH": "2048",
+        "OLLAMA_CONTEXT_LENGTH": str(OLLAMA_CONTEXT),
         "OLLAMA_NUM_PARALLEL": "1",
     }
     with _running(folder, [program, "serve"], port, "/api/version", **told) as provider:
