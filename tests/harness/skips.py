@@ -11,6 +11,8 @@ ALLOWED: Final = frozenset(
         "MLX has no wheels for this machine",  # Intel Macs, musl, glibc before 2.35
         "reads /proc",  # Linux only
         "counts descriptors in /proc",  # Linux only
+        "llama.cpp's server has no wheel for this machine",  # musl, Intel Macs
+        "Ollama is built with Go, which is not here",
         "sets the platform's authorities by a variable",  # Linux only
     }
 )

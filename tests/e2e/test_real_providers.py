@@ -1,0 +1,336 @@
+"""The router before a real llama.cpp server and a real Ollama: what they do, and what it says."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.harness.real_providers import OLLAMA_CONTEXT, RealProvider
+from tests.harness.running_router import RunningRouter, openai_provider, running_router
+from tests.harness.served import free_port, served, tiny
+
+pytestmark = pytest.mark.real_provider
+
+CHAT = "/v1/chat/completions"
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+SWITCH = {
+    "type": "object",
+    "properties": {"on": {"type": "boolean"}},
+    "required": ["on"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "light", "parameters": SWITCH}}]
+AS_SWITCH = {"type": "json_schema", "json_schema": {"name": "switch", "schema": SWITCH}}
+# llama.cpp's server has 2,048 tokens for one request, Ollama fewer.
+TOO_LONG = [{"role": "user", "content": "word " * 5000}]
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+SHOWN = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+PICTURE = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, SHOWN]}]
+# As long as a stream may become that nobody cancels; at the very least seconds.
+ENDLESS = 1500
+PREDICTED = "llamacpp:tokens_predicted_total "
+
+
+def asked(**fields: Any) -> dict[str, Any]:
+    """Return a request for a few words, the likeliest ones."""
+    return {"model": "text", "messages": QUESTION, "temperature": 0, "max_tokens": 4, **fields}
+
+
+def of(provider: RealProvider, kind: str) -> dict[str, Any]:
+    """Return the settings of a provider."""
+    if kind == "ollama":
+        return {"kind": "ollama", "base_url": provider.url}
+    return openai_provider(f"{provider.url}/v1")
+
+
+@pytest.fixture(scope="session", params=["llama_server", "ollama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return the name of each provider in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def provider(kind: str, request: pytest.FixtureRequest) -> RealProvider:
+    """Return each provider in turn."""
+    running: RealProvider = request.getfixturevalue(kind)
+    return running
+
+
+@pytest.fixture
+async def signalbox(
+    kind: str, provider: RealProvider, tmp_path: Path
+) -> AsyncIterator[RunningRouter]:
+    """Run a router that serves everything by one of them."""
+    async with before(provider, kind, tmp_path) as signalbox:
+        yield signalbox
+
+
+async def test_an_answer_and_who_gave_it(kind: str, signalbox: RunningRouter) -> None:
+    """The provider's words and counts arrive, and the headers name it."""
+    answer = await signalbox.chat(asked())
+    assert answer.status_code == 200, answer.text
+    whole = answer.json()
+    assert whole["choices"][0]["message"]["content"]
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"]["completion_tokens"] == 4
+    told = {name: answer.headers[f"x-signalbox-{name}"] for name in ("provider", "model")}
+    assert told == {"provider": kind, "model": "smollm2"}
+    assert answer.headers["x-signalbox-capability"] == "text"
+    assert answer.headers["x-signalbox-attempts"] == "1"
+
+
+async def test_a_stream_arrives_whole_with_its_usage(signalbox: RunningRouter) -> None:
+    """Each token is an event, the counts come last before the end, and the words are the same."""
+    whole = (await signalbox.chat(asked())).json()["choices"][0]["message"]["content"]
+    answer = await signalbox.chat(asked(stream=True, stream_options={"include_usage": True}))
+    assert answer.headers["content-type"] == "text/event-stream"
+    *events, done, rest = answer.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    *pieces, last = chunks
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 4
+    said = [piece["choices"][0]["delta"].get("content") or "" for piece in pieces]
+    assert "".join(said) == whole
+    assert len([piece for piece in said if piece]) > 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_schema_holds(signalbox: RunningRouter, *, stream: bool) -> None:
+    """Both enforce it, streamed too, and even on a model that would never think of it."""
+    body = asked(model="auto", response_format=AS_SWITCH, max_tokens=60, stream=stream)
+    answer = await signalbox.chat(body)
+    assert answer.headers["x-signalbox-capability"] == "structured_output"
+    told = json.loads(text_of(answer.text) if stream else whole_text(answer))
+    assert isinstance(told.pop("on"), bool)
+    assert told == {}
+
+
+def whole_text(answer: httpx2.Response) -> str:
+    """Return the text of an answer."""
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def text_of(stream: str) -> str:
+    """Return the text of a stream."""
+    events = stream.removesuffix("data: [DONE]\n\n").split("\n\n")[:-1]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    return "".join(
+        choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+    )
+
+
+async def test_llama_server_leaves_out_tools_that_a_template_does_not_know(
+    llama_server: RealProvider, tmp_path: Path
+) -> None:
+    """Even required ones: only its /props tells, and the answer is text like any other."""
+    async with before(llama_server, "llama_server", tmp_path) as signalbox:
+        answer = await signalbox.chat(
+            asked(model="auto", tools=TOOLS, tool_choice="required", max_tokens=30)
+        )
+        assert answer.headers["x-signalbox-capability"] == "tool_use"
+    message = answer.json()["choices"][0]["message"]
+    assert message["content"]
+    assert "tool_calls" not in message
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        properties = (await client.get(f"{llama_server.url}/props")).json()
+    assert properties["chat_template_caps"]["supports_tools"] is False
+    assert properties["modalities"]["vision"] is False
+    assert properties["default_generation_settings"]["n_ctx"] == 2048
+
+
+async def test_llama_server_says_what_it_cannot_read(
+    llama_server: RealProvider, tmp_path: Path
+) -> None:
+    """A prompt over its context is the caller's 400, a picture its 500, both in its words."""
+    async with before(llama_server, "llama_server", tmp_path) as signalbox:
+        for stream in (False, True):
+            answer = await signalbox.chat(asked(messages=TOO_LONG, stream=stream))
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert error["type"] == "exceed_context_size_error"
+            assert error["n_prompt_tokens"] > error["n_ctx"] == 2048
+        answer = await signalbox.chat(asked(model="auto", messages=PICTURE))
+        assert answer.status_code == 500
+        assert "image input is not supported" in answer.json()["error"]["message"]
+
+
+async def test_llama_server_answers_to_any_name(llama_server: RealProvider, tmp_path: Path) -> None:
+    """It serves its only model whatever it is called, and the router tells what it asked for."""
+    async with before(llama_server, "llama_server", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(model="llama_server/nobody", max_tokens=1))
+    assert answer.status_code == 200
+    assert answer.headers["x-signalbox-model"] == "nobody"
+    assert answer.json()["model"] == "smollm2"
+
+
+async def test_ollama_says_what_it_cannot_do(ollama: RealProvider, tmp_path: Path) -> None:
+    """No tools, no such model, no remote picture: 400 and 404 in its own words."""
+    remote = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x.png"}}
+    refused: list[tuple[dict[str, Any], int, str]] = [
+        (asked(model="auto", tools=TOOLS), 400, "does not support tools"),
+        (asked(model="ollama/nobody"), 404, "model 'nobody' not found"),
+        (asked(messages=[{"role": "user", "content": [remote]}]), 400, "not currently supported"),
+    ]
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        for body, status, text in refused:
+            answer = await signalbox.chat(body)
+            assert answer.status_code == status, answer.text
+            assert text in answer.json()["error"]["message"]
+            assert "x-signalbox-error" not in answer.headers
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        shown = await client.post(f"{ollama.url}/api/show", json={"model": ollama.model})
+        listed = await client.get(f"{ollama.url}/api/tags")
+    assert shown.json()["capabilities"] == ["completion"]
+    assert shown.json()["model_info"]["llama.context_length"] == 8192
+    (model,) = listed.json()["models"]
+    assert model["name"] == "smollm2:latest"
+    assert "remote_host" not in model
+
+
+async def test_ollama_cuts_a_long_prompt_and_does_not_say_so(
+    ollama: RealProvider, tmp_path: Path
+) -> None:
+    """It answers 200 to what it has not read; only its count, which is its window, could tell."""
+    long = [{"role": "user", "content": "word " * 2 * OLLAMA_CONTEXT}]
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(messages=long, max_tokens=1))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["prompt_tokens"] == OLLAMA_CONTEXT
+
+
+async def test_ollama_leaves_out_a_picture_and_does_not_say_so(
+    ollama: RealProvider, tmp_path: Path
+) -> None:
+    """A model that cannot see answers 200 all the same: only /api/show tells."""
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(model="auto", messages=PICTURE))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-signalbox-capability"] == "vision"
+
+
+async def test_down_means_the_next_one_answers(
+    llama_server: RealProvider, tmp_path: Path, tiny_vision_model: Path
+) -> None:
+    """Where llama.cpp's server is not there the builtin backend answers instead."""
+    settings = tiny(tiny_vision_model)
+    nowhere = openai_provider(f"http://127.0.0.1:{free_port()}/v1")
+    settings["providers"]["llama"] = nowhere
+    capabilities = {"text": ["llama/smollm2", "builtin/tiny"]}
+    async with served(tmp_path, **settings, capabilities=capabilities) as router:
+        answer = await router.client.post(CHAT, json=asked(), timeout=110)
+        assert_answered_by("builtin", answer)
+
+
+async def test_the_builtin_backend_falls_back_too(
+    llama_server: RealProvider, tmp_path: Path, tiny_vision_model: Path
+) -> None:
+    """Where the builtin backend's process does not start llama.cpp's server answers instead."""
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o700)
+    settings = tiny(tiny_vision_model, python=str(broken))
+    settings["providers"]["llama"] = of(llama_server, "llama_server")
+    capabilities = {"text": ["builtin/tiny", "llama/smollm2"]}
+    async with served(tmp_path, **settings, capabilities=capabilities) as router:
+        answer = await router.client.post(CHAT, json=asked(), timeout=110)
+        assert_answered_by("llama", answer)
+
+
+def assert_answered_by(name: str, answer: httpx2.Response) -> None:
+    """Check that this provider answered as the second one that was asked."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-signalbox-provider"] == name
+    assert answer.headers["x-signalbox-attempts"] == "2"
+    assert whole_text(answer)
+
+
+async def test_a_client_that_leaves_ends_the_work_at_llama_server(
+    llama_server: RealProvider, tmp_path: Path
+) -> None:
+    """The slot is free long before the stream's end, and the router holds nothing any more."""
+    async with before(llama_server, "llama_server", tmp_path) as signalbox:
+        counted = await tokens_predicted(llama_server)
+        async with streaming(signalbox):
+            assert await busy_slots(llama_server) == 1
+        async with asyncio.timeout(20):
+            while await busy_slots(llama_server):
+                await asyncio.sleep(0.01)
+        assert await tokens_predicted(llama_server) - counted < ENDLESS / 2
+
+
+async def test_high_goes_before_low_at_a_busy_provider(
+    llama_server: RealProvider, tmp_path: Path
+) -> None:
+    """Who waits for the provider's only place gets it by priority, not by the time of arrival."""
+    lanes = {"default": {"concurrency": 1, "queue": 8, "reserve_high": 0}}
+    async with before(llama_server, "llama_server", tmp_path, lanes=lanes) as signalbox:
+        order: list[str] = []
+
+        async def ask(priority: str) -> None:
+            body = asked(max_tokens=1)
+            answer = await signalbox.client.post(CHAT, json=body, params={"priority": priority})
+            assert answer.status_code == 200, answer.text
+            order.append(priority)
+
+        async with asyncio.TaskGroup() as tasks:  # noqa: SIM117 see below
+            # Left before the tasks are awaited: that is what frees the place.
+            async with streaming(signalbox):
+                for number, priority in enumerate(("low", "low", "high"), 2):
+                    tasks.create_task(ask(priority))
+                    async with asyncio.timeout(20):
+                        while len(signalbox.router.in_flight) < number:
+                            await asyncio.sleep(0.005)
+                assert order == []
+        assert order == ["high", "low", "low"]
+
+
+@asynccontextmanager
+async def before(
+    provider: RealProvider, kind: str, folder: Path, **sections: Any
+) -> AsyncIterator[RunningRouter]:
+    """Run a router that serves everything by this provider alone."""
+    capabilities = ("text", "structured_output", "tool_use", "vision")
+    async with running_router(
+        folder,
+        providers={kind: of(provider, kind)},
+        capabilities={each: [f"{kind}/{provider.model}"] for each in capabilities},
+        **sections,
+    ) as signalbox:
+        signalbox.client.timeout = 110
+        yield signalbox
+
+
+@asynccontextmanager
+async def streaming(signalbox: RunningRouter) -> AsyncIterator[None]:
+    """Hold a LOW stream that has begun and would go on for long, until the block ends."""
+    story = [{"role": "user", "content": "Write a long story of a journey around the world."}]
+    body = asked(messages=story, stream=True, max_tokens=ENDLESS, ignore_eos=True)
+    async with signalbox.client.stream("POST", CHAT, json=body) as answer:
+        # Kept: once the iterator is gone, so is the stream.
+        lines = answer.aiter_lines()
+        assert (await anext(lines)).startswith("data: ")
+        yield
+
+
+async def busy_slots(llama_server: RealProvider) -> int:
+    """Return how many requests llama.cpp's server works on."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        slots = (await client.get(f"{llama_server.url}/slots")).json()
+    return sum(slot["is_processing"] for slot in slots)
+
+
+async def tokens_predicted(llama_server: RealProvider) -> int:
+    """Return how many tokens llama.cpp's server has generated since its start."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        metrics = (await client.get(f"{llama_server.url}/metrics")).text
+    (line,) = [one for one in metrics.splitlines() if one.startswith(PREDICTED)]
+    return int(float(line.split()[1]))
