@@ -190,6 +190,7 @@ class Router:
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
                 ),
                 response_bytes=settings.limits.response_mb * _MB,
+                images=settings.limits.images,
                 further_attempts=settings.retry.attempts,
                 retry_share=settings.retry.budget,
                 default_priority=settings.default_priority,
@@ -228,6 +229,7 @@ class Router:
                 self.downloads,
                 pulls,
                 self.in_flight,
+                self._settings.limits.images,
             )
         )
 

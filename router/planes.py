@@ -4,9 +4,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from router.body import Buffered
 from router.capability_map import CapabilityMap
+from router.endpoints import CHAT
 from router.errors import Refused, Reply
 from router.guard import App
 from router.listing import list_models, one_model
@@ -92,7 +94,7 @@ class Planes:
     def __init__(self, proxy: Proxy, capability_map: CapabilityMap, control: App) -> None:
         self._map = capability_map
         self.endpoints = {
-            "/v1/chat/completions": Endpoint(("POST",), proxy.chat_completions),
+            CHAT.path: Endpoint(("POST",), partial(proxy.serve, CHAT)),
             _MODELS: Endpoint(_READ, _page(lambda _: list_models(capability_map.catalog))),
             _MODEL: Endpoint(_READ, _page(self._model)),
             "/health": Endpoint(_READ, _page(_ok)),

@@ -10,10 +10,11 @@ import msgspec
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.body import BodyLimits, Buffered, JsonBody, decode
-from router.capabilities import Requirement, classify_chat
+from router.capabilities import Requirement
 from router.catalog import Catalog
 from router.deadline import Sweeper
-from router.errors import ProviderFailed, Refused, Reply, RouteFailed
+from router.endpoints import Endpoint
+from router.errors import ProviderFailed, Reply, RouteFailed
 from router.events import Flight, InFlight
 from router.opening import Opening
 from router.plan import Plan, Plans
@@ -25,19 +26,18 @@ from router.retry_budget import RetryBudget
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-# Longer than any identifier, and than most paths, by which servers name their models.
-_MAX_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one request may cost: bytes in and out, further providers to ask.
+    """What one request may cost: bytes in and out, pictures, further providers to ask.
 
     `retry_share` is what each request adds to the further attempts that all of them may make.
     """
 
     body: BodyLimits
     response_bytes: int
+    images: int
     further_attempts: int
     retry_share: float
     default_priority: Priority
@@ -63,7 +63,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Proxy:
-    """Serves chat completions by the catalog of the moment.
+    """Serves what models answer by the catalog of the moment.
 
     `catalog` returns the snapshot to resolve by; `reaches` holds every provider by its name.
     """
@@ -87,7 +87,7 @@ class Proxy:
         self._retries = RetryBudget(limits.retry_share)
         self._sweeper = sweeper
 
-    async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
         since = time.perf_counter()
         limits = self._limits
@@ -97,14 +97,15 @@ class Proxy:
         ):
             data = await read_body(receive, limits.body.size, share)
             body = decode(data, limits.body)
-            _check_name(body.fields.get("model"))
-            requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
+            requirement = endpoint.requirement(
+                body.fields, max_images=limits.images, local_only=wants_local_only(scope)
+            )
             state = scope["state"]
             wanted = priority(
                 scope, body.fields, limits.default_priority, is_admin=state["is_admin"]
             )
             flight.needs = requirement.needs
-            work = Work("/chat/completions", body, requirement, wanted, flight, Timing(since))
+            work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since))
             with ClientPresent(state["turn"]):
                 await self._try_plans(self._plans.plan(requirement), work, send)
 
@@ -167,20 +168,6 @@ class Proxy:
                             passage.broke_off(failure)
                             log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None
-
-
-def _check_name(model: object) -> None:
-    """Refuse a `model` that is no name; none at all is as good as `auto`."""
-    if model is None:
-        return
-    # The name goes into headers and logs, where a control character would end a line, and it is
-    # remembered: a long one would be for long.
-    if not isinstance(model, str) or len(model) > _MAX_NAME or not model.isprintable():
-        raise Refused(
-            "invalid_request",
-            f"model must be a string of at most {_MAX_NAME} printable characters.",
-            param="model",
-        )
 
 
 def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:

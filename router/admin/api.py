@@ -13,13 +13,12 @@ from starlette.exceptions import HTTPException
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
 from router.admin.pulls import Pulls
-from router.capabilities import Capability, classify_chat
+from router.capabilities import Capability
 from router.capability_map import AssignmentStore, CapabilityMap
+from router.endpoints import CHAT
 from router.errors import Refused, SignalboxError
 from router.events import InFlight
 from router.resolver import Decision, decide
-
-_CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class Owners:
     downloads: Downloads
     pulls: Pulls
     in_flight: InFlight
+    max_images: int
 
 
 class Assignment(BaseModel):
@@ -45,7 +45,7 @@ class Question(BaseModel):
     """A request to be explained instead of served."""
 
     model_config = ConfigDict(extra="forbid")
-    path: str = _CHAT
+    path: str = CHAT.path
     body: dict[str, Any]
 
 
@@ -189,9 +189,9 @@ def _explain(owners: Owners) -> APIRouter:
     @routes.post("/admin/explain")
     async def explain(question: Question) -> dict[str, Any]:
         """Return how a request would be routed, and why, without calling a model."""
-        if question.path != _CHAT:
-            raise Refused("invalid_request", f"path must be {_CHAT}.", param="path")
-        requirement = classify_chat(question.body)
+        if question.path != CHAT.path:
+            raise Refused("invalid_request", f"path must be {CHAT.path}.", param="path")
+        requirement = CHAT.requirement(question.body, max_images=owners.max_images)
         return _told(decide(requirement, owners.capability_map.catalog))
 
     return routes

@@ -17,7 +17,6 @@ WITHOUT_EFFECT: Final = (
     "models.*.repo",
     "aliases.*.priority",
     "capabilities.*.while_starting",
-    "limits.images",
     "images.local_roots",
     "images.remote_fetch",
     "images.max_mb",

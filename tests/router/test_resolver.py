@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from router.capabilities import Capability, Requirement, classify_chat
+from router.capabilities import Capability, Requirement
 from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.endpoints import CHAT
 from router.errors import Refused
 from router.resolver import decide, resolve
 
@@ -47,6 +48,10 @@ def catalog(
 
 def need(*levers: str, model: str | None = None, **options: Any) -> Requirement:
     return Requirement(tuple(Capability(lever) for lever in levers), model=model, **options)
+
+
+def _classified(body: dict[str, Any]) -> Requirement:
+    return CHAT.requirement(body, max_images=9)
 
 
 def names(requirement: Requirement, known: Catalog) -> list[str]:
@@ -119,7 +124,7 @@ def test_the_first_needed_capabilitys_binding_serves_in_the_users_order() -> Non
 def test_models_with_a_fact_against_them_are_passed_over() -> None:
     """A false fact for any need drops a candidate; unknown keeps its place."""
     known = catalog({"tool_use": ["ollama/blind", "ollama/unknown", "ollama/seer"]})
-    requirement = classify_chat(
+    requirement = _classified(
         {"tools": [{}], "messages": [{"role": "tool", "content": [{"type": "image_url"}]}]}
     )
     assert names(requirement, known) == ["ollama/unknown", "ollama/seer"]
@@ -142,7 +147,7 @@ def test_assigning_a_model_is_the_users_word_that_it_can() -> None:
 
 def test_an_input_without_a_lever_needs_a_fact_that_is_true() -> None:
     """Audio goes only to a model that is known to take it."""
-    audio = classify_chat({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]})
+    audio = _classified({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]})
     assert names(audio, catalog({"text": ["ollama/seer", "cloud/gpt"]}, allow_remote_fallback=True))
     with pytest.raises(Refused) as refusal:
         resolve(audio, catalog({"text": ["ollama/seer"]}))
