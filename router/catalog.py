@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from router.capabilities import Capability
+from router.capabilities import Capability, Dialect
 
 
 class Kind(StrEnum):
@@ -38,7 +38,8 @@ class Source(StrEnum):
 class Provider:
     """Who serves models: an address, how to speak to it, and whether prompts stay local there.
 
-    `api_key` is sent as a bearer token and never shown.
+    `api_key` is sent as a bearer token, or as `key_header` says, and never shown. `dialects` are
+    the conversations that it has endpoints for.
     """
 
     name: str
@@ -47,6 +48,17 @@ class Provider:
     locality: Locality
     api_key: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    dialects: frozenset[Dialect] = frozenset({Dialect.CHAT})
+    key_header: str = "authorization"
+
+    def speaks(self, dialect: Dialect | None) -> bool:
+        """Tell whether it has a dialect; None stands for OpenAI's endpoints that are no dialogue.
+
+        Those the builtin backend has not; whoever else speaks the protocol may have them.
+        """
+        if dialect is None:
+            return self.kind is not Kind.BUILTIN
+        return dialect in self.dialects
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,7 @@ _ALL = (
         streams=_form_streams,
         answers=Answers.TEXT,
         form=True,
+        passed=(b"content-type",),
     ),
 )
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {endpoint.path: endpoint for endpoint in _ALL}

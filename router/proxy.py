@@ -9,6 +9,7 @@ import msgspec
 
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
+from router.answer import OpenBytes
 from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement
 from router.catalog import Catalog
@@ -16,12 +17,23 @@ from router.deadline import Sweeper
 from router.endpoints import Endpoint
 from router.errors import ProviderFailed, Reply, RouteFailed
 from router.events import Flight, InFlight
+from router.form import FormBody, decode_form
 from router.opening import Opening
 from router.plan import Plan, Plans
+from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Reach, Ready, place
-from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
+from router.request import (
+    Receive,
+    Scope,
+    Send,
+    passed,
+    priority,
+    read_body,
+    send_reply,
+    wants_local_only,
+)
 from router.retry_budget import RetryBudget
 from router.upstream import FixedHeaders, UpstreamRequest
 
@@ -55,11 +67,12 @@ class Work(msgspec.Struct, frozen=True):
     """One request, understood: its body, what it needs, how urgent it is, and how far it is."""
 
     path: str
-    body: JsonBody
+    body: JsonBody | FormBody
     requirement: Requirement
     priority: Priority
     flight: Flight
     timing: Timing
+    passed: FixedHeaders
 
 
 class Proxy:
@@ -96,7 +109,12 @@ class Proxy:
             self._buffered.share() as share,
         ):
             data = await read_body(receive, limits.body.size, share)
-            body = decode(data, limits.body)
+            own = passed(scope, endpoint.passed)
+            body: JsonBody | FormBody = (
+                decode_form(data, dict(own)[b"content-type"])
+                if endpoint.form
+                else decode(data, limits.body)
+            )
             requirement = endpoint.requirement(
                 body.fields, max_images=limits.images, local_only=wants_local_only(scope)
             )
@@ -105,7 +123,7 @@ class Proxy:
                 scope, body.fields, limits.default_priority, is_admin=state["is_admin"]
             )
             flight.needs = requirement.needs
-            work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since))
+            work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since), own)
             with ClientPresent(state["turn"]):
                 await self._try_plans(self._plans.plan(requirement), work, send)
 
@@ -163,7 +181,12 @@ class Proxy:
                             return await send_reply(send, opened, headers)
                         flight.state = "streaming"
                         headers = (*opened.headers, *headers)
-                        failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
+                        ends = (send, headers, reach.deadlines, self._sweeper)
+                        failure = await (
+                            pour(opened, *ends)
+                            if isinstance(opened, OpenBytes)
+                            else pump(opened, *ends)
+                        )
                         if failure is not None:
                             passage.broke_off(failure)
                             log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
@@ -178,7 +201,7 @@ def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
         url=route.provider.base_url + work.path,
         headers=plan.sent,
         body=work.body.encode({"model": route.model.id}),
-        own=plan.own(work.flight.request_id.encode(), work.priority),
+        own=(*plan.own(work.flight.request_id.encode(), work.priority), *work.passed),
     )
 
 

@@ -89,6 +89,19 @@ def priority(
     return wanted
 
 
+def passed(scope: Scope, names: Sequence[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return those of the client's headers that go to the provider; Refused for an odd one."""
+    if not names:
+        return ()
+    headers = scope["state"]["headers"]
+    found = tuple((name, headers[name]) for name in names if name in headers)
+    for name, value in found:
+        # Neither an end of the line nor a letter that clients would spell in different ways.
+        if not (value.isascii() and value.decode().isprintable()):
+            raise Refused("invalid_request", f"The header {name.decode()} is not plain text.")
+    return found
+
+
 def wants_local_only(scope: Scope) -> bool:
     """Tell whether the client itself forbids remote models; any value but false, 0 or none does.
 

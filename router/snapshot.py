@@ -80,9 +80,12 @@ def _provider(
         key = resolve(provider.api_key, environ)
         if key is None:
             raise KeyReferenceError(f"{provider.api_key} names a key that is not there")
+    dialects = frozenset(provider.dialects)
     if isinstance(provider, OllamaProvider):
-        return Provider(name, Kind.OLLAMA, f"{provider.base_url}/v1", locality, key, headers)
-    return Provider(name, Kind.OPENAI, provider.base_url, locality, key, headers)
+        url = f"{provider.base_url}/v1"
+        return Provider(name, Kind.OLLAMA, url, locality, key, headers, dialects)
+    url, key_header = provider.base_url, provider.key_header
+    return Provider(name, Kind.OPENAI, url, locality, key, headers, dialects, key_header)
 
 
 def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capability, Binding]]:

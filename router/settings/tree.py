@@ -21,12 +21,13 @@ from pydantic import (
 )
 
 from backends.wire import Priority
-from router.capabilities import Capability
+from router.capabilities import Capability, Dialect
 from router.settings.values import (
     AllowedHost,
     AllowedOrigin,
     Count,
     DefaultPriority,
+    Dialects,
     FactName,
     HeaderName,
     HeaderValue,
@@ -125,6 +126,7 @@ class OllamaProvider(ProviderBase):
     kind: Literal["ollama"]
     base_url: Url = "http://127.0.0.1:11434"
     api_key: KeyRef | None = None
+    dialects: Dialects = (Dialect.CHAT,)
 
 
 class OpenAIProvider(ProviderBase):
@@ -133,6 +135,8 @@ class OpenAIProvider(ProviderBase):
     kind: Literal["openai"]
     base_url: Url
     api_key: KeyRef | None = None
+    key_header: Literal["authorization", "x-api-key"] = "authorization"
+    dialects: Dialects = (Dialect.CHAT,)
 
 
 class LiteLLMProvider(ProviderBase):

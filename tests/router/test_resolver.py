@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from router.capabilities import Capability, Requirement
+from router.capabilities import Capability, Dialect, Requirement
 from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
-from router.endpoints import CHAT
+from router.endpoints import CHAT, ENDPOINTS
 from router.errors import Refused
 from router.resolver import decide, resolve
 
@@ -252,3 +252,52 @@ def test_explaining_tells_each_candidate_and_why() -> None:
     ]
     assert "remote" in decision.candidates[1].why
     assert decision.candidates[0].facts == {"vision": "true (user)"}
+
+
+def _refused(requirement: Requirement, known: Catalog) -> Refused:
+    with pytest.raises(Refused) as refusal:
+        resolve(requirement, known)
+    return refusal.value
+
+
+def _asked(path: str, **fields: Any) -> Requirement:
+    return ENDPOINTS[path].requirement(fields, max_images=0)
+
+
+def test_the_builtin_backend_serves_chat_only() -> None:
+    """Another endpoint passes its models over, and says so where there is no other."""
+    embeddings = _asked("/v1/embeddings")
+    completions = _asked("/v1/completions")
+    both = catalog({"text": ["builtin/smollm2-135m", "ollama/seer"]})
+    assert names(completions, both) == ["ollama/seer"]
+    bound = catalog({**TEXT, "embeddings": ["builtin/smollm2-135m"]})
+    for requirement in (
+        embeddings,
+        completions,
+        _asked("/v1/embeddings", model="builtin/smollm2-135m"),
+        _asked("/v1/embeddings", model="text"),
+    ):
+        error = _refused(requirement, bound)
+        assert error.code == "capability_mismatch"
+        assert "chat completions only" in error.message
+
+
+def test_a_builtin_model_named_where_it_can_never_serve_is_not_told_to_be_assigned() -> None:
+    """Assigning it would not help."""
+    requirement = _asked("/v1/embeddings", model="builtin/smollm2-135m")
+    error = _refused(requirement, catalog({}))
+    assert error.code == "capability_mismatch"
+
+
+def test_a_dialect_is_no_way_around_locality() -> None:
+    """Passing over a local model that has not the dialect is falling back from it."""
+    messages = _asked("/v1/messages")
+    known = catalog(BOTH)
+    cloud = replace(CLOUD, dialects=frozenset({Dialect.MESSAGES}))
+    known = replace(known, providers={**known.providers, "cloud": cloud})
+    assert _refused(messages, known).code == "capability_mismatch"
+    bindings = {
+        name: replace(binding, allow_remote_fallback=True)
+        for name, binding in known.bindings.items()
+    }
+    assert names(messages, replace(known, bindings=bindings)) == ["cloud/gpt"]
