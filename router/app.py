@@ -230,6 +230,7 @@ class Router:
                 pulls,
                 self.in_flight,
                 self._settings.limits.images,
+                self._settings.default_priority,
             )
         )
 

@@ -71,17 +71,27 @@ def priority(
     query = scope.get("query_string", b"")
     wishes = parse_qs(query.decode("latin-1")).get("priority") if query else None
     header = scope["state"]["headers"].get(_PRIORITY)
-    told_priority = wishes[-1] if wishes else header and header.decode("latin-1")
-    if told_priority is None:
+    wish = wishes[-1] if wishes else header and header.decode("latin-1")
+    return priority_of(wish, fields, default, is_admin=is_admin)
+
+
+def priority_of(
+    wish: str | None, fields: Mapping[str, Any], default: Priority, *, is_admin: bool
+) -> Priority:
+    """Return the priority that a wish in query or header stands for, else the service tier's.
+
+    Raises Refused as `priority` does.
+    """
+    if wish is None:
         tier = fields.get("service_tier")
         return _BY_SERVICE_TIER.get(tier, default) if isinstance(tier, str) else default
     try:
-        wanted = Priority.parse(told_priority)
+        wanted = Priority.parse(wish)
     except ValueError:
         names = ", ".join(f"{each.name.lower()} ({each.value})" for each in Priority)
         raise Refused(
             "invalid_priority",
-            f"{told_priority[:50]!r} is no priority; there are {names}.",
+            f"{wish[:50]!r} is no priority; there are {names}.",
             param="priority",
         ) from None
     if wanted is Priority.SYSTEM and not is_admin:

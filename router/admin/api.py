@@ -12,12 +12,14 @@ from starlette.exceptions import HTTPException
 
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
+from backends.wire import Priority
 from router.admin.pulls import Pulls
 from router.capabilities import Capability
 from router.capability_map import AssignmentStore, CapabilityMap
-from router.endpoints import CHAT
+from router.endpoints import CHAT, ENDPOINTS
 from router.errors import Refused, SignalboxError
 from router.events import InFlight
+from router.request import priority_of
 from router.resolver import Decision, decide
 
 
@@ -32,6 +34,7 @@ class Owners:
     pulls: Pulls
     in_flight: InFlight
     max_images: int
+    default_priority: Priority
 
 
 class Assignment(BaseModel):
@@ -42,11 +45,13 @@ class Assignment(BaseModel):
 
 
 class Question(BaseModel):
-    """A request to be explained instead of served."""
+    """A request to be explained instead of served: a form's fields stand in `body` too."""
 
     model_config = ConfigDict(extra="forbid")
     path: str = CHAT.path
     body: dict[str, Any]
+    local_only: bool = False
+    priority: str | int | None = None
 
 
 def control_plane(owners: Owners) -> FastAPI:
@@ -187,12 +192,28 @@ def _explain(owners: Owners) -> APIRouter:
     routes = APIRouter(tags=["explain"])
 
     @routes.post("/admin/explain")
-    async def explain(question: Question) -> dict[str, Any]:
+    async def explain(question: Question, request: Request) -> dict[str, Any]:
         """Return how a request would be routed, and why, without calling a model."""
-        if question.path != CHAT.path:
-            raise Refused("invalid_request", f"path must be {CHAT.path}.", param="path")
-        requirement = CHAT.requirement(question.body, max_images=owners.max_images)
-        return _told(decide(requirement, owners.capability_map.catalog))
+        endpoint = ENDPOINTS.get(question.path)
+        if endpoint is None:
+            raise Refused(
+                "invalid_request", f"path must be one of {', '.join(ENDPOINTS)}.", param="path"
+            )
+        wish, fields = question.priority, question.body
+        try:
+            requirement = endpoint.requirement(
+                fields, max_images=owners.max_images, local_only=question.local_only
+            )
+            urgency = priority_of(
+                None if wish is None else str(wish),
+                fields,
+                owners.default_priority,
+                is_admin=request.state.is_admin,
+            )
+        except Refused as refusal:
+            return {**_UNDECIDED, "error": _refusal(refusal)}
+        decision = decide(requirement, owners.capability_map.catalog)
+        return {**_told(decision), "priority": urgency.name.lower()}
 
     return routes
 
@@ -227,8 +248,16 @@ def _told(decision: Decision) -> dict[str, Any]:
             }
             for route in decision.routes
         ],
-        "error": None if error is None else {"code": error.code, "message": error.message},
+        "error": None if error is None else _refusal(error),
     }
+
+
+# What is told of a request that is refused before anything of it is decided.
+_UNDECIDED: dict[str, Any] = {"needs": [], "candidates": [], "routes": [], "priority": None}
+
+
+def _refusal(error: Refused) -> dict[str, str]:
+    return {"code": error.code, "message": error.message}
 
 
 def _known(capability: str) -> Capability:
