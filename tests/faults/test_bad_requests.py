@@ -340,26 +340,6 @@ async def test_row_16_a_models_name_has_a_bound(tmp_path: Path) -> None:
         assert whole.status == 200
 
 
-async def test_row_16_pictures_have_a_bound(tmp_path: Path) -> None:
-    """One more than limits.images is refused with the limit, before anybody is asked."""
-    limits = {"images": 3}
-    async with (
-        ScriptedUpstream() as fm,
-        running_router(tmp_path, **one_provider(fm, limits=limits)) as signalbox,
-    ):
-
-        def pictures(number: int) -> bytes:
-            parts = [{"type": "image_url", "image_url": {"url": "data:,"}}] * number
-            turns = [{"role": "user", "content": [part]} for part in parts]
-            return json.dumps({"model": "text", "messages": turns}).encode()
-
-        told = await post(signalbox.port, pictures(4))
-        assert_error(told, 400, "too_many_images")
-        assert "limits.images" in told.content["error"]["message"]
-        assert fm.connections == 0
-        assert (await post(signalbox.port, pictures(3))).status == 200
-
-
 @pytest.mark.parametrize("value", ["a\x00b", "a\rb", "a\nb", "\x00", "a\x7fb"])
 @pytest.mark.parametrize("name", ["x-request-id", "x-priority", "x-other"])
 async def test_row_18_a_header_with_a_control_character_is_refused(
