@@ -75,14 +75,10 @@ class Endpoint:
                 f"The request holds {needs.images} pictures, and {max_images} are allowed "
                 "(limits.images). Ask with fewer at a time.",
             )
+        stream = self.watch is not None and self.streams(fields)
+        # By position: names would cost a small request as much as all the rest of this.
         return Requirement(
-            levers=needs.levers,
-            inputs=needs.inputs,
-            model=model,
-            stream=self.watch is not None and self.streams(fields),
-            local_only=local_only,
-            path=self.path,
-            dialect=self.dialect,
+            needs.levers, needs.inputs, model, stream, local_only, self.path, self.dialect
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from router.endpoints import ENDPOINTS
 from tests.harness.asking import Told, assert_error
+from tests.harness.authority import Authority
 from tests.harness.endpoints import (
     AUDIO,
     REQUESTS,
@@ -18,9 +19,9 @@ from tests.harness.endpoints import (
     form,
     serve_all,
 )
-from tests.harness.one_provider import streams
+from tests.harness.one_provider import scripted, streams
 from tests.harness.raw_client import RawClient
-from tests.harness.running_router import running_router
+from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
 
 SPEECH, TRANSCRIPTION = "/v1/audio/speech", "/v1/audio/transcriptions"
@@ -72,12 +73,13 @@ async def test_what_a_provider_is_told_of_the_client(tmp_path: Path) -> None:
 
 
 async def _speech(
-    folder: Path, script: Script, **sections: Any
+    folder: Path, script: Script, tls: Authority | None = None, **sections: Any
 ) -> tuple[int, dict[str, str], bytes]:
     """Ask for speech; return what came until the router had no more to say."""
+    trust = {"ca_file": str(tls.file)} if tls else {}
     async with (
-        ScriptedUpstream(script) as fm,
-        running_router(folder, **bound_to(fm), **sections) as signalbox,
+        scripted(tls, script) as fm,
+        running_router(folder, **bound_to(fm, **trust), **sections) as signalbox,
         RawClient(signalbox.port) as client,
     ):
         await client.post(SPEECH, REQUESTS[SPEECH], connection="close")
@@ -112,7 +114,7 @@ async def test_sound_reaches_the_client_before_the_rest_is_made(tmp_path: Path) 
         assert await client.chunk() == b""
 
 
-async def test_broken_sound_is_a_broken_connection(tmp_path: Path) -> None:
+async def test_broken_sound_is_a_broken_connection(tmp_path: Path, tls: Authority | None) -> None:
     """Nothing in it could say that it is not whole, so that its end never comes."""
 
     async def script(conversation: Conversation) -> None:
@@ -121,11 +123,11 @@ async def test_broken_sound_is_a_broken_connection(tmp_path: Path) -> None:
         )
         conversation.reset()
 
-    status, _, rest = await _speech(tmp_path, script)
+    status, _, rest = await _speech(tmp_path, script, tls)
     assert (status, rest) == (200, b"4\r\nhalf\r\n")
 
 
-async def test_silence_within_sound_has_a_deadline(tmp_path: Path) -> None:
+async def test_silence_within_sound_has_a_deadline(tmp_path: Path, tls: Authority | None) -> None:
     """A provider that stops sending is given up, and so is the connection to the client."""
 
     async def script(conversation: Conversation) -> None:
@@ -134,7 +136,7 @@ async def test_silence_within_sound_has_a_deadline(tmp_path: Path) -> None:
         )
         await conversation.left()
 
-    status, _, rest = await _speech(tmp_path, script, timeouts={"idle_s": 0.1})
+    status, _, rest = await _speech(tmp_path, script, tls, timeouts={"idle_s": 0.1})
     assert (status, rest) == (200, b"4\r\nhalf\r\n")
 
 
@@ -178,6 +180,60 @@ async def test_what_is_no_sound_is_no_answer(tmp_path: Path, kind: str) -> None:
     status, _, rest = await _speech(tmp_path, script)
     assert status == 502
     assert json.loads(rest)["error"]["code"] == "upstream_invalid_response"
+
+
+async def test_sound_ends_for_who_leaves(tmp_path: Path, tls: Authority | None) -> None:
+    """A provider that makes it for nobody is told by its connection."""
+    told = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: 99\r\n\r\nhalf"
+        )
+        await conversation.left()
+        told.set()
+
+    trust = {"ca_file": str(tls.file)} if tls else {}
+    async with (
+        scripted(tls, script) as fm,
+        running_router(tmp_path, **bound_to(fm, **trust)) as signalbox,
+    ):
+        async with RawClient(signalbox.port) as client:
+            await client.post(SPEECH, REQUESTS[SPEECH])
+            await client.head()
+            assert await client.chunk() == b"half"
+            client.reset()
+        await asyncio.wait_for(told.wait(), 1)
+
+
+async def test_sound_that_never_begins_is_another_providers_to_make(tmp_path: Path) -> None:
+    """Until its first byte, the next model of the binding may still serve."""
+
+    async def empty(conversation: Conversation) -> None:
+        await conversation.answer(b"", kind="audio/mpeg")
+
+    async with ScriptedUpstream(empty) as fm, ScriptedUpstream(serve_all) as other:
+        settings = bound_to(fm)
+        settings["providers"]["other"] = openai_provider(other.url)
+        settings["capabilities"]["speech"] = ["fm/m", "other/o"]
+        async with running_router(tmp_path, **settings) as signalbox:
+            answer = await signalbox.client.post(SPEECH, json=REQUESTS[SPEECH])
+    assert (answer.status_code, answer.content) == (200, b'"sound"')
+    assert answer.headers["x-signalbox-provider"] == "other"
+    assert answer.headers["x-signalbox-attempts"] == "2"
+
+
+async def test_sound_that_never_begins_has_a_deadline(tmp_path: Path) -> None:
+    """A head alone is no answer."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: 99\r\n\r\n"
+        )
+        await conversation.left()
+
+    status, _, _ = await _speech(tmp_path, script, timeouts={"first_byte_s": 0.1})
+    assert status == 504
 
 
 async def test_empty_sound_is_no_answer(tmp_path: Path) -> None:
