@@ -11,14 +11,15 @@ from typing import Any
 
 import msgspec
 
+from router.capabilities import Dialect
+from router.endpoints import CHAT, Answers, Endpoint
+from router.envelope import error_body
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
-from router.sse import ChatStream, EventSplitter, payload_of
+from router.sse import DONE, ChatStream, EventSplitter, JsonStream, payload_of
 from router.upstream import Answer, Headers
 from router.usage import usage_of
 
 _ERROR_BODY = 64 << 10
-# Twice the longest event: what comes before the first one is held, so it has to be bounded.
-_HELD = 2 << 20
 _JSON = msgspec.json.Decoder()
 _OK, _BAD, _SERVER_ERROR, _BAD_GATEWAY, _NO_STATUS = 200, 400, 500, 502, 600
 _REFUSES_US = frozenset({401, 403})
@@ -38,6 +39,12 @@ _CODE_BY_STATUS = {404: "not_found", 413: "body_too_large", 429: "queue_full"}
 # Where servers that do not speak OpenAI's dialect put the text of an error.
 _TEXT_KEYS = ("error", "detail", "message")
 _MAX_TEXT = 500
+_JSON_KIND = b"application/json"
+_EVENTS = b"text/event-stream"
+# What is text and no answer: a page, and events that nobody asked for.
+_NO_TEXT = frozenset({b"text/html", _EVENTS})
+_SUBTITLES = b"application/x-subrip"
+_ANY_BYTES = b"application/octet-stream"
 
 
 class OpenStream(msgspec.Struct, frozen=True):
@@ -52,7 +59,16 @@ class OpenStream(msgspec.Struct, frozen=True):
     first: tuple[bytes, ...]
     pending: tuple[bytes, ...]
     splitter: EventSplitter
-    state: ChatStream
+    state: JsonStream
+    dialect: Dialect | None
+
+
+class OpenBytes(msgspec.Struct, frozen=True):
+    """An answer that is bytes, of which the first are at hand; the rest is still to be read."""
+
+    answer: Answer
+    headers: tuple[tuple[bytes, bytes], ...]
+    first: bytes
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -69,9 +85,15 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 async def open_answer(
-    answer: Answer, provider: str, *, stream: bool, size: int, is_local: bool = False
-) -> Reply | OpenStream:
-    """Return the whole answer, at most `size` bytes of it, or a stream at its first event.
+    answer: Answer,
+    provider: str,
+    *,
+    stream: bool,
+    size: int,
+    is_local: bool = False,
+    endpoint: Endpoint = CHAT,
+) -> Reply | OpenStream | OpenBytes:
+    """Return the whole answer, at most `size` bytes of it, or what flows, at its beginning.
 
     Raises RouteFailed (the codes of a provider's misbehaviour) or ProviderFailed (its own 5xx);
     a provider's 4xx is the caller's and returned as it is. The words of a local provider that
@@ -79,31 +101,61 @@ async def open_answer(
     """
     status, head = answer.status, _head_of(answer.headers)
     if _BAD <= status < _NO_STATUS:
-        return await _error_answer(answer, head, provider, is_local=is_local)
+        dialect = endpoint.dialect
+        return await _error_answer(answer, head, provider, is_local=is_local, dialect=dialect)
     if status != _OK:
         raise _invalid(provider, f"status {status}")
     if head.encoding not in {b"", b"identity"}:
         raise _invalid(provider, "an encoding that was not asked for")
-    if head.kind != (b"text/event-stream" if stream else b"application/json"):
+    if not _is_due(head.kind, endpoint.answers, stream=stream):
         raise _invalid(provider, f"content type {head.kind.decode('latin-1') or 'none'!r}")
-    if stream:
-        return await _open_stream(answer, head, provider)
+    if head.kind == _EVENTS:
+        return await _open_stream(answer, head, provider, endpoint)
+    if endpoint.answers is Answers.BYTES:
+        return await _open_bytes(answer, head, provider)
     body = await _read_whole(answer, provider, size)
-    try:
-        decoded = _JSON.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(provider, "a body that is not JSON") from error
-    return Reply(status, head.passed, body, usage_of(decoded))
+    usage = None
+    if head.kind == _JSON_KIND:
+        try:
+            usage = usage_of(_JSON.decode(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _invalid(provider, "a body that is not JSON") from error
+    return Reply(status, head.passed, body, usage)
 
 
-async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream:
+def _is_due(kind: bytes, answers: Answers, *, stream: bool) -> bool:
+    """Tell whether an answer of this content type is one."""
+    if answers is Answers.TEXT:
+        # Its protocol lets a model that cannot stream answer whole, asked for a stream.
+        is_text = kind.startswith(b"text/") and kind not in _NO_TEXT
+        return is_text or kind in {_JSON_KIND, _SUBTITLES} or (stream and kind == _EVENTS)
+    if stream:
+        return kind == _EVENTS
+    if answers is Answers.BYTES:
+        return kind.startswith(b"audio/") or kind == _ANY_BYTES
+    return kind == _JSON_KIND
+
+
+async def _open_bytes(answer: Answer, head: _Head, provider: str) -> OpenBytes:
+    """Read the first bytes, so that an answer without any is still a fallback."""
+    first = await answer.read()
+    if not first:
+        raise _invalid(provider, "an empty body")
+    return OpenBytes(answer, head.passed, first)
+
+
+async def _open_stream(
+    answer: Answer, head: _Head, provider: str, endpoint: Endpoint
+) -> OpenStream:
     """Read up to the first event with data, so that an error in its place is still a fallback."""
-    splitter, state = EventSplitter(), ChatStream()
+    longest, dialect = endpoint.longest_event, endpoint.dialect
+    splitter, state = EventSplitter(longest), (endpoint.watch or ChatStream)()
     held: list[bytes] = []
     held_bytes = 0
     while data := await answer.read():
         held_bytes += len(data)
-        if held_bytes > _HELD:
+        # What comes before the first event is held, so it has to be bounded.
+        if held_bytes > 2 * longest:
             raise _invalid(provider, "a stream of nothing but comments")
         try:
             events = splitter.feed(data)
@@ -111,27 +163,34 @@ async def _open_stream(answer: Answer, head: _Head, provider: str) -> OpenStream
                 held.append(event)
                 if not state.observe_event(event):
                     continue
-                if state.said_done:
+                payload = payload_of(event) or b""
+                if payload == DONE:
                     raise _invalid(provider, "an empty stream")
                 if state.said_error:
-                    raise _failed_at_once(provider, head, payload_of(event) or b"")
+                    raise _failed_at_once(provider, head, payload, dialect)
                 pending = tuple(events[position:])
-                return OpenStream(answer, head.passed, tuple(held), pending, splitter, state)
+                return OpenStream(
+                    answer, head.passed, tuple(held), pending, splitter, state, dialect
+                )
         except StreamFailed as error:
             raise _invalid(provider, "a stream whose events are not JSON") from error
     raise _invalid(provider, "a stream that ended before its first event")
 
 
-def _failed_at_once(provider: str, head: _Head, payload: bytes) -> ProviderFailed:
+def _failed_at_once(
+    provider: str, head: _Head, payload: bytes, dialect: Dialect | None
+) -> ProviderFailed:
     """Return the failure of a stream that began with an error: its own words are kept."""
     told = f"{provider} began its stream with an error."
-    body = payload if _error_of(payload) is not None else _wrapped(_BAD_GATEWAY, told)
+    body = payload if _error_of(payload) is not None else _wrapped(_BAD_GATEWAY, told, dialect)
     return ProviderFailed(
         "upstream_invalid_response", told, reply=Reply(_BAD_GATEWAY, head.as_json(), body)
     )
 
 
-async def _error_answer(answer: Answer, head: _Head, provider: str, *, is_local: bool) -> Reply:
+async def _error_answer(
+    answer: Answer, head: _Head, provider: str, *, is_local: bool, dialect: Dialect | None
+) -> Reply:
     """Return a provider's refusal in OpenAI's shape, as it came where it has that shape."""
     status = answer.status
     if status in _REFUSES_US:
@@ -153,7 +212,7 @@ async def _error_answer(answer: Answer, head: _Head, provider: str, *, is_local:
         told = f"{provider} answered {status}" + (
             f": {text}" if text else " without an error that can be read."
         )
-        body = _wrapped(status, told)
+        body = _wrapped(status, told, dialect)
     else:
         code = error.get("code")
         named = f" ({code[:64]!r})" if isinstance(code, str) else ""
@@ -164,11 +223,11 @@ async def _error_answer(answer: Answer, head: _Head, provider: str, *, is_local:
     return reply
 
 
-def _wrapped(status: int, told: str) -> bytes:
-    """Return OpenAI's error body for a provider that has none of its own."""
+def _wrapped(status: int, told: str, dialect: Dialect | None) -> bytes:
+    """Return an error body for a provider that has none of its own."""
     server_error = status >= _SERVER_ERROR
     fallback = "upstream_invalid_response" if server_error else "invalid_request"
-    return Refused(_CODE_BY_STATUS.get(status, fallback), told).body()
+    return error_body(Refused(_CODE_BY_STATUS.get(status, fallback), told), dialect)
 
 
 def _error_of(body: bytes) -> dict[str, Any] | None:

@@ -197,6 +197,7 @@ class Router:
                     settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
                 ),
                 response_bytes=settings.limits.response_mb * _MB,
+                images=settings.limits.images,
                 further_attempts=settings.retry.attempts,
                 retry_share=settings.retry.budget,
                 default_priority=settings.default_priority,
@@ -253,6 +254,8 @@ class Router:
                 self.in_flight,
                 self.bus,
                 self.egress,
+                self._settings.limits.images,
+                self._settings.default_priority,
             )
         )
 

@@ -1,8 +1,7 @@
-"""Which capabilities does this request need? Read from its structure only, never from its words."""
+"""The words for what a request needs and what a model can do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 
@@ -21,6 +20,18 @@ class Capability(StrEnum):
     RERANK = "rerank"
 
 
+# What chat has no part in: each of them has endpoints of its own.
+FAMILIES = frozenset(
+    {
+        Capability.EMBEDDINGS,
+        Capability.SPEECH,
+        Capability.TRANSCRIPTION,
+        Capability.IMAGE_GENERATION,
+        Capability.RERANK,
+    }
+)
+
+
 class Input(StrEnum):
     """A further need that is a fact of models, but no lever."""
 
@@ -29,14 +40,65 @@ class Input(StrEnum):
     VIDEO = "video"
 
 
+class Dialect(StrEnum):
+    """A protocol that a conversation may be in; which of them a provider has is its own matter."""
+
+    CHAT = "chat"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+
+
+class Needs:
+    """What was found in a request while it was looked through; `images` counts pictures."""
+
+    __slots__ = ("found", "images")
+
+    def __init__(self, *found: Capability | Input) -> None:
+        self.found: set[Capability | Input] = set(found)
+        self.images = 0
+
+    def __repr__(self) -> str:
+        return f"<Needs {sorted(self.found)} images={self.images}>"
+
+    def add(self, need: Capability | Input) -> None:
+        """Take note of a need."""
+        self.found.add(need)
+
+    def add_picture(self) -> None:
+        """Take note of a picture to be seen."""
+        self.found.add(Capability.VISION)
+        self.images += 1
+
+    @property
+    def levers(self) -> tuple[Capability, ...]:
+        """The levers in their order; what needs none of them needs text."""
+        found = self.found
+        # Most requests are text alone.
+        if not found:
+            return _TEXT_ONLY
+        return tuple([lever for lever in _LEVERS if lever in found]) or _TEXT_ONLY
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs in their order."""
+        found = self.found
+        return tuple([kind for kind in _INPUTS if kind in found]) if found else ()
+
+
 class Requirement(msgspec.Struct, frozen=True):
-    """What one request needs: levers in the order of `Capability`, inputs, a named model."""
+    """What one request needs: levers in the order of `Capability`, inputs, a named model.
+
+    `path` is the endpoint that was asked, `dialect` the one that its provider must have: None for
+    endpoints that whoever speaks OpenAI's protocol may have.
+    """
 
     levers: tuple[Capability, ...]
     inputs: tuple[Input, ...] = ()
     model: str | None = None
     stream: bool = False
     local_only: bool = False
+    path: str = "/v1/chat/completions"
+    dialect: Dialect | None = Dialect.CHAT
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -47,52 +109,18 @@ class Requirement(msgspec.Struct, frozen=True):
 _LEVERS = tuple(Capability)
 _INPUTS = tuple(Input)
 _TEXT_ONLY = (Capability.TEXT,)
-_IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
-_INPUT_PARTS = {"input_audio": Input.AUDIO, "file": Input.FILE, "video_url": Input.VIDEO}
-_SCHEMA_FORMATS = frozenset({"json_schema", "json_object"})
 
 
-def classify_chat(body: Mapping[str, Any], *, local_only: bool = False) -> Requirement:
-    """Return what a chat completion request needs.
-
-    Fields of an unexpected type need nothing: what they mean is for the provider to say.
-    """
-    needs: set[Capability | Input] = set()
-    messages = body.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        if isinstance(message, dict):
-            _look_at_message(message, needs)
-    if (body.get("tools") or body.get("functions")) and body.get("tool_choice") != "none":
-        needs.add(Capability.TOOL_USE)
-    response_format = body.get("response_format")
-    if isinstance(response_format, dict) and _text(response_format.get("type")) in _SCHEMA_FORMATS:
-        needs.add(Capability.STRUCTURED_OUTPUT)
-    model = body.get("model")
-    return Requirement(
-        # Most requests are text alone.
-        levers=tuple([lever for lever in _LEVERS if lever in needs]) or _TEXT_ONLY
-        if needs
-        else _TEXT_ONLY,
-        inputs=tuple([kind for kind in _INPUTS if kind in needs]) if needs else (),
-        model=model if isinstance(model, str) else None,
-        stream=body.get("stream") is True,
-        local_only=local_only,
-    )
-
-
-def _look_at_message(message: Mapping[str, Any], needs: set[Capability | Input]) -> None:
-    """Add what one message of a chat needs."""
-    if message.get("tool_calls") or message.get("role") == "tool":
-        needs.add(Capability.TOOL_USE)
-    content = message.get("content")
-    for part in content if isinstance(content, list) else ():
-        kind = _text(part.get("type")) if isinstance(part, dict) else ""
-        if kind in _IMAGE_PARTS:
-            needs.add(Capability.VISION)
-        elif kind in _INPUT_PARTS:
-            needs.add(_INPUT_PARTS[kind])
-
-
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """Return a string as it is and anything else as "": a list cannot be looked up in a set."""
     return value if isinstance(value, str) else ""
+
+
+def some(value: object) -> bool:
+    """Tell a list that holds something; any other type is nothing to us."""
+    return isinstance(value, list) and bool(value)
+
+
+def objects(value: object) -> Iterable[dict[str, object]]:
+    """Return the objects of a list, none of anything else."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else ()

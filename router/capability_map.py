@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeVar
 from backends.process_manager import BackendUnavailable, ProcessManager
 from backends.process_spec import Want
 from backends.wire import ProcessState
-from router.capabilities import Capability
+from router.capabilities import FAMILIES, Capability
 from router.catalog import Catalog, Kind, Model, Source
 from router.errors import Refused, SignalboxError
 from router.overrides import Override, StoreError
@@ -247,6 +247,13 @@ def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> No
             "model_not_found",
             f"No provider knows {name!r}. Models are named provider/model; "
             f"the providers here are {', '.join(catalog.providers) or 'none'}.",
+            param="models",
+        )
+    if capability in FAMILIES and catalog.providers[model.provider].kind is Kind.BUILTIN:
+        raise Refused(
+            "capability_mismatch",
+            f"The builtin backend serves chat only: {name} cannot serve {capability}. "
+            "Assign a model of another provider.",
             param="models",
         )
     fact = model.facts.get(capability)

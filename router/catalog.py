@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backends.wire import Priority
-from router.capabilities import Capability
+from router.capabilities import Capability, Dialect
 
 # The name that leaves the choice to the map.
 AUTO = "auto"
@@ -42,8 +42,9 @@ class Source(StrEnum):
 class Provider:
     """Who serves models: an address, how to speak to it, and whether prompts stay local there.
 
-    `api_key` is sent as a bearer token and never shown. One that `asks_usage` is to tell the tokens
-    of its streams, whether the client wants to know or not.
+    `api_key` is sent as a bearer token, or as `key_header` says, and never shown. `dialects` are
+    the conversations that it has endpoints for. One that
+    `asks_usage` is to tell the tokens of its streams, whether the client wants to know or not.
     """
 
     name: str
@@ -52,7 +53,18 @@ class Provider:
     locality: Locality
     api_key: str | None = field(default=None, repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    dialects: frozenset[Dialect] = frozenset({Dialect.CHAT})
+    key_header: str = "authorization"
     asks_usage: bool = False
+
+    def speaks(self, dialect: Dialect | None) -> bool:
+        """Tell whether it has a dialect; None stands for OpenAI's endpoints that are no dialogue.
+
+        Those the builtin backend has not; whoever else speaks the protocol may have them.
+        """
+        if dialect is None:
+            return self.kind is not Kind.BUILTIN
+        return dialect in self.dialects
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.wire import REQUEST_ID, Priority
+from router.endpoints import ENDPOINTS, dialect_of
+from router.envelope import error_frame, error_reply
 from router.errors import ClientGone, Refused, SignalboxError, shutting_down
 from router.request import ADMIN, ANYBODY, Caller, Message, Receive, Scope, Send, send_reply
 
@@ -30,9 +32,9 @@ ADMIN_PREFIXES = ("/admin", "/models", "/metrics")
 # Where a link on another site may lead a person. No page is built yet: this one answers 404.
 _PAGES = frozenset({"/"})
 _JSON = b"application/json"
-# The only endpoint whose protocol has forms. A browser sends one without asking first, but never
+# Endpoints whose protocol has forms. A browser sends one without asking first, but never
 # without its Origin.
-_FORM_PATHS = frozenset({"/v1/audio/transcriptions"})
+_FORM_PATHS = frozenset(path for path, endpoint in ENDPOINTS.items() if endpoint.form)
 _FORM = b"multipart/form-data"
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 # No body has a length of more digits; and a number of thousands of them costs time to read.
@@ -98,7 +100,7 @@ class Guard:
         state: dict[str, Any] = scope["state"]
         headers: Mapping[bytes, bytes] = state["headers"]
         state["request_id"] = request_id = _request_id(headers)
-        reply = _Outgoing(send, request_id.encode())
+        reply = _Outgoing(send, request_id.encode(), scope["path"])
         try:
             reply.origin = origin = self._check_source(scope, headers)
             if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
@@ -182,7 +184,7 @@ class Guard:
         )
         if not is_due:
             return
-        if kind != _JSON:
+        if kind != _JSON or scope["path"] in _FORM_PATHS:
             _check_type(kind, scope["path"])
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refused("unsupported_media_type", "Send the body without Content-Encoding.")
@@ -234,10 +236,11 @@ class Guard:
 class _Outgoing:
     """The way back to one client; knows whether the answer has begun."""
 
-    __slots__ = ("_begun", "_id", "_is_stream", "_send", "origin")
+    __slots__ = ("_begun", "_id", "_is_stream", "_path", "_send", "origin")
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+    def __init__(self, send: Send, request_id: bytes, path: str) -> None:
         self._send = send
+        self._path = path
         self._id = request_id
         self._begun = False
         self._is_stream = False
@@ -263,7 +266,7 @@ class _Outgoing:
                 await self._send({"type": "http.response.body", "body": error.frame()})
             return
         more = (_CLOSE,) if error.code == "shutting_down" else ()
-        await send_reply(self, error.reply(), more)
+        await send_reply(self, error_reply(error, dialect_of(self._path)), more)
 
     async def break_off(self, error: SignalboxError) -> None:
         """Tell a client that waits, or reads a stream, why it ends here; wait for nobody."""
@@ -273,7 +276,8 @@ class _Outgoing:
                 if not self._begun:
                     await self.error(error)
                 elif self._is_stream:
-                    await self._send({"type": "http.response.body", "body": error.frame()})
+                    frame = error_frame(error, dialect_of(self._path))
+                    await self._send({"type": "http.response.body", "body": frame})
 
     async def preflight(self, methods: tuple[str, ...]) -> None:
         """Tell an allowed page what it may send."""
@@ -310,9 +314,9 @@ def _check_navigation(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
 
 
 def _check_type(kind: bytes, path: str) -> None:
-    bare = kind.partition(b";")[0].strip().lower()
-    if bare != _JSON and not (bare == _FORM and path in _FORM_PATHS):
-        raise Refused("unsupported_media_type", "Content-Type must be application/json.")
+    due = _FORM if path in _FORM_PATHS else _JSON
+    if kind.partition(b";")[0].strip().lower() != due:
+        raise Refused("unsupported_media_type", f"Content-Type must be {due.decode()}.")
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> bytes:

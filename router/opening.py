@@ -3,9 +3,10 @@
 import time
 from types import TracebackType
 
-from router.answer import OpenStream, open_answer
+from router.answer import OpenBytes, OpenStream, open_answer
 from router.catalog import Locality
 from router.deadline import Deadline, Sweeper
+from router.endpoints import Answers
 from router.errors import Reply, RouteFailed
 from router.plan import Plan
 from router.upstream import UpstreamRequest
@@ -25,12 +26,13 @@ class Opening:
         self._stream = stream
         self._size = size
 
-    async def __aenter__(self) -> Reply | OpenStream:
-        """Return the whole answer, or the stream at its first event.
+    async def __aenter__(self) -> Reply | OpenStream | OpenBytes:
+        """Return the whole answer, or what flows, at its beginning.
 
-        Raises RouteFailed, `upstream_timeout` when the head and a stream's first event take longer
-        than `first_byte_s`, or a whole answer longer than `total_s`.
+        Raises RouteFailed, `upstream_timeout` when the head and the beginning of what flows take
+        longer than `first_byte_s`, or a whole answer longer than `total_s`.
         """
+        endpoint = self._plan.endpoint
         provider, deadlines = self._plan.route.provider, self._plan.reach.deadlines
         since = time.monotonic()
         with Deadline(self._sweeper) as deadline:
@@ -38,7 +40,7 @@ class Opening:
             deadline.expect(first_byte_s, lambda: self._too_slow(first_byte_s))
             answer = await self._exchange.__aenter__()
             try:
-                if not self._stream:
+                if not self._stream and endpoint.answers is not Answers.BYTES:
                     left_s = total_s - (time.monotonic() - since)
                     deadline.expect(left_s, lambda: self._too_slow(total_s))
                 return await open_answer(
@@ -47,6 +49,7 @@ class Opening:
                     stream=self._stream,
                     size=self._size,
                     is_local=provider.locality is Locality.LOCAL,
+                    endpoint=endpoint,
                 )
             except BaseException as error:
                 await self.__aexit__(type(error), error, error.__traceback__)

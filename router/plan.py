@@ -7,6 +7,7 @@ import msgspec
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
+from router.endpoints import CHAT, Answers, Endpoint
 from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders
@@ -15,6 +16,10 @@ from router.upstream import FixedHeaders
 _MAX_KNOWN = 512
 _REQUEST_ID = REQUEST_ID.encode()
 _PRIORITY = PRIORITY.encode()
+_KEY_HEADERS = {
+    "authorization": (b"authorization", b"Bearer "),
+    "x-api-key": (b"x-api-key", b""),
+}
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -29,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
     reach: Reach
     told: FixedHeaders
     sent: FixedHeaders
+    endpoint: Endpoint = CHAT
     priority: Priority | None = None
     yields: bool = False
     asks_usage: bool = False
@@ -71,13 +77,15 @@ class Plans:
             routes = resolve(requirement, catalog)
             alias = catalog.alias(requirement.model)
             usual = None if alias is None else alias.priority
+            endpoint = ENDPOINTS[requirement.path]
             plans = tuple(
                 [
                     Plan(
                         route,
                         self._reaches[route.provider.name],
                         _told(route, requirement),
-                        _sent(route, requirement),
+                        _sent(route, requirement, endpoint),
+                        endpoint,
                         usual,
                         yields=_yields(route, catalog),
                         asks_usage=route.provider.asks_usage,
@@ -114,15 +122,19 @@ def _told(route: Route, requirement: Requirement) -> FixedHeaders:
     )
 
 
-def _sent(route: Route, requirement: Requirement) -> FixedHeaders:
+def _sent(route: Route, requirement: Requirement, endpoint: Endpoint) -> FixedHeaders:
     """Return the headers that the provider gets with every such request."""
     provider = route.provider
+    whole = b"application/json" if endpoint.answers is Answers.JSON else b"*/*"
     headers = [
-        (b"content-type", b"application/json"),
-        (b"accept", b"text/event-stream" if requirement.stream else b"application/json"),
+        (b"accept", b"text/event-stream" if requirement.stream else whole),
         (b"accept-encoding", b"identity"),
         *((name.encode(), value.encode()) for name, value in provider.headers),
     ]
+    if not endpoint.form:
+        # A form's has a boundary of its own.
+        headers.append((b"content-type", b"application/json"))
     if provider.api_key is not None:
-        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
+        name, scheme = _KEY_HEADERS[provider.key_header]
+        headers.append((name, scheme + provider.api_key.encode()))
     return tuple(headers)

@@ -4,9 +4,11 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from router.body import Buffered
 from router.capability_map import CapabilityMap
+from router.endpoints import ENDPOINTS
 from router.errors import Refused, Reply
 from router.guard import App
 from router.listing import list_models, one_model
@@ -22,15 +24,6 @@ _JSON_HEADERS = ((b"content-type", b"application/json"),)
 # What the protocols have and this version does not: it is told apart from a mistyped path.
 UNBUILT = frozenset(
     {
-        "/v1/audio/speech",
-        "/v1/audio/transcriptions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/images/generations",
-        "/v1/messages",
-        "/v1/messages/count_tokens",
-        "/v1/rerank",
-        "/v1/responses",
         "/metrics",
     }
 )
@@ -76,7 +69,7 @@ class _Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Door:
     """What answers at one path, and by which methods."""
 
     methods: tuple[str, ...]
@@ -86,52 +79,55 @@ class Endpoint:
 class Planes:
     """The application behind the guard: one look at the path, then one plane.
 
-    `endpoints` holds the data plane whole, by path; `{id}` stands for the rest of one.
+    `doors` holds the data plane whole, by path; `{id}` stands for the rest of one.
     """
 
     def __init__(self, proxy: Proxy, capability_map: CapabilityMap, control: App) -> None:
         self._map = capability_map
-        self.endpoints = {
-            "/v1/chat/completions": Endpoint(("POST",), proxy.chat_completions),
-            _MODELS: Endpoint(_READ, _page(lambda _: list_models(capability_map.catalog))),
-            _MODEL: Endpoint(_READ, _page(self._model)),
-            "/health": Endpoint(_READ, _page(_ok)),
-            "/ready": Endpoint(_READ, _page(_ok)),
+        self.doors = {
+            **{
+                path: Door(("POST",), partial(proxy.serve, endpoint))
+                for path, endpoint in ENDPOINTS.items()
+            },
+            _MODELS: Door(_READ, _page(lambda _: list_models(capability_map.catalog))),
+            _MODEL: Door(_READ, _page(self._model)),
+            "/health": Door(_READ, _page(_ok)),
+            "/ready": Door(_READ, _page(_ok)),
         }
-        self._control = Endpoint(_ADMIN_METHODS, control)
+        self._control = Door(_ADMIN_METHODS, control)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request; raises Refused for a path or a method that is not there."""
-        endpoint = self._at(scope["path"])
+        door = self._at(scope["path"])
         # The control plane answers for itself: its own table knows its methods.
-        if scope["method"] not in endpoint.methods and endpoint is not self._control:
+        if scope["method"] not in door.methods and door is not self._control:
             raise Refused(
                 "method_not_allowed",
-                f"{scope['method']} is not possible here; use {' or '.join(endpoint.methods)}.",
-                headers=((b"allow", ", ".join(endpoint.methods).encode()),),
+                f"{scope['method']} is not possible here; use {' or '.join(door.methods)}.",
+                headers=((b"allow", ", ".join(door.methods).encode()),),
             )
-        return endpoint.serve(scope, receive, send)
+        return door.serve(scope, receive, send)
 
     def methods(self, path: str) -> tuple[str, ...]:
         """Return the methods of a path; Refused `not_found` where nothing is."""
         return self._at(path).methods
 
-    def _at(self, path: str) -> Endpoint:
-        endpoint = self.endpoints.get(path)
-        if endpoint is not None:
-            return endpoint
+    def _at(self, path: str) -> Door:
+        door = self.doors.get(path)
+        if door is not None:
+            return door
         if path == _ADMIN or path.startswith(_ADMIN + "/"):
             return self._control
         if path.startswith(_MODELS + "/"):
-            return self.endpoints[_MODEL]
-        raise _nothing_at(path, UNBUILT.union(self.endpoints))
+            return self.doors[_MODEL]
+        raise _nothing_at(path, UNBUILT.union(self.doors))
 
     def _model(self, scope: Scope) -> Reply:
         return one_model(self._map.catalog, scope["path"].removeprefix(_MODELS + "/"))
 
 
 def _page(render: Callable[[Scope], Reply]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """Return an endpoint that only reads."""
+    """Return what serves a path that only reads."""
 
     async def serve(scope: Scope, _receive: Receive, send: Send) -> None:
         await send_reply(send, render(scope))

@@ -10,37 +10,49 @@ import msgspec
 
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
+from router.answer import OpenBytes, OpenStream
 from router.body import BodyLimits, Buffered, JsonBody, decode
-from router.capabilities import Requirement, classify_chat
+from router.capabilities import Requirement
 from router.catalog import Catalog
 from router.deadline import Sweeper
 from router.egress import Egress
-from router.errors import ProviderFailed, Refused, Reply, RouteFailed
+from router.endpoints import CHAT, Endpoint
+from router.errors import ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
+from router.form import FormBody, decode_form
 from router.opening import Opening
 from router.plan import Plan, Plans
+from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Reach, Ready, place
-from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
+from router.request import (
+    Receive,
+    Scope,
+    Send,
+    passed,
+    priority,
+    read_body,
+    send_reply,
+    wants_local_only,
+)
 from router.retry_budget import RetryBudget
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-# Longer than any identifier, and than most paths, by which servers name their models.
-_MAX_NAME = 1024
 _USAGE_SHIM = ((b"x-signalbox-shims", b"usage"),)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
-    """What one request may cost: bytes in and out, further providers to ask.
+    """What one request may cost: bytes in and out, pictures, further providers to ask.
 
     `retry_share` is what each request adds to the further attempts that all of them may make.
     """
 
     body: BodyLimits
     response_bytes: int
+    images: int
     further_attempts: int
     retry_share: float
     default_priority: Priority
@@ -67,15 +79,16 @@ class Work(msgspec.Struct, frozen=True):
     """One request, understood: its body, what it needs, how urgent it is, and how far it is."""
 
     path: str
-    body: JsonBody
+    body: JsonBody | FormBody
     requirement: Requirement
     priority: Priority
     flight: Flight
     timing: Timing
+    passed: FixedHeaders
 
 
 class Proxy:
-    """Serves chat completions by the catalog of the moment.
+    """Serves what models answer by the catalog of the moment.
 
     `catalog` returns the snapshot to resolve by; `reaches` holds every provider by its name.
     """
@@ -99,7 +112,7 @@ class Proxy:
         self._retries = RetryBudget(limits.retry_share)
         self._sweeper = sweeper
 
-    async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
         since = time.perf_counter()
         limits = self._limits
@@ -108,13 +121,19 @@ class Proxy:
             self._buffered.share() as share,
         ):
             data = await read_body(receive, limits.body.size, share)
-            body = decode(data, limits.body)
-            _check_name(body.fields.get("model"))
-            requirement = classify_chat(body.fields, local_only=wants_local_only(scope))
+            own = passed(scope, endpoint.passed)
+            body: JsonBody | FormBody = (
+                decode_form(data, dict(own)[b"content-type"])
+                if endpoint.form
+                else decode(data, limits.body)
+            )
+            requirement = endpoint.requirement(
+                body.fields, max_images=limits.images, local_only=wants_local_only(scope)
+            )
             plans = self._plans.plan(requirement)
             wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
             flight.needs, flight.priority = requirement.needs, int(wanted)
-            work = Work("/chat/completions", body, requirement, wanted, flight, Timing(since))
+            work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since), own)
             with ClientPresent(scope["state"]["turn"]) as present:
                 flight.stop = present.stop
                 await self._try_plans(plans, work, send)
@@ -146,6 +165,21 @@ class Proxy:
         if not isinstance(first, ProviderFailed):
             raise first
         return await send_reply(send, first.answer, _told(plans[0], work))
+
+    async def _pass_on(
+        self,
+        opened: OpenStream | OpenBytes,
+        send: Send,
+        headers: FixedHeaders,
+        plan: Plan,
+        work: Work,
+    ) -> StreamFailed | None:
+        """Let what has begun flow to the client; return what broke it, or None."""
+        deadlines = plan.reach.deadlines
+        if isinstance(opened, OpenBytes):
+            return await pour(opened, send, headers, deadlines, self._sweeper)
+        opened.state.withholds_usage = _adds_usage(plan, work)
+        return await pump(opened, send, headers, deadlines, self._sweeper)
 
     def _awake_first(self, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
         """Put those behind whose process is not ready, and have it started meanwhile."""
@@ -191,33 +225,19 @@ class Proxy:
                         if isinstance(opened, Reply):
                             account.answer = opened
                             return await send_reply(send, opened, headers)
-                        flight.state, account.answer = "streaming", opened.state
+                        flight.state = "streaming"
+                        account.answer = opened.state if isinstance(opened, OpenStream) else None
                         headers = (*opened.headers, *headers)
-                        opened.state.withholds_usage = _adds_usage(plan, work)
-                        failure = await pump(opened, send, headers, reach.deadlines, self._sweeper)
+                        failure = await self._pass_on(opened, send, headers, plan, work)
                         if failure is not None:
                             passage.broke_off(failure)
                             log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None
 
 
-def _check_name(model: object) -> None:
-    """Refuse a `model` that is no name; none at all is as good as `auto`."""
-    if model is None:
-        return
-    # The name goes into headers and logs, where a control character would end a line, and it is
-    # remembered: a long one would be for long.
-    if not isinstance(model, str) or len(model) > _MAX_NAME or not model.isprintable():
-        raise Refused(
-            "invalid_request",
-            f"model must be a string of at most {_MAX_NAME} printable characters.",
-            param="model",
-        )
-
-
 def _adds_usage(plan: Plan, work: Work) -> bool:
     """Tell whether the provider must be asked for the tokens of a stream."""
-    if not plan.asks_usage or not work.requirement.stream:
+    if not plan.asks_usage or plan.endpoint is not CHAT or not work.requirement.stream:
         return False
     options = work.body.fields.get("stream_options")
     return not (isinstance(options, dict) and options.get("include_usage"))
@@ -236,7 +256,7 @@ def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
         url=route.provider.base_url + work.path,
         headers=plan.sent,
         body=work.body.encode(changes),
-        own=plan.own(work.flight.request_id.encode(), work.priority),
+        own=(*plan.own(work.flight.request_id.encode(), work.priority), *work.passed),
     )
 
 

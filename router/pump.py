@@ -1,13 +1,13 @@
 """The last leg: an open stream flows to the client, whole events only, and never ends in a lie."""
 
-import time
-from collections.abc import Awaitable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
+from router.envelope import error_frame
 from router.errors import RouteFailed, StreamFailed
+from router.pace import Pace, truncated
 from router.request import Send
 from router.sse import Ending
 from router.upstream import Answer
@@ -31,7 +31,7 @@ async def pump(
         with Deadline(sweeper) as deadline:
             await _flow(stream, EventSink(stream, send, deadlines, deadline))
     except StreamFailed as error:
-        await send({"type": "http.response.body", "body": error.frame()})
+        await send({"type": "http.response.body", "body": _frame(stream, error)})
         # The frames that it went through hold it too.
         return error.with_traceback(None)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -48,15 +48,19 @@ async def _flow(stream: OpenStream, sink: "EventSink") -> None:
     try:
         await stream.answer.flow(sink)
     except RouteFailed as error:
-        raise _truncated() from error
+        raise truncated() from error
     if sink.failure is not None:
         raise sink.failure
     rest = stream.splitter.rest
     if not sink.over and (stream.state.ending is Ending.OPEN or rest.strip()):
-        raise _truncated()
+        raise truncated()
     if rest and not sink.over:
         # The other half of a last CRLF.
         await _send(sink.send, [rest])
+
+
+def _frame(stream: OpenStream, error: StreamFailed) -> bytes:
+    return error_frame(error, stream.dialect, stream.state.number)
 
 
 async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
@@ -71,25 +75,20 @@ async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
             pass
 
 
-class EventSink:
+class EventSink(Pace):
     """Takes a provider's bytes and passes whole events on, as long as they are good.
 
-    The deadline counts from event to event with data: comments pass but are no sign of life, and
-    while the client is waited for, time stands still. `failure` is what a bad event was.
+    Only events with data are signs of life: comments pass. `failure` is what a bad event was.
     """
 
     def __init__(
         self, stream: OpenStream, send: Send, deadlines: Deadlines, deadline: Deadline
     ) -> None:
-        self.over = False
+        super().__init__(deadlines, deadline)
         self.failure: StreamFailed | None = None
         self._state = stream.state
         self._splitter = stream.splitter
         self.send = send
-        self._deadlines = deadlines
-        self.deadline = deadline
-        self._over_at = time.monotonic() + deadlines.total_s
-        self.expect_more()
 
     def take(self, data: bytes) -> Awaitable[None]:
         """Pass on what `data` completes; return NOTHING, or the wait for a slow client."""
@@ -117,57 +116,11 @@ class EventSink:
             self._fail(error)
         if had_data:
             self.expect_more()
-        waiting = _send(self.send, good)
-        return waiting if waiting is NOTHING else _Patience(self, waiting)
+        return self.patient(_send(self.send, good))
 
     def _fail(self, failure: StreamFailed) -> None:
         self.failure = failure
         self.over = True
-
-    def expect_more(self) -> None:
-        """Begin to count to the next event."""
-        deadlines = self._deadlines
-        left_s = self._over_at - time.monotonic()
-        if left_s < deadlines.idle_s:
-            self.deadline.expect(max(left_s, 0), lambda: _too_long(deadlines))
-        else:
-            self.deadline.expect(deadlines.idle_s, lambda: _idle(deadlines))
-
-
-class _Patience:
-    """The wait for a client to read, which is no time of the provider's.
-
-    No coroutine: whoever should await it may be cancelled before it has its turn.
-    """
-
-    __slots__ = ("_sink", "_waiting")
-
-    def __init__(self, sink: EventSink, waiting: Awaitable[None]) -> None:
-        self._sink = sink
-        self._waiting = waiting
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        self._sink.deadline.silence()
-        yield from self._waiting.__await__()
-        self._sink.expect_more()
-
-
-def _truncated() -> StreamFailed:
-    return StreamFailed(
-        "upstream_truncated", "The provider's answer broke off before it was complete."
-    )
-
-
-def _idle(deadlines: Deadlines) -> StreamFailed:
-    return StreamFailed(
-        "upstream_idle_timeout", f"The provider sent nothing for {deadlines.idle_s:g} s."
-    )
-
-
-def _too_long(deadlines: Deadlines) -> StreamFailed:
-    return StreamFailed(
-        "upstream_total_timeout", f"The answer was not complete within {deadlines.total_s:g} s."
-    )
 
 
 def _send(send: Send, events: Sequence[bytes]) -> Awaitable[None]:

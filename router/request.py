@@ -80,24 +80,46 @@ def priority(scope: Scope, fields: Mapping[str, Any], default: Priority) -> Prio
     query = scope.get("query_string", b"")
     wishes = parse_qs(query.decode("latin-1")).get("priority") if query else None
     header = scope["state"]["headers"].get(_PRIORITY)
-    told_priority = wishes[-1] if wishes else header and header.decode("latin-1")
-    caller: Caller = scope["state"]["caller"]
-    if told_priority is None:
+    wish = wishes[-1] if wishes else header and header.decode("latin-1")
+    return priority_of(wish, fields, default, scope["state"]["caller"])
+
+
+def priority_of(
+    wish: str | None, fields: Mapping[str, Any], default: Priority, caller: Caller
+) -> Priority:
+    """Return the priority that a wish in query or header stands for, else the service tier's.
+
+    Raises Refused as `priority` does.
+    """
+    if wish is None:
         default = default if caller.priority is None else caller.priority
         tier = fields.get("service_tier")
         return _BY_SERVICE_TIER.get(tier, default) if isinstance(tier, str) else default
     try:
-        wanted = Priority.parse(told_priority)
+        wanted = Priority.parse(wish)
     except ValueError:
         names = ", ".join(f"{each.name.lower()} ({each.value})" for each in Priority)
         raise Refused(
             "invalid_priority",
-            f"{told_priority[:50]!r} is no priority; there are {names}.",
+            f"{wish[:50]!r} is no priority; there are {names}.",
             param="priority",
         ) from None
     if wanted is Priority.SYSTEM and not caller.is_admin:
         raise Refused("priority_not_allowed", "Priority system needs the admin key.")
     return wanted
+
+
+def passed(scope: Scope, names: Sequence[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return those of the client's headers that go to the provider; Refused for an odd one."""
+    if not names:
+        return ()
+    headers = scope["state"]["headers"]
+    found = tuple((name, headers[name]) for name in names if name in headers)
+    for name, value in found:
+        # Neither an end of the line nor a letter that clients would spell in different ways.
+        if not (value.isascii() and value.decode().isprintable()):
+            raise Refused("invalid_request", f"The header {name.decode()} is not plain text.")
+    return found
 
 
 def wants_local_only(scope: Scope) -> bool:

@@ -137,8 +137,11 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
     model = catalog.model(name) or catalog.by_id(name)
     if model is None:
         raise _unknown_model(name, catalog)
-    if catalog.providers[model.provider].kind is Kind.BUILTIN and not catalog.points_at(
-        model.provider
+    provider = catalog.providers[model.provider]
+    if (
+        provider.kind is Kind.BUILTIN
+        and provider.speaks(requirement.dialect)
+        and not catalog.points_at(provider.name)
     ):
         raise Refused(
             "backend_not_assigned",
@@ -150,7 +153,10 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
 
 
 def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Catalog) -> Candidate:
-    """Decide whether a model may serve: no fact against it, and it stays where it must."""
+    """Decide whether a model may serve: its provider can be asked, and no fact is against it."""
+    provider = catalog.providers[model.provider]
+    if not provider.speaks(requirement.dialect):
+        return Candidate(model.name, kept=False, why=_unspoken(provider, requirement), facts={})
     facts = {need: _fact(model, need, choice, catalog) for need in requirement.needs}
     told = {
         need: "unknown" if fact is None else f"{str(fact.value).lower()} ({fact.source})"
@@ -162,6 +168,15 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
     if lacking:
         return Candidate(model.name, kept=False, why=f"lacks {', '.join(lacking)}", facts=told)
     return Candidate(model.name, kept=True, why=choice.reason, facts=told)
+
+
+def _unspoken(provider: Provider, requirement: Requirement) -> str:
+    if provider.kind is Kind.BUILTIN:
+        return f"has no {requirement.path}: the builtin backend serves chat completions only"
+    return (
+        f"is at {provider.name}, which is not said to have {requirement.path} (providers."
+        f"{provider.name}.dialects in router.yaml), and translating it is not built yet"
+    )
 
 
 def _fact(model: Model, need: str, choice: _Choice, catalog: Catalog) -> Fact | None:

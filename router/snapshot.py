@@ -80,7 +80,7 @@ def _provider(
     asks_usage = limit.tokens is not None or limit.cost is not None
     if isinstance(provider, BuiltinProvider):
         base_url = f"http://127.0.0.1:{provider.port}/v1"
-        return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers, asks_usage)
+        return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers)
     if not isinstance(provider, OllamaProvider | OpenAIProvider):
         return None
     key = None
@@ -88,11 +88,12 @@ def _provider(
         key = resolve(provider.api_key, environ)
         if key is None:
             raise KeyReferenceError(f"{provider.api_key} names a key that is not there")
+    dialects = frozenset(provider.dialects)
     if isinstance(provider, OllamaProvider):
-        base_url, kind = f"{provider.base_url}/v1", Kind.OLLAMA
+        url, key_header, kind = f"{provider.base_url}/v1", "authorization", Kind.OLLAMA
     else:
-        base_url, kind = provider.base_url, Kind.OPENAI
-    return Provider(name, kind, base_url, locality, key, headers, asks_usage)
+        url, key_header, kind = provider.base_url, provider.key_header, Kind.OPENAI
+    return Provider(name, kind, url, locality, key, headers, dialects, key_header, asks_usage)
 
 
 def tariff_of(settings: Settings) -> Tariff:

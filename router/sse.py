@@ -91,15 +91,15 @@ class Ending(Enum):
     FAILED = auto()
 
 
-class ChatStream:
-    """Watches the data of a chat completion stream to tell a whole answer from a cut one.
+class JsonStream:
+    """Watches a stream's data to tell a whole answer from a cut one; what that is, a kind says.
 
-    Complete is a stream that said `[DONE]`, or in which every choice seen has a finish_reason.
+    `number` is what the next event would have, in a protocol that counts them.
     """
 
+    number = 0
+
     def __init__(self) -> None:
-        self._open: set[int] = set()
-        self._finished: set[int] = set()
         self.said_done = False
         self.said_error = False
         # The tokens that the provider told last. Where the client did not ask for them, the event
@@ -109,43 +109,50 @@ class ChatStream:
         self.told_usage_alone = False
 
     def __repr__(self) -> str:
-        return f"<ChatStream {self.ending.name} open={sorted(self._open)}>"
+        return f"<{type(self).__name__} {self.ending.name}>"
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything was said that had to be, were the stream over now."""
+        raise NotImplementedError
+
+    def look(self, chunk: dict[str, Any]) -> bool:
+        """Take note of a decoded event; return whether it is a sign of life."""
+        raise NotImplementedError
 
     @property
     def ending(self) -> Ending:
         """How the stream would have ended, were it over now."""
         if self.said_error:
             return Ending.FAILED
-        if self.said_done or (self._finished and not self._open):
-            return Ending.COMPLETE
-        return Ending.OPEN
+        return Ending.COMPLETE if self.said_done or self.whole else Ending.OPEN
 
     def observe_event(self, event: bytes) -> bool:
-        """Take note of a whole event; return whether it had data.
+        """Take note of a whole event; return whether it had data that is a sign of life.
 
         Raises StreamFailed `upstream_invalid_frame` when its data is not a JSON object in valid
-        UTF-8, or when it is named an error and holds none that OpenAI's clients would notice.
+        UTF-8, or when it is named an error and holds none that a client would notice.
         """
         payload = payload_of(event)
         if payload is None:
             return False
-        self.observe(payload)
+        lives = self.observe(payload)
         has_more = len(event) - len(payload) > _DATA_ALONE
         if has_more and not self.said_error and _is_named_error(event):
             raise StreamFailed(
                 "upstream_invalid_frame", "The provider ended its answer with an error of its own."
             )
-        return True
+        return lives
 
-    def observe(self, payload: bytes) -> None:
-        """Take note of one event's data.
+    def observe(self, payload: bytes) -> bool:
+        """Take note of one event's data; return whether it is a sign of life.
 
         Raises StreamFailed `upstream_invalid_frame` when it is not a JSON object in valid UTF-8.
         """
         self.told_usage_alone = False
         if payload == DONE:
             self.said_done = True
-            return
+            return True
         try:
             chunk = msgspec.json.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -157,6 +164,27 @@ class ChatStream:
             )
         if chunk.get("error"):
             self.said_error = True
+        return self.look(chunk)
+
+
+class ChatStream(JsonStream):
+    """A stream of choices: chat completions, and completions.
+
+    Complete is one that said `[DONE]`, or in which every choice seen has a finish_reason.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: set[int] = set()
+        self._finished: set[int] = set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every choice seen has come to its end."""
+        return bool(self._finished) and not self._open
+
+    def look(self, chunk: dict[str, Any]) -> bool:
+        """Take note of the choices of a chunk."""
         choices = chunk.get("choices")
         if isinstance(choices, list):
             for choice in choices:
@@ -164,6 +192,7 @@ class ChatStream:
         if chunk.get("usage"):
             self.usage = usage_of(chunk) or self.usage
             self.told_usage_alone = not choices
+        return True
 
     def _observe_choice(self, choice: Any) -> None:
         if not isinstance(choice, dict):
@@ -175,6 +204,38 @@ class ChatStream:
             self._open.discard(number)
         elif number not in self._finished:
             self._open.add(number)
+
+
+class TypedStream(JsonStream):
+    """A stream of events that each say their `type`.
+
+    It is whole once one of the types `ends` has come. Nothing follows that, unless `goes_on` says
+    that there may be several.
+    """
+
+    def __init__(self, *ends: str, goes_on: bool = False) -> None:
+        super().__init__()
+        self._ends = ends
+        self._goes_on = goes_on
+        self._ended = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the stream has said that it ends."""
+        return self._ended
+
+    def look(self, chunk: dict[str, Any]) -> bool:
+        """Take note of an event's type; a ping is no sign of life."""
+        kind = chunk.get("type")
+        number = chunk.get("sequence_number")
+        if type(number) is int:
+            self.number = number + 1
+        if kind in self._ends:
+            self._ended = True
+            self.said_done = not self._goes_on
+        elif kind == "error":
+            self.said_error = True
+        return kind != "ping"
 
 
 def _is_named_error(event: bytes) -> bool:

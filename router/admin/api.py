@@ -14,16 +14,17 @@ from starlette.exceptions import HTTPException
 
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
+from backends.wire import Priority
 from router.admin.event_stream import event_routes
 from router.admin.pulls import Pulls
-from router.capabilities import Capability, classify_chat
+from router.capabilities import Capability
 from router.capability_map import AssignmentStore, CapabilityMap
 from router.egress import Egress
+from router.endpoints import CHAT, ENDPOINTS
 from router.errors import Refused, SignalboxError
 from router.events import Bus, InFlight
+from router.request import priority_of
 from router.resolver import Decision, decide
-
-_CHAT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Owners:
     in_flight: InFlight
     bus: Bus
     egress: Egress
+    max_images: int
+    default_priority: Priority
 
 
 class Assignment(BaseModel):
@@ -48,11 +51,13 @@ class Assignment(BaseModel):
 
 
 class Question(BaseModel):
-    """A request to be explained instead of served."""
+    """A request to be explained instead of served: a form's fields stand in `body` too."""
 
     model_config = ConfigDict(extra="forbid")
-    path: str = _CHAT
+    path: str = CHAT.path
     body: dict[str, Any]
+    local_only: bool = False
+    priority: str | int | None = None
 
 
 def control_plane(owners: Owners) -> FastAPI:
@@ -195,12 +200,28 @@ def _explain(owners: Owners) -> APIRouter:
     routes = APIRouter(tags=["explain"])
 
     @routes.post("/admin/explain")
-    async def explain(question: Question) -> dict[str, Any]:
+    async def explain(question: Question, request: Request) -> dict[str, Any]:
         """Return how a request would be routed, and why, without calling a model."""
-        if question.path != _CHAT:
-            raise Refused("invalid_request", f"path must be {_CHAT}.", param="path")
-        requirement = classify_chat(question.body)
-        return _told(decide(requirement, owners.capability_map.catalog))
+        endpoint = ENDPOINTS.get(question.path)
+        if endpoint is None:
+            raise Refused(
+                "invalid_request", f"path must be one of {', '.join(ENDPOINTS)}.", param="path"
+            )
+        wish, fields = question.priority, question.body
+        try:
+            requirement = endpoint.requirement(
+                fields, max_images=owners.max_images, local_only=question.local_only
+            )
+            urgency = priority_of(
+                None if wish is None else str(wish),
+                fields,
+                owners.default_priority,
+                request.state.caller,
+            )
+        except Refused as refusal:
+            return {**_UNDECIDED, "error": _refusal(refusal)}
+        decision = decide(requirement, owners.capability_map.catalog)
+        return {**_told(decision), "priority": urgency.name.lower()}
 
     return routes
 
@@ -269,8 +290,16 @@ def _told(decision: Decision) -> dict[str, Any]:
             }
             for route in decision.routes
         ],
-        "error": None if error is None else {"code": error.code, "message": error.message},
+        "error": None if error is None else _refusal(error),
     }
+
+
+# What is told of a request that is refused before anything of it is decided.
+_UNDECIDED: dict[str, Any] = {"needs": [], "candidates": [], "routes": [], "priority": None}
+
+
+def _refusal(error: Refused) -> dict[str, str]:
+    return {"code": error.code, "message": error.message}
 
 
 def _known(capability: str) -> Capability:

@@ -91,7 +91,14 @@ def parser() -> argparse.ArgumentParser:
     explain = add("explain", "show who would serve a request, and why, without asking a model")
     body = explain.add_mutually_exclusive_group(required=True)
     body.add_argument("prompt", metavar="TEXT", nargs="?", help="the question")
-    body.add_argument("--body", type=Path, metavar="FILE", help="a chat request as JSON instead")
+    body.add_argument("--body", type=Path, metavar="FILE", help="a request as JSON instead")
+    explain.add_argument(
+        "--path", default="/v1/chat/completions", help="the endpoint (default: %(default)s)"
+    )
+    explain.add_argument("--priority", help="as x-priority: high, low or system")
+    explain.add_argument(
+        "--local-only", action="store_true", help="as x-signalbox-local-only: no remote model"
+    )
     _question(explain)
     _requests(add("requests", "show what is in flight; end one of it"))
     return top

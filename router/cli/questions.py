@@ -1,4 +1,4 @@
-"""`ask` and `explain`: one chat request, answered or only decided."""
+"""`ask` and `explain`: one request, answered or only decided."""
 
 import base64
 import json
@@ -12,6 +12,7 @@ from router.cli.output import Output
 from router.cli.router_client import RouterClient
 
 _CHAT = "/v1/chat/completions"
+_MESSAGES = "/v1/messages"
 # A picture is known by its first bytes; its name may say anything.
 _KINDS = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -42,8 +43,15 @@ def ask(call: Call, client: RouterClient, output: Output) -> None:
 
 def explain(call: Call, client: RouterClient, output: Output) -> None:
     """Print who would serve a request, and why."""
-    body = _request(call) if call.options.body is None else _read_body(call.options.body)
-    decision = client.call("POST", "/admin/explain", {"path": _CHAT, "body": body})
+    options = call.options
+    body = _asking(call) if options.body is None else _read_body(options.body)
+    question = {
+        "path": options.path,
+        "body": body,
+        "local_only": options.local_only,
+        "priority": options.priority,
+    }
+    decision = client.call("POST", "/admin/explain", question)
     if output.as_json:
         output.document(decision)
         return
@@ -57,6 +65,18 @@ def explain(call: Call, client: RouterClient, output: Output) -> None:
     if (error := decision.get("error")) is not None:
         output.line()
         output.line(f"refused: {error['message']} ({error['code']})")
+
+
+def _asking(call: Call) -> dict[str, Any]:
+    """Return a request that asks the endpoint of `--path` what was asked."""
+    options = call.options
+    if options.path == _CHAT:
+        return _request(call)
+    if options.image:
+        raise UsageFailure(f"--image is for {_CHAT}; for other endpoints use --body FILE")
+    if options.path.startswith(_MESSAGES):
+        return _request(call)
+    return {"model": options.model, "input": options.prompt}
 
 
 def _request(call: Call) -> dict[str, Any]:
@@ -90,7 +110,7 @@ def _read_body(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageFailure(f"{path}: not JSON ({error})") from error
     if not isinstance(body, dict):
-        raise UsageFailure(f"{path}: a chat request is a JSON object")
+        raise UsageFailure(f"{path}: a request is a JSON object")
     return body
 
 

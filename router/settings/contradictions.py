@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from backends.catalogue import find_builtin
-from router.capabilities import Capability
+from router.capabilities import FAMILIES, Capability
 from router.settings.providers import BuiltinProvider, ProcessProvider, Provider
 from router.settings.tree import Settings
 
@@ -26,6 +26,9 @@ def _bindings(settings: Settings) -> Iterator[tuple[str, str]]:
         for name in binding.models:
             if provider_of(name) not in settings.providers:
                 yield place, f"{name}: {_unknown_provider(name, settings.providers)}"
+            provider = settings.providers.get(provider_of(name))
+            if capability in FAMILIES and isinstance(provider, BuiltinProvider):
+                yield place, f"{name}: the builtin backend serves chat only; bind another model"
             model = settings.models.get(name)
             if model is not None and model.capabilities.get(capability) is False:
                 fact = f"models.{name}.capabilities.{capability}"

@@ -6,9 +6,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StrictStr
 
+from router.capabilities import Dialect
 from router.settings.section import Section
 from router.settings.values import (
     Amount,
+    Dialects,
     HeaderName,
     HeaderValue,
     KeyRef,
@@ -79,6 +81,7 @@ class OllamaProvider(ProviderBase):
     kind: Literal["ollama"]
     base_url: Url = "http://127.0.0.1:11434"
     api_key: KeyRef | None = None
+    dialects: Dialects = (Dialect.CHAT,)
 
 
 class OpenAIProvider(ProviderBase):
@@ -87,6 +90,8 @@ class OpenAIProvider(ProviderBase):
     kind: Literal["openai"]
     base_url: Url
     api_key: KeyRef | None = None
+    key_header: Literal["authorization", "x-api-key"] = "authorization"
+    dialects: Dialects = (Dialect.CHAT,)
 
 
 class LiteLLMProvider(ProviderBase):

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from backends.wire import Priority
-from router.capabilities import Capability, Input
+from router.capabilities import Capability, Dialect, Input
 from router.keys import KeyReference, KeySource
 
 
@@ -212,6 +212,7 @@ DefaultPriority = Annotated[
 ]
 # What is known of a model: the levers of the map, and the inputs that are none.
 FactName = Annotated[StrictStr, AfterValidator(_fact), WithJsonSchema({"enum": list(_FACTS)})]
+Dialects = tuple[Dialect, ...]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Size = Annotated[int, Field(strict=True, ge=1)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]

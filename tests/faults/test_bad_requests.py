@@ -176,20 +176,21 @@ async def test_row_9_json_may_be_spelled_as_http_allows(tmp_path: Path, kind: st
         assert told.status == 200
 
 
-async def test_row_9_a_form_is_told_what_is_missing_where_the_protocol_has_forms(
+async def test_row_9_a_form_is_taken_where_the_protocol_has_forms_and_json_is_not(
     tmp_path: Path,
 ) -> None:
-    """An audio upload hears that transcription is not built yet, and not that it must be JSON."""
+    """An audio upload is a form and nothing else."""
+    path = "/v1/audio/transcriptions"
     async with running_router(tmp_path) as signalbox:
         told = await ask(
             signalbox.port,
             "content-type: multipart/form-data; boundary=x",
             method="POST",
-            path="/v1/audio/transcriptions",
+            path=path,
             body=b"--x--",
         )
-        assert_error(told, 404, "not_found")
-        assert "not built yet" in told.content["error"]["message"]
+        assert_error(told, 404, "capability_not_assigned")
+        assert_error(await post(signalbox.port, b"{}", path), 415, "unsupported_media_type")
 
 
 async def _then_closed(client: RawClient, status: int, code: str) -> None:
@@ -445,15 +446,6 @@ async def test_row_19_a_path_that_only_reads_answers_head(tmp_path: Path) -> Non
         ("/messages/count_tokens", "must end in /v1"),
         ("/v1/v1/chat/completions", "one /v1"),
         ("/v1/chat/completions/", "take the / off"),
-        ("/v1/embeddings", "not built yet"),
-        ("/v1/responses", "not built yet"),
-        ("/v1/messages", "not built yet"),
-        ("/v1/messages/count_tokens", "not built yet"),
-        ("/v1/completions", "not built yet"),
-        ("/v1/audio/speech", "not built yet"),
-        ("/v1/audio/transcriptions", "not built yet"),
-        ("/v1/images/generations", "not built yet"),
-        ("/v1/rerank", "not built yet"),
         ("/metrics", "not built yet"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from router.endpoints import ENDPOINTS
 from router.guard import DATA_PREFIX, PUBLIC_PATHS
 from router.planes import UNBUILT
 from tests.harness.asking import (
@@ -19,6 +20,7 @@ from tests.harness.asking import (
     assert_error,
     one_provider,
 )
+from tests.harness.endpoints import FORM_TYPE
 from tests.harness.running_router import RunningRouter, running_router
 from tests.harness.scripted_upstream import ScriptedUpstream
 from tests.harness.served import PROGRAM, environment
@@ -278,7 +280,7 @@ async def test_row_139_a_form_of_a_web_page_changes_nothing(tmp_path: Path) -> N
 async def _routes(signalbox: RunningRouter) -> list[tuple[str, str]]:
     """Return method and path of everything that answers; a name in braces stands for one."""
     planes = signalbox.router.planes
-    data = [(method, path) for path, each in planes.endpoints.items() for method in each.methods]
+    data = [(method, path) for path, each in planes.doors.items() for method in each.methods]
     # The first request loads the control plane.
     await ask(signalbox.port, "authorization: Bearer boss", path="/admin/capabilities")
     control = signalbox.router.control.app
@@ -316,7 +318,8 @@ async def test_row_141_every_route_is_public_by_name_or_wants_a_key(tmp_path: Pa
         assert public == {"/health", "/ready"}
         for method, path in routes:
             here = path.replace("{id}", "x")
-            told = await ask(signalbox.port, JSON_TYPE, method=method, path=here)
+            kind = FORM_TYPE if path in ENDPOINTS and ENDPOINTS[path].form else JSON_TYPE
+            told = await ask(signalbox.port, kind, method=method, path=here)
             if path in PUBLIC_PATHS:
                 assert told.status == 200
                 continue

@@ -86,6 +86,7 @@ async def test_nobody_can_be_assigned_on_purpose(tmp_path: Path) -> None:
         ("text", {"models": ["a/m\r\nset-cookie: x=1"]}, 404, "model_not_found"),
         ("text", {"models": ["a/m", "a/m"]}, 400, "invalid_request"),
         ("vision", {"models": ["a/blind"]}, 400, "capability_mismatch"),
+        ("embeddings", {"models": ["builtin/smollm2-135m"]}, 400, "capability_mismatch"),
         ("sight", {"models": []}, 404, "not_found"),
         ("text", {"model": "a/m"}, 400, "invalid_request"),
         ("text", {"models": "a/m"}, 400, "invalid_request"),

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from router.capabilities import Capability, Requirement, classify_chat
+from router.capabilities import Capability, Dialect, Requirement
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.endpoints import CHAT, ENDPOINTS
 from router.errors import Refused
 from router.resolver import decide, resolve
 
@@ -51,6 +52,10 @@ def catalog(
 
 def need(*levers: str, model: str | None = None, **options: Any) -> Requirement:
     return Requirement(tuple(Capability(lever) for lever in levers), model=model, **options)
+
+
+def _classified(body: dict[str, Any]) -> Requirement:
+    return CHAT.requirement(body, max_images=9)
 
 
 def names(requirement: Requirement, known: Catalog) -> list[str]:
@@ -123,7 +128,7 @@ def test_the_first_needed_capabilitys_binding_serves_in_the_users_order() -> Non
 def test_models_with_a_fact_against_them_are_passed_over() -> None:
     """A false fact for any need drops a candidate; unknown keeps its place."""
     known = catalog({"tool_use": ["ollama/blind", "ollama/unknown", "ollama/seer"]})
-    requirement = classify_chat(
+    requirement = _classified(
         {"tools": [{}], "messages": [{"role": "tool", "content": [{"type": "image_url"}]}]}
     )
     assert names(requirement, known) == ["ollama/unknown", "ollama/seer"]
@@ -146,7 +151,7 @@ def test_assigning_a_model_is_the_users_word_that_it_can() -> None:
 
 def test_an_input_without_a_lever_needs_a_fact_that_is_true() -> None:
     """Audio goes only to a model that is known to take it."""
-    audio = classify_chat({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]})
+    audio = _classified({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]})
     assert names(audio, catalog({"text": ["ollama/seer", "cloud/gpt"]}, allow_remote_fallback=True))
     with pytest.raises(Refused) as refusal:
         resolve(audio, catalog({"text": ["ollama/seer"]}))
@@ -251,3 +256,52 @@ def test_explaining_tells_each_candidate_and_why() -> None:
     ]
     assert "remote" in decision.candidates[1].why
     assert decision.candidates[0].facts == {"vision": "true (user)"}
+
+
+def _refused(requirement: Requirement, known: Catalog) -> Refused:
+    with pytest.raises(Refused) as refusal:
+        resolve(requirement, known)
+    return refusal.value
+
+
+def _asked(path: str, **fields: Any) -> Requirement:
+    return ENDPOINTS[path].requirement(fields, max_images=0)
+
+
+def test_the_builtin_backend_serves_chat_only() -> None:
+    """Another endpoint passes its models over, and says so where there is no other."""
+    embeddings = _asked("/v1/embeddings")
+    completions = _asked("/v1/completions")
+    both = catalog({"text": ["builtin/smollm2-135m", "ollama/seer"]})
+    assert names(completions, both) == ["ollama/seer"]
+    bound = catalog({**TEXT, "embeddings": ["builtin/smollm2-135m"]})
+    for requirement in (
+        embeddings,
+        completions,
+        _asked("/v1/embeddings", model="builtin/smollm2-135m"),
+        _asked("/v1/embeddings", model="text"),
+    ):
+        error = _refused(requirement, bound)
+        assert error.code == "capability_mismatch"
+        assert "chat completions only" in error.message
+
+
+def test_a_builtin_model_named_where_it_can_never_serve_is_not_told_to_be_assigned() -> None:
+    """Assigning it would not help."""
+    requirement = _asked("/v1/embeddings", model="builtin/smollm2-135m")
+    error = _refused(requirement, catalog({}))
+    assert error.code == "capability_mismatch"
+
+
+def test_a_dialect_is_no_way_around_locality() -> None:
+    """Passing over a local model that has not the dialect is falling back from it."""
+    messages = _asked("/v1/messages")
+    known = catalog(BOTH)
+    cloud = replace(CLOUD, dialects=frozenset({Dialect.MESSAGES}))
+    known = replace(known, providers={**known.providers, "cloud": cloud})
+    assert _refused(messages, known).code == "capability_mismatch"
+    bindings = {
+        name: replace(binding, allow_remote_fallback=True)
+        for name, binding in known.bindings.items()
+    }
+    assert names(messages, replace(known, bindings=bindings)) == ["cloud/gpt"]

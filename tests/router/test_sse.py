@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import StreamFailed
-from router.sse import ChatStream, Ending, EventSplitter, payload_of
+from router.sse import ChatStream, Ending, EventSplitter, TypedStream, payload_of
 
 EVENTS = [
     b'data: {"a":"\xc3\xa4\xe2\x80\xa8\xc2\x85"}\n\n',
@@ -126,3 +126,46 @@ def test_what_is_not_a_json_object_fails_the_stream(payload: bytes) -> None:
 def test_a_byte_order_mark_hides_no_event() -> None:
     """What follows it is looked at like any other event."""
     assert payload_of(b'\xef\xbb\xbfdata: {"error":1}\n\n') == b'{"error":1}'
+
+
+def _typed(stream: TypedStream, *kinds: str) -> TypedStream:
+    for kind in kinds:
+        stream.observe_event(b'event: %b\ndata: {"type":"%b"}\n\n' % (2 * (kind.encode(),)))
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ending", "over"),
+    [
+        ((), Ending.OPEN, False),
+        (("message_start", "message_delta"), Ending.OPEN, False),
+        (("message_start", "message_stop"), Ending.COMPLETE, True),
+    ],
+)
+def test_a_stream_of_typed_events_ends_with_its_last_type(
+    kinds: tuple[str, ...], ending: Ending, over: bool
+) -> None:
+    """And not because its bytes do."""
+    stream = _typed(TypedStream("message_stop"), *kinds)
+    assert (stream.ending, stream.said_done) == (ending, over)
+
+
+def test_a_stream_of_several_results_goes_on_after_the_first() -> None:
+    """It is whole with one, and may hold more."""
+    stream = _typed(TypedStream("x.completed", goes_on=True), "x.completed")
+    assert (stream.ending, stream.said_done) == (Ending.COMPLETE, False)
+
+
+def test_an_event_of_type_error_is_one() -> None:
+    """Whether or not it holds OpenAI's object."""
+    stream = TypedStream("end")
+    stream.observe_event(b'event: error\ndata: {"type":"error","message":"no"}\n\n')
+    assert stream.ending is Ending.FAILED
+
+
+def test_a_ping_is_no_sign_of_life() -> None:
+    """It passes, and the deadline runs on."""
+    stream = TypedStream("end")
+    assert not stream.observe_event(b'event: ping\ndata: {"type": "ping"}\n\n')
+    assert stream.observe_event(b'data: {"type":"delta","sequence_number":4}\n\n')
+    assert stream.number == 5

@@ -1,6 +1,7 @@
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,6 +216,8 @@ def test_explain_shows_the_decision(
     assert router.seen[-1].body == {
         "path": "/v1/chat/completions",
         "body": {"model": "auto", "x": 1},
+        "local_only": False,
+        "priority": None,
     }
 
 
@@ -233,6 +236,42 @@ def test_requests_shows_what_is_in_flight_and_ends_one(
     router.answers.clear()
     router.says("GET /admin/requests", {"data": []})
     assert signalbox("requests").out == "nothing is in flight\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "content"),
+    [
+        ("/v1/messages", "messages", [{"role": "user", "content": "Hi"}]),
+        ("/v1/embeddings", "input", "Hi"),
+        ("/v1/responses", "input", "Hi"),
+    ],
+)
+def test_explain_asks_at_any_endpoint(
+    router: FakeRouter, signalbox: Signalbox, path: str, field: str, content: Any
+) -> None:
+    """The question stands where that endpoint's protocol has it; the wishes go along."""
+    decided = {"needs": ["text"], "candidates": [], "routes": [], "error": None}
+    router.says("POST /admin/explain", decided)
+    ran = signalbox("explain", "Hi", "--path", path, "--local-only", "--priority", "high")
+    assert ran.code == 0
+    assert router.seen[-1].body == {
+        "path": path,
+        "body": {"model": "auto", field: content},
+        "local_only": True,
+        "priority": "high",
+    }
+
+
+def test_explain_puts_pictures_into_chats_only(
+    router: FakeRouter, signalbox: Signalbox, tmp_path: Path
+) -> None:
+    """Elsewhere a picture has another shape, which a file can hold."""
+    picture = tmp_path / "a.gif"
+    picture.write_bytes(b"GIF89a")
+    ran = signalbox("explain", "Hi", "--path", "/v1/responses", "--image", picture)
+    assert ran.code == 2
+    assert "--body" in ran.err
+    assert router.seen == []
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "[" * 100_000])

@@ -243,6 +243,11 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
             "capabilities: {text: [ollama/a]}\nmodels: {ollama/a: {capabilities: {text: false}}}",
             "capabilities.text: ollama/a is bound here, but models.ollama/a.capabilities.text says",
         ),
+        (
+            "capabilities: {embeddings: [ollama/a, builtin/smollm2-135m]}",
+            "capabilities.embeddings: builtin/smollm2-135m: the builtin backend serves chat only",
+        ),
+        ("providers: {a: {kind: ollama, dialects: [x]}}", "providers.a.dialects"),
         ("aliases: {a: b}", "aliases.a: b is neither auto, nor a capability, nor provider/model"),
         ("aliases: {a: b, b: auto}", "aliases.a: b is an alias itself; aliases do not chain"),
         ("aliases: {a: x/y}", "aliases.a: x/y: the provider 'x' is unknown"),

@@ -1,0 +1,55 @@
+"""What a chat completion request needs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from router.capabilities import Capability, Input, Needs, objects, some, text_of
+
+_IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
+_INPUT_PARTS = {"input_audio": Input.AUDIO, "file": Input.FILE, "video_url": Input.VIDEO}
+SCHEMA_FORMATS = frozenset({"json_schema", "json_object"})
+# The second is the older name of the first.
+_TOOL_ROLES = frozenset({"tool", "function"})
+
+
+def needs_of_chat(body: Mapping[str, Any]) -> Needs:
+    """Return what a chat completion request needs."""
+    needs = Needs()
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict):
+            _look_at_message(message, needs)
+    if _offers_tools(body):
+        needs.add(Capability.TOOL_USE)
+    response_format = body.get("response_format")
+    if isinstance(response_format, dict) and text_of(response_format.get("type")) in SCHEMA_FORMATS:
+        needs.add(Capability.STRUCTURED_OUTPUT)
+    return needs
+
+
+def _offers_tools(body: Mapping[str, Any]) -> bool:
+    """Tell whether the model may call tools; `functions` are what they were called before."""
+    return (some(body.get("tools")) and body.get("tool_choice") != "none") or (
+        some(body.get("functions"))
+        and body.get("tool_choice") != "none"
+        and body.get("function_call") != "none"
+    )
+
+
+def _look_at_message(message: Mapping[str, Any], needs: Needs) -> None:
+    """Add what one message of a chat needs."""
+    if (
+        some(message.get("tool_calls"))
+        or isinstance(message.get("function_call"), dict)
+        or text_of(message.get("role")) in _TOOL_ROLES
+    ):
+        needs.add(Capability.TOOL_USE)
+    content = message.get("content")
+    if not isinstance(content, list):
+        return
+    for part in objects(content):
+        kind = text_of(part.get("type"))
+        if kind in _IMAGE_PARTS:
+            needs.add_picture()
+        elif kind in _INPUT_PARTS:
+            needs.add(_INPUT_PARTS[kind])
