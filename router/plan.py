@@ -7,7 +7,7 @@ import msgspec
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
-from router.endpoints import CHAT, Answers, Endpoint
+from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
 from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders

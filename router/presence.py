@@ -58,10 +58,16 @@ class ClientPresent:
     ) -> None:
         """Stop watching; turn our own cancellation, and no other, into its reason."""
         self._client.when_gone(None)
+        # Out of here and out of this frame: an error that is held by what its own frames hold would
+        # be left to the collector.
+        reason, self._reason = self._reason, None
         # Uncounted whatever came of it: somebody else's cancellation must be seen as theirs alone.
         if (
-            self._reason is not None
+            reason is not None
             and self._worker.uncancel() <= self._cancelling
             and kind is asyncio.CancelledError
         ):
-            raise self._reason from None
+            try:
+                raise reason from None
+            finally:
+                del reason

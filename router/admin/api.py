@@ -212,15 +212,19 @@ def _explain(owners: Owners) -> APIRouter:
             requirement = endpoint.requirement(
                 fields, max_images=owners.max_images, local_only=question.local_only
             )
+            catalog = owners.capability_map.catalog
+            decision = decide(requirement, catalog)
+            if decision.error is not None:
+                return {**_told(decision), "priority": None}
+            alias = catalog.alias(requirement.model)
             urgency = priority_of(
                 None if wish is None else str(wish),
                 fields,
-                owners.default_priority,
+                (alias and alias.priority) or owners.default_priority,
                 request.state.caller,
             )
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
-        decision = decide(requirement, owners.capability_map.catalog)
         return {**_told(decision), "priority": urgency.name.lower()}
 
     return routes
