@@ -86,7 +86,8 @@ class Guard:
         self._admin_key = policy.admin_key.encode() if policy.admin_key is not None else None
         self._known: set[bytes] = set()
         self._has_keys = bool(self._api_keys) or self._admin_key is not None
-        self._body_bytes = policy.body_bytes
+        # Replaced when the configuration changes.
+        self.body_bytes = policy.body_bytes
 
     def __repr__(self) -> str:
         return f"<Guard {'draining' if self.draining else 'open'}>"
@@ -190,8 +191,8 @@ class Guard:
     def _check_length(self, length: bytes) -> None:
         if not length.isdigit():
             raise Refused("invalid_request", "Content-Length must be one decimal number.")
-        if len(length) > _LENGTH_DIGITS or int(length) > self._body_bytes:
-            raise Refused("body_too_large", f"The body is larger than {self._body_bytes} bytes.")
+        if len(length) > _LENGTH_DIGITS or int(length) > self.body_bytes:
+            raise Refused("body_too_large", f"The body is larger than {self.body_bytes} bytes.")
 
     def _check_keys(self, path: str, headers: Mapping[bytes, bytes]) -> bool:
         """Check the key that this path needs; return whether the caller is an administrator."""

@@ -7,6 +7,7 @@ import msgspec
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
+from router.errors import Refused, RouteFailed
 from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders
@@ -20,9 +21,10 @@ _PRIORITY = PRIORITY.encode()
 class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
-    `told` goes to the client, `sent` to the provider.
+    `told` goes to the client, `sent` to the provider. `catalog` is what it was made by.
     """
 
+    catalog: Catalog
     route: Route
     reach: Reach
     told: FixedHeaders
@@ -64,15 +66,48 @@ class Plans:
         plans = self._known.get(requirement)
         if plans is None:
             routes = resolve(requirement, catalog)
-            plans = tuple([self._plan(route, requirement) for route in routes])
+            plans = tuple([self._plan(route, requirement, catalog) for route in routes])
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[requirement] = plans
         return plans
 
-    def _plan(self, route: Route, requirement: Requirement) -> Plan:
+    def _plan(self, route: Route, requirement: Requirement, catalog: Catalog) -> Plan:
         reach = self._reaches[route.provider.name]
-        return Plan(route, reach, _told(route, requirement), _sent(route, requirement))
+        told, sent = _told(route, requirement), _sent(route, requirement)
+        return Plan(catalog, route, reach, told, sent)
+
+    def of_now(self, plan: Plan, requirement: Requirement) -> Plan:
+        """Return the plan that leads to the same model by the catalog of the moment.
+
+        Raises RouteFailed where it does not lead there any more.
+        """
+        if plan.catalog is self._catalog_now():
+            return plan
+        name = plan.route.model.name
+        try:
+            plans = self.plan(requirement)
+        except Refused as error:
+            raise RouteFailed(error.code, error.message) from error
+        for each in plans:
+            if each.route.model.name == name:
+                return each
+        raise RouteFailed(
+            "provider_unavailable",
+            f"{name} does not serve this any more: the configuration has changed. Ask again.",
+        )
+
+    def check_leaving(self, plan: Plan, requirement: Requirement) -> None:
+        """Check once more, after a wait, that the request may go to where it leaves the machine.
+
+        Raises RouteFailed where what was so when it came is not so any more.
+        """
+        now = self._catalog_now()
+        if plan.catalog is now:
+            return
+        provider = now.providers.get(plan.route.provider.name, plan.route.provider)
+        if Locality.REMOTE in {provider.locality, plan.route.provider.locality}:
+            self.of_now(plan, requirement)
 
 
 def _told(route: Route, requirement: Requirement) -> FixedHeaders:

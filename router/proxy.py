@@ -78,13 +78,14 @@ class Proxy:
         self._processes = processes
         self._in_flight = in_flight
         self._buffered = buffered
-        self._limits = limits
+        # Replaced when the configuration changes.
+        self.limits = limits
         self._sweeper = sweeper
 
     async def chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
         since = time.perf_counter()
-        limits = self._limits
+        limits = self.limits
         with (
             self._in_flight.track(scope["state"]["request_id"]) as flight,
             self._buffered.share() as share,
@@ -105,10 +106,13 @@ class Proxy:
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
         """Try the routes in order until one answers; the first one's error is the answer else."""
         errors: list[RouteFailed] = []
-        for plan in plans[: 1 + self._limits.further_attempts]:
+        for plan in plans[: 1 + self.limits.further_attempts]:
             began = time.perf_counter()
             try:
-                return await self._try_plan(plan, len(errors) + 1, work, send)
+                # A later attempt goes by the map of its own moment.
+                current = self._plans.of_now(plan, work.requirement)
+                with current.reach.use:
+                    return await self._try_plan(current, len(errors) + 1, work, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
                 # Its frames, this one among them, would be held by the list that they hold.
@@ -125,12 +129,13 @@ class Proxy:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
-        stream, size = work.requirement.stream, self._limits.response_bytes
+        stream, size = work.requirement.stream, self.limits.response_bytes
         request = _upstream_request(plan, work)
         began = time.perf_counter()
         async with place(reach) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
+                self._plans.check_leaving(plan, work.requirement)
                 flight.state = "upstream"
                 opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
                 async with opening as opened:

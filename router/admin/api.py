@@ -12,11 +12,15 @@ from starlette.exceptions import HTTPException
 
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
+from router.admin.configuration import configuration_routes
+from router.admin.providers import provider_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
+from router.configuration import Configuration
 from router.errors import Refused, SignalboxError
 from router.events import InFlight
+from router.providers import Providers
 from router.resolver import Decision, decide
 
 _CHAT = "/v1/chat/completions"
@@ -32,6 +36,8 @@ class Owners:
     downloads: Downloads
     pulls: Pulls
     in_flight: InFlight
+    configuration: Configuration
+    providers: Providers
 
 
 class Assignment(BaseModel):
@@ -63,6 +69,8 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_builtin_models(owners))
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
+    app.include_router(provider_routes(owners.providers))
+    app.include_router(configuration_routes(owners.configuration))
     app.add_exception_handler(SignalboxError, _signalbox_error)
     app.add_exception_handler(BackendUnavailable, _backend_error)
     app.add_exception_handler(DownloadError, _backend_error)
