@@ -92,12 +92,12 @@ class ManagedProcess:
     def renew(self, spec: ProcessSpec) -> None:
         """Be this from the next start on; a run under way is replaced once nobody uses it.
 
-        On another port it cannot wait: nobody would find it there.
+        On another port it is at once: nobody would find it there. What failed may try again.
         """
         before, self._spec = self._spec, spec
         self._setbacks.renew(spec.restart)
-        if self._child is not None and spec.launch != before.launch:
-            self._wishes.ask_renewal(at_once=spec.port != before.port)
+        if spec.launch != before.launch:
+            self._wishes.ask_renewal(at_once=self._child is None or spec.port != before.port)
 
     def restart(self) -> None:
         """Ask for a fresh run: leases drain first, a failure is forgotten."""
@@ -109,7 +109,8 @@ class ManagedProcess:
 
     def take(self) -> int | None:
         """Take a lease at once and return its generation, or None: wait for one."""
-        if self._state is not S.READY or self._wishes.must_stop or self._gone():
+        ready = self._state is S.READY and not (self._wishes.must_stop or self._gone())
+        if not ready or (self._wishes.outdated and not self._leases):
             return None
         self._leases += 1
         return self._generation
@@ -261,7 +262,7 @@ class ManagedProcess:
                 reason = "restart" if self._wishes.restart else "not wanted any more"
                 self._move(S.DRAINING if self._leases else S.STOPPING, reason)
                 return
-            if self._wishes.outdated and not self._leases and not self._callers:
+            if self._wishes.outdated and not self._leases:
                 self._move(S.STOPPING, "its settings have changed")
                 return
             idle_at = self._idle_at()
