@@ -138,6 +138,11 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
         },
         aliases={name: alias.to for name, alias in ground.settings.aliases.items()},
         local_only=ground.settings.local_only,
+        left_out={
+            name: Locality.LOCAL if ground.settings.providers[name].is_local else Locality.REMOTE
+            for name in ground.disabled
+            if name in ground.settings.providers
+        },
     )
 
 
