@@ -76,3 +76,18 @@ async def test_sighup_has_the_file_and_the_keys_read_again(tmp_path: Path) -> No
                 await asyncio.sleep(0.01)
                 row = (await router.client.get("/admin/providers/cloud")).json()
         assert router.process.returncode is None
+
+
+async def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    """Half of it is no fault: it is read when it has come to rest."""
+    async with running_router(tmp_path, watch_s=_WATCH_S, aliases={"a": "auto"}) as signalbox:
+        configuration = signalbox.router.configuration
+        config = tmp_path / "router.yaml"
+        whole = config.read_text(encoding="utf-8").replace('"a"', '"b"')
+        for length in range(1, 40):
+            config.write_text(whole[:length], encoding="utf-8")
+            await asyncio.sleep(_WATCH_S / 4)
+            assert configuration.faults == ()
+        await _aliases(signalbox, {"a"})
+        config.write_text(whole, encoding="utf-8")
+        await _aliases(signalbox, {"b"})
