@@ -218,7 +218,8 @@ class Providers:
         stored = {**self._configuration.stored, name: provider}
         try:
             await self._restock(stored, partial(self._store.save_provider, name, provider), name)
-        except BaseException:
+        except SignalboxError:
+            # Nothing else: after a cancellation the row that refers to the key may be there.
             if kept is not None:
                 await asyncio.to_thread(forget, kept)
             raise

@@ -1,71 +1,16 @@
 """The configuration file, read again while requests run."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness.one_provider import DELTA, DONE, HELLO, STOP, STREAMED
-from tests.harness.raw_client import RawClient
-from tests.harness.running_router import (
-    RunningRouter,
-    openai_provider,
-    running_router,
-    save,
-)
+from tests.harness.edited import gated, in_flight, reload, stream, until, whole
+from tests.harness.one_provider import DELTA, DONE, HELLO, STOP
+from tests.harness.running_router import openai_provider, running_router, save
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
-
-
-def gated(gate: asyncio.Event) -> Callable[[Conversation], Awaitable[None]]:
-    """Return a provider that answers, streamed or not, when the gate opens."""
-
-    async def script(conversation: Conversation) -> None:
-        if not conversation.json.get("stream"):
-            await gate.wait()
-            await conversation.answer()
-            return
-        await conversation.begin_stream()
-        await conversation.event(DELTA)
-        await gate.wait()
-        for piece in (DELTA, STOP, DONE):
-            await conversation.event(piece)
-        await conversation.end_stream()
-
-    return script
-
-
-async def whole(signalbox: RunningRouter, body: Any = HELLO) -> bytes:
-    """Return the whole of one good answer, on a connection of its own."""
-    async with RawClient(signalbox.port) as client:
-        await client.post("/v1/chat/completions", body)
-        status, headers = await client.head()
-        assert status == 200
-        return await client.body(headers)
-
-
-async def stream(signalbox: RunningRouter) -> bytes:
-    """Return the whole of one stream."""
-    return await whole(signalbox, STREAMED)
-
-
-async def reload(signalbox: RunningRouter) -> Any:
-    """Have the file read again; return what is told."""
-    response = await signalbox.client.post("/admin/reload")
-    assert response.status_code == 200, response.text
-    return response.json()
-
-
-async def until(seen: Callable[[], object], within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not seen():
-            await asyncio.sleep(0.005)
-
-
-async def in_flight(signalbox: RunningRouter, number: int) -> None:
-    await until(lambda: len(signalbox.router.in_flight) == number)
 
 
 async def test_edits_cut_nobody_and_leave_nothing(tmp_path: Path) -> None:
@@ -106,69 +51,6 @@ async def test_edits_cut_nobody_and_leave_nothing(tmp_path: Path) -> None:
         assert "passing" in sections(21)["providers"]
     for answer in answers:
         assert answer in {CHAT, DELTA + DELTA + STOP + DONE}
-
-
-async def test_a_removed_provider_ends_its_stream_and_then_its_connections(tmp_path: Path) -> None:
-    """What is in flight goes on; the connection is closed after it, and nobody new comes."""
-    gate = asyncio.Event()
-    async with ScriptedUpstream(gated(gate)) as fm:
-        there: dict[str, Any] = {
-            "providers": {"fm": openai_provider(fm.url)},
-            "capabilities": {"text": ["fm/m"]},
-        }
-        async with running_router(tmp_path, **there) as signalbox:
-            running = asyncio.create_task(stream(signalbox))
-            await until(lambda: fm.seen)
-            save(tmp_path)
-            told = await reload(signalbox)
-            assert told["changed"] == ["providers.fm", "capabilities.text"]
-            refused = await signalbox.chat(HELLO)
-            assert refused.json()["error"]["code"] == "capability_not_assigned"
-            assert signalbox.router.configuration._reaches.retired == 1
-            gate.set()
-            assert await running == DELTA + DELTA + STOP + DONE
-            await until(lambda: signalbox.router.configuration._reaches.retired == 0)
-            await until(lambda: fm.open_connections == 0, within_s=1.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "place"),
-    [
-        ("providers: {fm: {kind: openai, base_url: ftp://x}}", "providers.fm.base_url"),
-        ("providers: [", "router.yaml:2"),
-        ("local_onyl: true", "local_onyl: unknown key (did you mean local_only?)"),
-        ("downloads: {proxy: 'http://127.0.0.1:1'}", "downloads.proxy"),
-        (
-            "providers: {t: {kind: openai, base_url: 'https://c.example/v1', ca_file: /none.pem}}",
-            "providers.t.ca_file",
-        ),
-    ],
-)
-async def test_an_invalid_file_changes_nothing_and_says_why(
-    tmp_path: Path, text: str, place: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The answer, the log and the status name the place; requests go on as before."""
-    async with ScriptedUpstream() as fm:
-        there: dict[str, Any] = {
-            "providers": {"fm": openai_provider(fm.url)},
-            "capabilities": {"text": ["fm/m"]},
-        }
-        async with running_router(tmp_path, **there) as signalbox:
-            reach, catalog = signalbox.router.reaches["fm"], signalbox.router.capability_map.catalog
-            (tmp_path / "router.yaml").write_text(text, encoding="utf-8")
-            response = await signalbox.client.post("/admin/reload")
-            error = response.json()["error"]
-            assert (response.status_code, error["code"]) == (400, "invalid_configuration")
-            assert place in error["message"]
-            assert place in caplog.text
-            assert place in (await signalbox.client.get("/admin/status")).json()["faults"][0]
-            assert signalbox.router.capability_map.catalog is catalog
-            assert signalbox.router.reaches == {"fm": reach}
-            assert (await signalbox.chat(HELLO)).status_code == 200
-            save(tmp_path, **there)
-            assert (await reload(signalbox))["changed"] == []
-            assert (await signalbox.client.get("/admin/status")).json()["faults"] == []
-            assert signalbox.router.reaches == {"fm": reach}
 
 
 async def test_local_only_holds_for_whoever_has_not_left_yet(tmp_path: Path) -> None:
