@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from backends.callers import SHUTTING_DOWN, Callers
+from backends.callers import Callers
 from backends.child import Child
 from backends.child_log import ChildLog
 from backends.leftover import RunRecord
@@ -27,6 +27,7 @@ from backends.process_status import BackendStatus, History
 from backends.setbacks import Failure, Setbacks
 from backends.wire import BackendEvent, ProcessEvent
 from backends.wire import ProcessState as S
+from backends.wishes import Wishes
 
 _KILLED_S = 6.0
 _IDLE_LOOK_S = 0.01
@@ -50,11 +51,7 @@ class ManagedProcess:
         self._clock = clock
         self._log = ChildLog(spec.log_path)
         self._changed = asyncio.Event()
-        # Wishes: written by anyone on the loop's thread, read by the owner.
-        self._want = Want.NO
-        self._assignment = 0
-        self._restart_asked = False
-        self._closing = False
+        self._wishes = Wishes(self._changed.set)
         self._callers = Callers(self._changed.set)
         # The owner's own.
         self._state = S.STOPPED
@@ -81,32 +78,39 @@ class ManagedProcess:
 
     def __repr__(self) -> str:
         counts = f"leases={self._leases} waiting={len(self._callers)}"
-        run = f"wanted={self._want.value} generation={self._generation}"
+        run = f"wanted={self._wishes.want.value} generation={self._generation}"
         return f"<ManagedProcess {self._spec.name} {self._state} {run} {counts}>"
 
     # --- wishes -------------------------------------------------------------------------------
 
     def set_want(self, want: Want) -> None:
         """Say how much it is wanted from now on; the last word counts."""
-        if want is not self._want:
-            self._want = want
-            self._assignment += 1
-            self._changed.set()
+        self._wishes.set_want(want)
+
+    def renew(self, spec: ProcessSpec) -> None:
+        """Be this from the next start on; a run under way is replaced once nobody uses it.
+
+        On another port it is at once: nobody would find it there. What failed may try again.
+        """
+        before, self._spec = self._spec, spec
+        self._setbacks.renew(spec.restart)
+        if spec.launch != before.launch:
+            self._wishes.ask_renewal(at_once=self._child is None or spec.port != before.port)
 
     def restart(self) -> None:
         """Ask for a fresh run: leases drain first, a failure is forgotten."""
-        self._restart_asked = True
-        self._changed.set()
+        self._wishes.ask_restart()
 
     def close(self) -> None:
         """Ask the owner to stop the child and finish."""
-        self._closing = True
-        self._changed.set()
+        self._wishes.close()
 
     @property
     def is_ready(self) -> bool:
         """Whether a lease could be had at once."""
-        return self._state is S.READY and not self._must_stop() and not self._gone()
+        if self._state is not S.READY or self._wishes.must_stop or self._gone():
+            return False
+        return bool(self._leases) or not self._wishes.outdated
 
     def take(self) -> int | None:
         """Take a lease at once and return its generation, or None: wait for one."""
@@ -125,7 +129,7 @@ class ManagedProcess:
         self._leases -= 1
         if self._leases == 0:
             self._idle_since = self._clock()
-            if self._state is S.DRAINING:
+            if self._state is S.DRAINING or self._wishes.outdated:
                 self._changed.set()
 
     async def wait_for(self, what: Literal["ready", "gone"]) -> None:
@@ -166,7 +170,7 @@ class ManagedProcess:
                 except Exception as defect:  # noqa: BLE001 the named place of the owner loop
                     _log.exception("the owner of %s failed", self._spec.name)
                     await self._fall(defect)
-                    self._finished = self._closing
+                    self._finished = self._wishes.closing
         finally:
             if self._child is not None:
                 self._child.close()
@@ -185,16 +189,18 @@ class ManagedProcess:
         asyncio.get_running_loop().call_soon(self._emit, event)
 
     async def _stopped(self) -> None:
-        self._restart_asked = False
+        self._wishes.restart = False
         while not self._should_run():
-            if self._closing:
+            if self._wishes.closing:
                 self._finished = True
                 return
             await self._rest()
-        self._move(S.STARTING, "wanted by the map" if self._want is Want.EAGER else "first lease")
+        self._move(
+            S.STARTING, "wanted by the map" if self._wishes.want is Want.EAGER else "first lease"
+        )
 
     async def _starting(self) -> None:
-        self._restart_asked = False
+        self._wishes.restart = False
         timeouts = self._spec.timeouts
         self._started_at = self._clock()
         child = await self._spawn()
@@ -202,7 +208,7 @@ class ManagedProcess:
             return
         hard = self._started_at + timeouts.start_s
         while not (child.ready or child.gone or child.failure):
-            if self._restart_asked or not self._should_run():
+            if self._wishes.restart or not self._should_run():
                 self._move(S.STOPPING, "nobody wants it any more")
                 return
             until = min(hard, child.heard_at + timeouts.stall_s)
@@ -220,7 +226,7 @@ class ManagedProcess:
 
     async def _spawn(self) -> Child | None:
         """Bind the port and spawn; None after the move that a failure calls for."""
-        spec = self._spec
+        spec, self._wishes.outdated = self._spec, False
         try:
             listener = open_listener(spec.host, spec.port)
         except PortInUseError:
@@ -257,9 +263,12 @@ class ManagedProcess:
     async def _ready(self) -> None:
         child = self._living()
         while not child.gone:
-            if self._must_stop():
-                reason = "restart" if self._restart_asked else "not wanted any more"
+            if self._wishes.must_stop:
+                reason = "restart" if self._wishes.restart else "not wanted any more"
                 self._move(S.DRAINING if self._leases else S.STOPPING, reason)
+                return
+            if self._wishes.outdated and not self._leases:
+                self._move(S.STOPPING, "its settings have changed")
                 return
             idle_at = self._idle_at()
             if self._clock() >= idle_at and not self._callers:
@@ -272,7 +281,7 @@ class ManagedProcess:
         child = self._living()
         deadline = self._clock() + self._spec.timeouts.drain_s
         while not child.gone:
-            if not self._must_stop():
+            if not self._wishes.must_stop:
                 self._move(S.READY, "wanted again")
                 return
             if not self._leases or self._clock() >= deadline:
@@ -303,10 +312,10 @@ class ManagedProcess:
 
     async def _held(self) -> None:
         """Nothing runs in BACKOFF, FATAL and BLOCKED: wait for the time, a person or the map."""
-        assignment = self._assignment
-        while self._clock() < self._setbacks.retry_at and not self._closing:
-            asked = self._restart_asked or assignment != self._assignment
-            if asked or self._want is Want.NO:
+        assignment = self._wishes.assignment
+        while self._clock() < self._setbacks.retry_at and not self._wishes.closing:
+            asked = self._wishes.restart or assignment != self._wishes.assignment
+            if asked or self._wishes.want is Want.NO:
                 self._setbacks.forget()
                 break
             await self._rest(self._setbacks.retry_at)
@@ -314,12 +323,9 @@ class ManagedProcess:
 
     # --- the owner's means --------------------------------------------------------------------
 
-    def _must_stop(self) -> bool:
-        return self._closing or self._restart_asked or self._want is Want.NO
-
     def _should_run(self) -> bool:
-        on_demand = self._want is Want.ON_DEMAND and len(self._callers) > 0
-        return not self._closing and (on_demand or self._want is Want.EAGER)
+        on_demand = self._wishes.want is Want.ON_DEMAND and len(self._callers) > 0
+        return not self._wishes.closing and (on_demand or self._wishes.want is Want.EAGER)
 
     def _gone(self) -> bool:
         return self._child is None or self._child.gone
@@ -331,7 +337,7 @@ class ManagedProcess:
 
     def _idle_at(self) -> float:
         """Return when to look for idleness: a release wakes nobody, it is on the hot path."""
-        if self._want is Want.EAGER:
+        if self._wishes.want is Want.EAGER:
             return math.inf
         since = self._clock() + _IDLE_LOOK_S if self._leases else self._idle_since
         return since + self._spec.timeouts.idle_stop_s
@@ -391,10 +397,5 @@ class ManagedProcess:
             self._callers.tell("gone")
 
     def _refusal(self) -> Failure | None:
-        if self._closing:
-            return Failure(*SHUTTING_DOWN)
-        if self._want is Want.NO:
-            advice = "assign one of its models to a capability first"
-            text = f"no capability points at {self._spec.name}: {advice}"
-            return Failure("backend_not_assigned", text)
-        return self._setbacks.failure if self._state in {S.BACKOFF, S.FATAL, S.BLOCKED} else None
+        held = self._setbacks.failure if self._state in {S.BACKOFF, S.FATAL, S.BLOCKED} else None
+        return self._wishes.refusal(self._spec.name) or held

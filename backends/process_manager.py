@@ -78,13 +78,12 @@ class ProcessManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = run_dir
+        self._emit = emit
+        self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owners: list[asyncio.Task[None]] = []
         self._waking: dict[str, asyncio.Task[None]] = {}
-        self._processes = {
-            spec.name: ManagedProcess(spec, RunRecord(run_dir, spec.name), emit, clock)
-            for spec in specs
-        }
+        self._processes = {spec.name: self._process(spec) for spec in specs}
 
     def __repr__(self) -> str:
         return f"<ProcessManager {list(self._processes.values())}>"
@@ -95,11 +94,17 @@ class ProcessManager:
         if any(self._run_dir.glob("*.json")):
             await asyncio.to_thread(end_leftovers, self._run_dir)
         for name, process in self._processes.items():
-            owner = asyncio.create_task(  # noqa: TID251 owned here, awaited in __aexit__
-                process.own(), name=f"owner of {name}"
-            )
-            self._owners.append(owner)
+            self._begin(name, process)
         return self
+
+    def _process(self, spec: ProcessSpec) -> ManagedProcess:
+        return ManagedProcess(spec, RunRecord(self._run_dir, spec.name), self._emit, self._clock)
+
+    def _begin(self, name: str, process: ManagedProcess) -> None:
+        owner = asyncio.create_task(  # noqa: TID251 owned here, awaited in __aexit__
+            process.own(), name=f"owner of {name}"
+        )
+        self._owners.append(owner)
 
     async def __aexit__(
         self,
@@ -114,6 +119,20 @@ class ProcessManager:
             await asyncio.gather(*self._owners, *self._waking.values())
         finally:
             self._owners.clear()
+
+    def renew(self, specs: Iterable[ProcessSpec]) -> None:
+        """Make these the processes that may live; on the loop's thread, with the manager entered.
+
+        A run that was started otherwise is replaced once nobody uses it. What is not named any more
+        is known on, and wanted by nobody.
+        """
+        for spec in specs:
+            process = self._processes.get(spec.name)
+            if process is not None:
+                process.renew(spec)
+                continue
+            self._processes[spec.name] = process = self._process(spec)
+            self._begin(spec.name, process)
 
     def set_desired(self, desired: Mapping[str, Want]) -> None:
         """Make this the whole truth: a process that is not named is not wanted.

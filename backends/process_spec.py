@@ -50,3 +50,8 @@ class ProcessSpec:
     log_path: Path
     timeouts: ProcessTimeouts = field(default_factory=ProcessTimeouts)
     restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+    @property
+    def launch(self) -> tuple[object, ...]:
+        """What a run has been given when it was started, and keeps to its end."""
+        return self.argv, self.env, self.cwd, self.host, self.port

@@ -47,6 +47,10 @@ class Setbacks:
         """Note that it runs: nothing keeps it down. What it did before still counts."""
         self.failure = None
 
+    def renew(self, policy: RestartPolicy) -> None:
+        """Count by another policy from now on."""
+        self._policy = policy
+
     def forget(self) -> None:
         """Begin anew, as a person or a new assignment asked."""
         self._crashes, self._blocks = Crashes(), 0

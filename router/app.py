@@ -1,7 +1,6 @@
 """The composition root: settings in, one running router out."""
 
 import logging
-import math
 import os
 import secrets
 import sys
@@ -15,27 +14,26 @@ from typing import Self
 import uvloop
 
 from backends.downloads import Downloads
-from backends.process_manager import ProcessManager
+from backends.process_manager import ProcessManager, ProcessSpec
 from backends.wire import NEWS_NAMES, BackendEvent, DownloadEvent, ProcessEvent
 from router import collector
-from router.admission import Admission
 from router.body import BodyLimits, Buffered
-from router.breaker import Breaker
 from router.capability_map import CapabilityMap
-from router.catalog import Kind, Provider
+from router.configuration import Configuration
 from router.data_folder import DataFolder, DataFolderError
-from router.deadline import Deadlines, Sweeper
+from router.deadline import Sweeper
 from router.descriptors import places_for_clients, raise_limit
 from router.egress import Egress
 from router.egress_ledger import EgressLedger
 from router.events import Bus, InFlight
 from router.guard import App, Guard, Policy
+from router.hangup import reloaded_by_hangup
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.overrides import StoreError, read_overrides
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits, Tallies
-from router.reach import Reach
+from router.reaches import Reaches
 from router.server import BindError, Server, bind, stopped_by_signals
 from router.settings import (
     AccessKeys,
@@ -46,10 +44,9 @@ from router.settings import (
     refuse_unbuilt,
 )
 from router.settings.values import own_names
-from router.snapshot import survey, tariff_of
-from router.upstream import Upstream
-from router.upstream.plain import PlainUpstream
-from router.upstream.trust import CaFileError
+from router.snapshot import Ground, survey, tariff_of
+from router.stored_providers import read_stored_providers
+from router.watch import FileWatch
 
 log = logging.getLogger(__name__)
 _KB = 1_000
@@ -96,7 +93,7 @@ async def _serve(settings: Settings, announce: Announce, places: int) -> int:
         with listener:
             async with Router(settings, environ, folder, keys) as router:
                 server = router.server(places)
-                with stopped_by_signals(server):
+                with stopped_by_signals(server), reloaded_by_hangup(router.watch, server.stop):
                     announce(router.capability_map, listener.getsockname()[1])
                     collector.spare()
                     await server.serve(sockets=[listener])
@@ -108,6 +105,8 @@ async def _serve(settings: Settings, announce: Announce, places: int) -> int:
 class Router:
     """Everything of one running router; an async context manager.
 
+    Every `watch_s` seconds it looks whether the configuration file is another.
+
     Entering starts what the map wants; leaving stops it again, the processes last.
     """
 
@@ -115,12 +114,20 @@ class Router:
     capability_map: CapabilityMap
 
     def __init__(
-        self, settings: Settings, environ: Mapping[str, str], folder: DataFolder, keys: AccessKeys
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        folder: DataFolder,
+        keys: AccessKeys,
+        *,
+        watch_s: float = 1.0,
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._folder = folder
         self._keys = keys
+        self._watch_s = watch_s
+        self._server: Server | None = None
         self._resources = AsyncExitStack()
         self.in_flight = InFlight()
         self.bus = Bus()
@@ -138,31 +145,28 @@ class Router:
     def server(self, places: int) -> Server:
         """Return the HTTP server for this router, for so many clients; it is not running yet."""
         timeouts = self._settings.timeouts
-        rules = Rules(
-            header_s=timeouts.header_s,
-            body_s=timeouts.body_s,
-            send_stall_s=timeouts.send_stall_s,
-            header_bytes=self._settings.limits.header_kb * _KB,
-        )
+        rules = _rules(self._settings)
         # Readers of events would never be done by themselves.
-        return Server(self.app, timeouts.drain_s, places, rules, self.sweeper, self.bus.close)
+        self._server = Server(
+            self.app, timeouts.drain_s, places, rules, self.sweeper, self.bus.close
+        )
+        return self._server
 
     async def _build(self) -> None:
         self.sweeper = Sweeper()
         settings, environ, enter = self._settings, self._environ, self._resources
         token = secrets.token_urlsafe(32)
-        ground = survey(
-            settings,
-            environ,
-            model_folders(settings, environ, self._folder),
-            builtin_token=token,
-            has_mlx=has_mlx(settings),
-        )
         overrides = read_overrides(self._folder.database)
         ledger = EgressLedger(self.egress, self._folder.egress)
         await enter.enter_async_context(ledger)
+        stored = read_stored_providers(self._folder.database)
+        reaches = Reaches()
+        enter.push_async_callback(reaches.aclose)
+        self.reaches = reaches.by_name
+        self.configuration = Configuration(settings, stored, partial(self._survey, token), reaches)
+        ground = self.configuration.begin()
         processes = ProcessManager(
-            process_specs(ground, environ, self._folder, token),
+            self._specs(ground, token),
             run_dir=self._folder.run,
             emit=self._tell_process,
         )
@@ -176,32 +180,49 @@ class Router:
             folders=ground.folders,
         )
         enter.push_async_callback(self.downloads.aclose)
-        self.reaches: dict[str, Reach] = {}
-        for name, provider in ground.providers.items():
-            self.reaches[name] = reach = _reach(provider, settings)
-            enter.push_async_callback(reach.upstream.aclose)
         self.processes = processes
         self.app = self._application()
+        self.configuration.follow(self.capability_map, partial(self._renew, token))
         self.capability_map.reconcile()
+        self.watch = FileWatch(self.configuration, self._watch_s)
+        enter.push_async_callback(self.watch.aclose)
+        self.watch.begin()
+
+    def _survey(self, token: str, settings: Settings) -> Ground:
+        folders = model_folders(settings, self._environ, self._folder)
+        return survey(
+            settings, self._environ, folders, builtin_token=token, has_mlx=has_mlx(settings)
+        )
+
+    def _specs(self, ground: Ground, token: str) -> list[ProcessSpec]:
+        return process_specs(ground, self._environ, self._folder, token)
+
+    def _renew(self, token: str, ground: Ground) -> None:
+        """Give all that was made from settings the new ones; nothing waits here."""
+        before, self._settings = self._settings, ground.settings
+        settings = self._settings
+        body_bytes = settings.limits.body_mb * _MB
+        self._proxy.limits = _limits(settings)
+        self.egress.tariff = tariff_of(settings)
+        self.app.body_bytes = self.control.size = body_bytes
+        self.buffered.limit = settings.limits.buffered_mb * _MB
+        self.downloads.folders = ground.folders
+        self.downloads.python = builtin_python(settings)
+        self.processes.renew(self._specs(ground, token))
+        if self._server is not None:
+            self._server.renew(settings.timeouts.drain_s, _rules(settings))
+        if settings.log.level != before.log.level:
+            logging.getLogger().setLevel(settings.log.level.upper())
 
     def _application(self) -> Guard:
         settings = self._settings
         self.buffered = buffered = Buffered(settings.limits.buffered_mb * _MB)
-        proxy = Proxy(
+        self._proxy = proxy = Proxy(
             catalog=lambda: self.capability_map.catalog,
             reaches=self.reaches,
             processes=self.processes,
             tallies=Tallies(self.in_flight, buffered, self.egress),
-            limits=ProxyLimits(
-                body=BodyLimits(
-                    settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
-                ),
-                response_bytes=settings.limits.response_mb * _MB,
-                images=settings.limits.images,
-                further_attempts=settings.retry.attempts,
-                retry_share=settings.retry.budget,
-                default_priority=settings.default_priority,
-            ),
+            limits=_limits(settings),
             sweeper=self.sweeper,
         )
         hosts = own_names(settings.server.host).union(settings.server.allowed_hosts)
@@ -236,6 +257,7 @@ class Router:
         """Import the control plane, which takes longer than all else together, and build it."""
         from router.admin.api import Owners, control_plane  # noqa: PLC0415 on first use only
         from router.admin.pulls import Pulls  # noqa: PLC0415 likewise
+        from router.providers import Providers  # noqa: PLC0415 likewise
         from router.store import Store  # noqa: PLC0415 likewise
 
         # A hundred thousand objects came with these, and they stay.
@@ -254,8 +276,8 @@ class Router:
                 self.in_flight,
                 self.bus,
                 self.egress,
-                self._settings.limits.images,
-                self._settings.default_priority,
+                self.configuration,
+                Providers(self.configuration, self.reaches, store, self._folder.keys),
             )
         )
 
@@ -273,6 +295,28 @@ class Router:
         await self.aclose()
 
 
+def _limits(settings: Settings) -> ProxyLimits:
+    limits = settings.limits
+    return ProxyLimits(
+        body=BodyLimits(limits.body_mb * _MB, limits.depth, limits.values),
+        response_bytes=limits.response_mb * _MB,
+        images=limits.images,
+        further_attempts=settings.retry.attempts,
+        retry_share=settings.retry.budget,
+        default_priority=settings.default_priority,
+    )
+
+
+def _rules(settings: Settings) -> Rules:
+    timeouts = settings.timeouts
+    return Rules(
+        header_s=timeouts.header_s,
+        body_s=timeouts.body_s,
+        send_stall_s=timeouts.send_stall_s,
+        header_bytes=settings.limits.header_kb * _KB,
+    )
+
+
 def _let_go_of_terminal() -> None:
     """Drop what a closed terminal was not told: flushing it at exit would spoil the exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -282,43 +326,3 @@ def _let_go_of_terminal() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-
-
-def _reach(provider: Provider, settings: Settings) -> Reach:
-    """Return how a provider is reached, by its own deadlines where it has some."""
-    own, common = settings.providers[provider.name].timeouts, settings.timeouts
-    upstream = _upstream(provider, settings, own.connect_s or common.connect_s)
-    deadlines = Deadlines(
-        first_byte_s=own.first_byte_s or common.first_byte_s,
-        idle_s=own.idle_s or common.idle_s,
-        total_s=own.total_s or common.total_s,
-    )
-    breaker = partial(Breaker, provider.name, open_s=settings.breaker.open_s, emit=log.warning)
-    if provider.kind is Kind.BUILTIN:
-        # Its process is ours: whoever starts and stops it knows better than its failures tell.
-        return Reach(upstream, deadlines, breaker(failures=math.inf), process=provider.name)
-    lane = settings.lane(provider.name)
-    admission = Admission(
-        provider.name, lane.concurrency, lane.queue, lane.reserve_high, common.queue_s
-    )
-    return Reach(upstream, deadlines, breaker(failures=settings.breaker.failures), admission)
-
-
-def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:
-    """Return the client for a provider: our own for plain HTTP, aiohttp's for TLS and proxies.
-
-    Raises SettingsError when the provider's certificate authority cannot be used.
-    """
-    told = settings.providers[provider.name]
-    if provider.base_url.startswith("http://") and told.proxy is None:
-        # A child may be killed at any moment: no connection to it outlives a request.
-        ours = provider.kind is Kind.BUILTIN
-        return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
-    # aiohttp is a quarter of the start: only those who need it wait for it.
-    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
-
-    try:
-        return AiohttpUpstream(provider.name, connect_s, proxy=told.proxy, ca_file=told.ca_file)
-    except CaFileError as error:
-        place = f"{settings.source}: providers.{provider.name}.ca_file"
-        raise SettingsError([f"{place}: {error}"]) from error

@@ -62,10 +62,14 @@ class CapabilityMap:
         self._ground = ground
         self._overrides = dict(overrides)
         self._processes = processes
-        self._writing = asyncio.Lock()
+        # Held by whoever changes the map, or what it stands on.
+        self.writing = asyncio.Lock()
         self.catalog = build_catalog(ground, overrides)
+        self._tell_shadowed(overrides)
+
+    def _tell_shadowed(self, overrides: Mapping[Capability, Override]) -> None:
         for capability, override in overrides.items():
-            in_file = ground.bindings.get(capability)
+            in_file = self._ground.bindings.get(capability)
             if in_file is not None and in_file.models != override.models:
                 log.info(
                     "%s: stored since %s (%s), the file says %s",
@@ -77,6 +81,19 @@ class CapabilityMap:
 
     def __repr__(self) -> str:
         return f"<CapabilityMap {[str(capability) for capability in self.catalog.bindings]}>"
+
+    @property
+    def ground(self) -> Ground:
+        """What the catalog stands on now."""
+        return self._ground
+
+    def stand_on(self, ground: Ground) -> None:
+        """Replace what the map stands on; `writing` is held by the caller.
+
+        A stored assignment stays, whatever has become of its models.
+        """
+        self._ground = ground
+        self._take_effect(self._overrides)
 
     def reconcile(self) -> None:
         """Tell the processes what the map asks of them now."""
@@ -103,7 +120,7 @@ class CapabilityMap:
         Raises Refused `model_not_found`, or `capability_mismatch` when the user's own fact says
         that a model cannot do this; SignalboxError `store_unavailable`.
         """
-        async with self._writing:
+        async with self.writing:
             if len(set(models)) != len(models):
                 raise Refused("invalid_request", "A model stands here twice.", param="models")
             tried = {**self._overrides, capability: Override(models, since="")}
@@ -124,7 +141,7 @@ class CapabilityMap:
 
     async def reset(self, capability: Capability, store: AssignmentStore) -> None:
         """Forget the stored assignment, so that the file's counts again."""
-        async with self._writing:
+        async with self.writing:
             await _stored(partial(store.delete_assignment, capability))
             rest = {key: value for key, value in self._overrides.items() if key != capability}
             self._take_effect(rest)
@@ -132,7 +149,7 @@ class CapabilityMap:
 
     async def models_changed(self) -> None:
         """Look on disk again: a builtin model has arrived or gone."""
-        async with self._writing:
+        async with self.writing:
             self._take_effect(self._overrides)
 
     def _take_effect(self, overrides: Mapping[Capability, Override]) -> None:

@@ -120,6 +120,7 @@ class Catalog:
     """An immutable snapshot of all that routing knows. Model names are `provider/id`.
 
     A binding without models is there where it forbids something: that holds all the same.
+    `left_out` are providers that are configured and cannot be used now.
     """
 
     providers: Mapping[str, Provider]
@@ -127,6 +128,7 @@ class Catalog:
     bindings: Mapping[Capability, Binding]
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     local_only: bool = False
+    left_out: Mapping[str, Locality] = field(default_factory=dict)
 
     def model(self, name: str) -> Model | None:
         """Return the model `provider/id`: a known one, or one that its provider may know.
@@ -170,6 +172,20 @@ class Catalog:
             return ()
         models = (self.model(name) for name in binding.models)
         return tuple(model for model in models if model is not None)
+
+    def behind_absent(self, capability: Capability) -> Mapping[str, str]:
+        """Return the bound models behind one that is not here and may be local: name and that one.
+
+        Of a provider that was removed nobody knows any more where it was; one that is only left out
+        is where it is configured to be.
+        """
+        binding = self.bindings.get(capability)
+        names = () if binding is None else binding.models
+        for position, name in enumerate(names):
+            provider = name.partition("/")[0]
+            if self.model(name) is None and self.left_out.get(provider) is not Locality.REMOTE:
+                return dict.fromkeys(names[position + 1 :], name)
+        return {}
 
     def stays_local(self, capabilities: Iterable[Capability]) -> bool:
         """Tell whether what needs these capabilities must not leave the machine."""

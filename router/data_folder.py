@@ -47,6 +47,11 @@ class DataFolder:
         return self.path / "cache"
 
     @property
+    def keys(self) -> Path:
+        """Where keys lie that were given at run time, where there is no keyring."""
+        return self.path / "keys"
+
+    @property
     def run(self) -> Path:
         """Where the records of running processes lie."""
         return self.path / "run"

@@ -88,7 +88,8 @@ class Guard:
         self._admin_key = policy.admin_key.encode() if policy.admin_key is not None else None
         self._known: set[bytes] = set()
         self._has_keys = bool(self._api_keys) or self._admin_key is not None
-        self._body_bytes = policy.body_bytes
+        # Replaced when the configuration changes.
+        self.body_bytes = policy.body_bytes
 
     def __repr__(self) -> str:
         return f"<Guard {'draining' if self.draining else 'open'}>"
@@ -194,8 +195,8 @@ class Guard:
     def _check_length(self, length: bytes) -> None:
         if not length.isdigit():
             raise Refused("invalid_request", "Content-Length must be one decimal number.")
-        if len(length) > _LENGTH_DIGITS or int(length) > self._body_bytes:
-            raise Refused("body_too_large", f"The body is larger than {self._body_bytes} bytes.")
+        if len(length) > _LENGTH_DIGITS or int(length) > self.body_bytes:
+            raise Refused("body_too_large", f"The body is larger than {self.body_bytes} bytes.")
 
     def _check_keys(self, path: str, headers: Mapping[bytes, bytes]) -> Caller:
         """Check the key that this path needs; return who the caller is by it."""
@@ -263,7 +264,12 @@ class _Outgoing:
         """
         if self._begun:
             if self._is_stream:
-                await self._send({"type": "http.response.body", "body": error.frame()})
+                await self._send(
+                    {
+                        "type": "http.response.body",
+                        "body": error_frame(error, dialect_of(self._path)),
+                    }
+                )
             return
         more = (_CLOSE,) if error.code == "shutting_down" else ()
         await send_reply(self, error_reply(error, dialect_of(self._path)), more)

@@ -6,13 +6,15 @@ nowhere else: no error text, `repr` or log line holds a key.
 
 import os
 import queue
+import secrets
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _FORMS: Final = "{env: NAME}, {keyring: NAME} or {file: PATH}"
 # Keys are short; a file that is longer is something else, named by mistake.
@@ -101,6 +103,69 @@ def resolve(
     return key or None
 
 
+def check_key(text: str) -> str:
+    """Return a key without the blanks around it; ValueError for what cannot be one."""
+    key = text.strip()
+    # A key travels in a header: nothing else than visible ASCII can.
+    if not key or len(key) > _MAX_KEY_BYTES:
+        raise ValueError("a key is due here")
+    if not key.isascii() or any(not "!" <= character <= "~" for character in key):
+        raise ValueError("this is not a key (blanks or odd characters in it)")
+    return key
+
+
+def keep(key: str, name: str, folder: Path, keyring_s: float = _KEYRING_S) -> KeyReference:
+    """Keep a key in the system's keyring, else in a file of `folder`, under a name of its own.
+
+    Blocks; returns the reference. Raises KeyReferenceError when neither takes it.
+    """
+    # Never a name that was there before: what is stored refers to the old key until it is replaced.
+    entry = f"{name}-{secrets.token_hex(4)}"
+    reference = KeyReference(KeySource.KEYRING, entry)
+    try:
+        _in_keyring(
+            reference,
+            lambda keyring: keyring.set_password(KEYRING_SERVICE, entry, key),
+            keyring_s,
+        )
+    except KeyReferenceError:
+        return _keep_in_file(key, folder / f"{entry}.key")
+    return reference
+
+
+def _keep_in_file(key: str, path: Path) -> KeyReference:
+    reference = KeyReference(KeySource.FILE, str(path))
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(file, "wb") as out:
+            out.write(key.encode("ascii"))
+            out.flush()
+            os.fsync(file)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        path.unlink(missing_ok=True)
+        raise KeyReferenceError(f"{path.parent} takes no key: {exc.strerror}") from exc
+    return reference
+
+
+def forget(reference: KeyReference, keyring_s: float = _KEYRING_S) -> None:
+    """Delete a key that `keep` kept; blocks. One that is gone, or cannot be reached, is let be."""
+    if reference.source is KeySource.FILE:
+        Path(reference.name).unlink(missing_ok=True)
+        return
+    with suppress(KeyReferenceError):
+        _in_keyring(
+            reference,
+            lambda keyring: keyring.delete_password(KEYRING_SERVICE, reference.name),
+            keyring_s,
+        )
+
+
 def _open(path: str, flags: int) -> int:
     # Without waiting, so that a pipe that nobody writes to does not hold us up.
     return os.open(path, flags | os.O_NONBLOCK)
@@ -130,14 +195,23 @@ def _read(reference: KeyReference) -> str:
 
 
 def _from_keyring(reference: KeyReference, within_s: float) -> str:
-    """Ask the system's keyring, in a thread that may be left behind: it may wait for a person."""
+    """Return what the keyring has, or nothing."""
+    return _in_keyring(
+        reference,
+        lambda keyring: keyring.get_password(KEYRING_SERVICE, reference.name) or "",
+        within_s,
+    )
+
+
+def _in_keyring(reference: KeyReference, use: Callable[[Any], str | None], within_s: float) -> str:
+    """Use the system's keyring in a thread that may be left behind: it may wait for a person."""
     answers: queue.SimpleQueue[str | KeyReferenceError] = queue.SimpleQueue()
 
     def ask() -> None:
         # What a backend raises beyond the library's own errors is printed by the thread.
         answer: str | KeyReferenceError = KeyReferenceError(f"{reference}: the keyring failed")
         try:
-            answer = _ask_keyring(reference)
+            answer = _ask_keyring(reference, use)
         finally:
             answers.put(answer)
 
@@ -154,7 +228,9 @@ def _from_keyring(reference: KeyReference, within_s: float) -> str:
     return answer
 
 
-def _ask_keyring(reference: KeyReference) -> str | KeyReferenceError:
+def _ask_keyring(
+    reference: KeyReference, use: Callable[[Any], str | None]
+) -> str | KeyReferenceError:
     try:
         # Some hundred milliseconds, for those who keep a key there.
         import keyring  # noqa: PLC0415 see above
@@ -162,7 +238,7 @@ def _ask_keyring(reference: KeyReference) -> str | KeyReferenceError:
     except ImportError:
         return KeyReferenceError(f"{reference}: the package keyring is not installed")
     try:
-        return keyring.get_password(KEYRING_SERVICE, reference.name) or ""
+        return use(keyring) or ""
     except errors.NoKeyringError:
         return KeyReferenceError(
             f"{reference}: this machine has no keyring; use {{env: NAME}} or {{file: PATH}}"

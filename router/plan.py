@@ -8,6 +8,7 @@ from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
+from router.errors import Refused, RouteFailed
 from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders
@@ -27,9 +28,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     `told` goes to the client, `sent` to the provider. `priority` is that of the alias by which the
     client named the model. One that `yields` goes behind the others while its process starts;
-    one that `asks_usage` has its provider tell the tokens of a stream.
+    one that `asks_usage` has its provider tell the tokens of a stream. `catalog` is what it was
+    made by.
     """
 
+    catalog: Catalog
     route: Route
     reach: Reach
     told: FixedHeaders
@@ -81,6 +84,7 @@ class Plans:
             plans = tuple(
                 [
                     Plan(
+                        catalog,
                         route,
                         self._reaches[route.provider.name],
                         _told(route, requirement),
@@ -97,6 +101,38 @@ class Plans:
                 self._known.clear()
             self._known[requirement] = plans
         return plans
+
+    def of_now(self, plan: Plan, requirement: Requirement) -> Plan:
+        """Return the plan that leads to the same model by the catalog of the moment.
+
+        Raises RouteFailed where it does not lead there any more.
+        """
+        if plan.catalog is self._catalog_now():
+            return plan
+        name = plan.route.model.name
+        try:
+            plans = self.plan(requirement)
+        except Refused as error:
+            raise RouteFailed(error.code, error.message) from error
+        for each in plans:
+            if each.route.model.name == name:
+                return each
+        raise RouteFailed(
+            "provider_unavailable",
+            f"{name} does not serve this any more: the configuration has changed. Ask again.",
+        )
+
+    def check_leaving(self, plan: Plan, requirement: Requirement) -> None:
+        """Check once more, after a wait, that the request may go to where it leaves the machine.
+
+        Raises RouteFailed where what was so when it came is not so any more.
+        """
+        now = self._catalog_now()
+        if plan.catalog is now:
+            return
+        provider = now.providers.get(plan.route.provider.name, plan.route.provider)
+        if Locality.REMOTE in {provider.locality, plan.route.provider.locality}:
+            self.of_now(plan, requirement)
 
 
 def _yields(route: Route, catalog: Catalog) -> bool:

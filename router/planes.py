@@ -38,7 +38,8 @@ class ControlPlane:
 
     def __init__(self, load: Callable[[], App], size: int, buffered: Buffered) -> None:
         self._load = load
-        self._size = size
+        # Replaced when the configuration changes.
+        self.size = size
         self._buffered = buffered
         # None until it is first used.
         self.app: App | None = None
@@ -47,7 +48,7 @@ class ControlPlane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, after loading where it is the first."""
         with self._buffered.share() as share:
-            body = await read_body(receive, self._size, share)
+            body = await read_body(receive, self.size, share)
             async with self._loading:
                 if self.app is None:
                     self.app = await asyncio.to_thread(self._load)

@@ -108,14 +108,15 @@ class Proxy:
         self._in_flight = tallies.in_flight
         self._egress = tallies.egress
         self._buffered = tallies.buffered
-        self._limits = limits
-        self._retries = RetryBudget(limits.retry_share)
+        # Replaced when the configuration changes.
+        self.limits = limits
+        self._retries = RetryBudget()
         self._sweeper = sweeper
 
     async def serve(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; raises SignalboxError for what the caller is to be told."""
         since = time.perf_counter()
-        limits = self._limits
+        limits = self.limits
         with (
             self._in_flight.track(scope["state"]["request_id"]) as flight,
             self._buffered.share() as share,
@@ -145,7 +146,7 @@ class Proxy:
         not on disk cost nothing, and lead on to the next route.
         """
         errors: list[RouteFailed] = []
-        self._retries.earn()
+        self._retries.earn(self.limits.retry_share)
         if plans[0].yields:
             plans = self._awake_first(plans)
         for plan in plans:
@@ -153,7 +154,10 @@ class Proxy:
                 break
             began = time.perf_counter()
             try:
-                return await self._try_plan(plan, work, send)
+                # A later attempt goes by the map of its own moment.
+                current = self._plans.of_now(plan, work.requirement)
+                with current.reach.use:
+                    return await self._try_plan(current, work, send)
             except RouteFailed as error:
                 log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
                 # Its frames, this one among them, would be held by the list that they hold.
@@ -196,13 +200,13 @@ class Proxy:
 
     def _may_ask_another(self, flight: Flight) -> bool:
         """Tell whether a request that failed somewhere may be tried elsewhere, and take note."""
-        return flight.asked <= self._limits.further_attempts and self._retries.spend()
+        return flight.asked <= self.limits.further_attempts and self._retries.spend()
 
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
-        stream, size = work.requirement.stream, self._limits.response_bytes
+        stream, size = work.requirement.stream, self.limits.response_bytes
         request = _upstream_request(plan, work)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
@@ -211,6 +215,7 @@ class Proxy:
         async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
+                self._plans.check_leaving(plan, work.requirement)
                 opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
                 account = self._egress.account(
                     route.provider.name, route.model.name, len(request.body)

@@ -1,6 +1,7 @@
 """How a provider is reached: upstream, breaker, the lane before it and the process behind it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,38 @@ from router.catalog import Model
 from router.deadline import Deadlines
 from router.errors import RouteFailed
 from router.upstream import Upstream
+
+
+class Use:
+    """Who uses a Reach: entered by each request that does, as often as need be."""
+
+    __slots__ = ("_when_unused", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._when_unused: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Use {self.count}{'' if self._when_unused is None else ' to the last'}>"
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.count -= 1
+        if self.count == 0 and self._when_unused is not None:
+            self._when_unused()
+
+    def end(self, when_unused: Callable[[], None]) -> None:
+        """Call `when_unused` once the last user has left; nobody new comes any more."""
+        self._when_unused = when_unused
+        if self.count == 0:
+            when_unused()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +59,7 @@ class Reach:
     breaker: Breaker
     admission: Admission | None = None
     process: str | None = None
+    use: Use = field(default_factory=Use)
 
 
 class NoPlace:

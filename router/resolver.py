@@ -209,6 +209,7 @@ def _routes(
     remote_fallback = binding is not None and binding.allow_remote_fallback
     # Passing over a local model, for whatever reason, is falling back from it.
     behind_local = False
+    behind_absent = {} if binding is None else catalog.behind_absent(choice.capability)
     routes: list[Route] = []
     away: dict[str, str] = {}
     for model in choice.models:
@@ -220,6 +221,10 @@ def _routes(
             continue
         elif behind_local and not remote_fallback:
             away[model.name] = "is remote, and remote fallback is not allowed here"
+            continue
+        elif model.name in behind_absent and not remote_fallback:
+            absent = behind_absent[model.name]
+            away[model.name] = f"is remote, {absent} before it is gone, and remote fallback is off"
             continue
         if model in fit:
             routes.append(Route(provider, model, choice.capability, choice.reason))

@@ -10,18 +10,17 @@ _AT_MOST = 20.0
 
 
 class RetryBudget:
-    """Attempts beyond a request's first, `share` of one for each request."""
+    """Attempts beyond a request's first, a share of one for each request."""
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    def __init__(self) -> None:
         self._in_hand = _AT_START
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self._in_hand:.1f}>"
 
-    def earn(self) -> None:
-        """Count a request."""
-        self._in_hand = min(self._in_hand + self._share, _AT_MOST)
+    def earn(self, share: float) -> None:
+        """Count a request, which adds so much of an attempt."""
+        self._in_hand = min(self._in_hand + share, _AT_MOST)
 
     def spend(self) -> bool:
         """Take one further attempt; False when there is none to be had."""

@@ -23,7 +23,7 @@ from router.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long requests that were broken off may take to let go, and last bytes to go out.
 _LET_GO_S = 0.5
 _FLUSH_S = 0.25
@@ -92,6 +92,10 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
+
+    def renew(self, drain_s: float, rules: Rules) -> None:
+        """Give those who connect from now on other rules, and a stop another grace."""
+        self._drain_s, self._rules = drain_s, rules
 
     def stop(self) -> None:
         """Take no further requests and let those in flight end; called again, wait for nobody."""

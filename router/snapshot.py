@@ -1,8 +1,7 @@
 """The Catalog of a moment: settings, stored assignments and what lies on disk, put together."""
 
-import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders
 from router.capabilities import Capability
@@ -20,23 +19,23 @@ from router.settings.providers import (
 from router.settings.providers import Provider as ProviderSettings
 from router.settings.sources import packaged_file
 
-log = logging.getLogger(__name__)
-
 # What the catalogue's models are asked about; of other needs nothing is known.
 _LEVERS = ("vision", "tool_use", "structured_output", "text")
 
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What stays the same while the router runs: settings, providers, and where models lie.
+    """What a Catalog stands on until the configuration changes: settings, providers, folders.
 
-    `bindings` are those of the file that can be kept here.
+    `bindings` are those of the file that can be kept here; `disabled` says of each provider that
+    is left out why it is.
     """
 
     settings: Settings
     providers: Mapping[str, Provider]
     bindings: Mapping[Capability, Binding]
     folders: ModelFolders
+    disabled: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def builtin(self) -> str | None:
@@ -55,20 +54,24 @@ def survey(
 ) -> Ground:
     """Return the ground that every Catalog stands on.
 
-    A provider whose key is missing is left out with a warning. Without MLX the packaged default's
+    A provider whose key is missing is left out. Without MLX the packaged default's
     bindings to the builtin provider are left out too; a binding in the user's own file is kept,
     and says by its state why it does not work.
     """
     providers: dict[str, Provider] = {}
+    disabled: dict[str, str] = {}
     for name, provider in settings.providers.items():
         try:
             made = _provider(name, provider, environ, builtin_token)
         except KeyReferenceError as error:
-            log.warning("provider %s is left out: %s", name, error)
+            disabled[name] = str(error)
             continue
-        if made is not None:
+        if made is None:
+            disabled[name] = f"providers of kind {provider.kind} are not built yet"
+        else:
             providers[name] = made
-    return Ground(settings, providers, dict(_file_bindings(settings, has_mlx=has_mlx)), folders)
+    bindings = dict(_file_bindings(settings, has_mlx=has_mlx))
+    return Ground(settings, providers, bindings, folders, disabled)
 
 
 def _provider(
@@ -159,6 +162,11 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
             name: Alias(alias.to, alias.priority) for name, alias in ground.settings.aliases.items()
         },
         local_only=ground.settings.local_only,
+        left_out={
+            name: Locality.LOCAL if ground.settings.providers[name].is_local else Locality.REMOTE
+            for name in ground.disabled
+            if name in ground.settings.providers
+        },
     )
 
 

@@ -10,8 +10,10 @@ from sqlalchemy import URL, Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Field, Session, SQLModel, create_engine, select
 
+from router import stored_providers
 from router.capabilities import Capability
 from router.overrides import SCHEMA_VERSION, TABLE, Override, StoreError, check_version
+from router.stored_providers import StoredProvider
 
 _BUSY_S = 5
 
@@ -24,6 +26,17 @@ class CapabilityAssignment(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     capability: str = Field(unique=True)
     models: str
+    since: str
+
+
+class AddedProvider(SQLModel, table=True):
+    """One provider, as somebody added it at run time; `settings` is JSON, its key a reference."""
+
+    __tablename__ = stored_providers.TABLE
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    settings: str
     since: str
 
 
@@ -56,6 +69,23 @@ class Store:
             if row is not None:
                 session.delete(row)
 
+    def save_provider(self, name: str, provider: StoredProvider) -> None:
+        """Store a provider in place of the one before; StoreError when that is not possible."""
+        with _Writing(self._opened()) as session:
+            row = session.exec(_by_name(name)).one_or_none()
+            if row is None:
+                row = AddedProvider(name=name, settings="", since="")
+            row.settings = json.dumps(provider.settings)
+            row.since = provider.since
+            session.add(row)
+
+    def delete_provider(self, name: str) -> None:
+        """Forget a provider; StoreError when that is not possible."""
+        with _Writing(self._opened()) as session:
+            row = session.exec(_by_name(name)).one_or_none()
+            if row is not None:
+                session.delete(row)
+
     def close(self) -> None:
         """Close the database."""
         if self._engine is not None:
@@ -71,6 +101,10 @@ class Store:
 
 def _by_capability(capability: Capability):  # type: ignore[no-untyped-def]  # noqa: ANN202 SQLModel's own generic
     return select(CapabilityAssignment).where(CapabilityAssignment.capability == capability)
+
+
+def _by_name(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 likewise
+    return select(AddedProvider).where(AddedProvider.name == name)
 
 
 class _Writing:
@@ -101,7 +135,7 @@ class _Writing:
 
 def _unusable(error: SQLAlchemyError) -> StoreError:
     cause = getattr(error, "orig", None) or error
-    return StoreError(f"The assignment could not be stored: {cause}. Nothing was changed.")
+    return StoreError(f"The change could not be stored: {cause}. Nothing was changed.")
 
 
 def _open(database: Path) -> Engine:

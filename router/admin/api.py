@@ -14,15 +14,18 @@ from starlette.exceptions import HTTPException
 
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
-from backends.wire import Priority
+from router.admin.configuration import configuration_routes
 from router.admin.event_stream import event_routes
+from router.admin.providers import provider_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability
 from router.capability_map import AssignmentStore, CapabilityMap
+from router.configuration import Configuration
 from router.egress import Egress
 from router.endpoints import CHAT, ENDPOINTS
 from router.errors import Refused, SignalboxError
 from router.events import Bus, InFlight
+from router.providers import Providers
 from router.request import priority_of
 from router.resolver import Decision, decide
 
@@ -39,8 +42,8 @@ class Owners:
     in_flight: InFlight
     bus: Bus
     egress: Egress
-    max_images: int
-    default_priority: Priority
+    configuration: Configuration
+    providers: Providers
 
 
 class Assignment(BaseModel):
@@ -76,6 +79,8 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_requests(owners.in_flight))
     app.include_router(event_routes(owners.bus))
     app.include_router(_egress(owners))
+    app.include_router(provider_routes(owners.providers))
+    app.include_router(configuration_routes(owners.configuration))
     app.add_exception_handler(SignalboxError, _signalbox_error)
     app.add_exception_handler(BackendUnavailable, _backend_error)
     app.add_exception_handler(DownloadError, _backend_error)
@@ -210,7 +215,9 @@ def _explain(owners: Owners) -> APIRouter:
         wish, fields = question.priority, question.body
         try:
             requirement = endpoint.requirement(
-                fields, max_images=owners.max_images, local_only=question.local_only
+                fields,
+                max_images=owners.configuration.settings.limits.images,
+                local_only=question.local_only,
             )
             catalog = owners.capability_map.catalog
             decision = decide(requirement, catalog)
@@ -220,7 +227,7 @@ def _explain(owners: Owners) -> APIRouter:
             urgency = priority_of(
                 None if wish is None else str(wish),
                 fields,
-                (alias and alias.priority) or owners.default_priority,
+                (alias and alias.priority) or owners.configuration.settings.default_priority,
                 request.state.caller,
             )
         except Refused as refusal:

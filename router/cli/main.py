@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from router import collector
+from router.cli import provider_options
 from router.cli.call import Call
 from router.cli.failure import CommandFailure, Exit
 from router.settings import SettingsError, environment
@@ -84,7 +85,10 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="the port to listen on (default: 60315)")
     add("status", "show what runs, and who serves what")
     _capabilities(add("capabilities", "show or change who serves what"))
+    providers = add("providers", "show, add, edit, remove or test who serves models")
+    provider_options.add_options(providers, _common)
     _models(add("models", "list models; fetch or delete builtin ones"))
+    add("reload", "have the router read its configuration again")
     ask = add("ask", "ask a model, and print the answer as it comes")
     ask.add_argument("prompt", metavar="TEXT", help="the question")
     _question(ask)

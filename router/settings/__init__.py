@@ -3,18 +3,29 @@
 `load` is the way in; `tree` holds the types, `sources` the places where they come from.
 """
 
-from router.settings.loading import AccessKeys, access_keys, child_environment, load
+from router.settings.loading import (
+    FIXED,
+    AccessKeys,
+    access_keys,
+    as_started,
+    child_environment,
+    load,
+    reload,
+)
 from router.settings.sources import SettingsError, environment
 from router.settings.tree import Settings
 from router.settings.unbuilt import refuse_unbuilt
 
 __all__ = [
+    "FIXED",
     "AccessKeys",
     "Settings",
     "SettingsError",
     "access_keys",
+    "as_started",
     "child_environment",
     "environment",
     "load",
     "refuse_unbuilt",
+    "reload",
 ]

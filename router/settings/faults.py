@@ -33,11 +33,16 @@ def _walk(annotation: Any, path: Path) -> Iterator[Path]:
 
 def settings_error(error: ValidationError, layers: Layers, model: type[BaseModel]) -> SettingsError:
     """Return the same faults, one line each: its source, its path, what is due."""
-    known = key_paths(model)
-    details = error.errors(include_url=False, include_input=False)
-    places = ((detail, _place(detail)) for detail in details)
-    lines = [layers.fault(path, _text(detail, path, known)) for detail, path in places]
+    lines = [layers.fault(path, text) for path, text in told_faults(error, model)]
     return SettingsError(dict.fromkeys(lines))
+
+
+def told_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[tuple[Path, str]]:
+    """Yield the path of each fault, and what is due there."""
+    known = key_paths(model)
+    for detail in error.errors(include_url=False, include_input=False):
+        path = _place(detail)
+        yield path, _text(detail, path, known)
 
 
 def _place(detail: ErrorDetails) -> Path:

@@ -12,13 +12,16 @@ from router.keys import KeyReference, KeyReferenceError, KeySource, resolve
 from router.settings import sources
 from router.settings.contradictions import contradictions, provider_of
 from router.settings.faults import settings_error
-from router.settings.sources import PREFIX, Layers, SettingsError
+from router.settings.sources import PREFIX, Layers, Origin, SettingsError
 from router.settings.tree import Settings
 from router.settings.unbuilt import key_references, without_effect
 
 # Given in a file, these replace the packaged default's whole; every other section is a set of
 # values, each with a default of its own.
 _REPLACED_WHOLE: Final = ("providers", "models", "aliases", "capabilities")
+
+# Read once, when the process begins: where it listens, who may come in, where its data lies.
+FIXED: Final = ("server", "data_dir", "database_url")
 
 
 def load(config: Path | None, overrides: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -41,8 +44,22 @@ def load(config: Path | None, overrides: Mapping[str, Any], environ: Mapping[str
         raise SettingsError(faults)
     settings._source = path  # noqa: SLF001 made here, and only here
     settings._notices = (*notices, *without_effect(settings))  # noqa: SLF001 likewise
+    settings._origin = Origin(config, overrides, environ)  # noqa: SLF001 likewise
     if settings.data_dir is None:
         settings._data_folder = sources.data_folder(environ)  # noqa: SLF001 likewise
+    return settings
+
+
+def reload(settings: Settings) -> Settings:
+    """Read the settings anew, from wherever these came; raises SettingsError as `load` does."""
+    origin = settings.origin
+    return load(origin.config, origin.overrides, origin.environ)
+
+
+def as_started(told: Settings, running: Settings) -> Settings:
+    """Return what was read with those parts of the running settings that only a start changes."""
+    settings = told.model_copy(update={name: getattr(running, name) for name in FIXED})
+    settings._data_folder = running._data_folder  # noqa: SLF001 of one class, and made here
     return settings
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,15 @@ class SettingsError(Exception):
         """Keep the lines; `str()` joins them."""
         self.lines = tuple(lines)
         super().__init__("\n".join(self.lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What settings were read from, so that they can be read again: the arguments of `load`."""
+
+    config: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class _Loader(_SafeLoader):

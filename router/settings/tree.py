@@ -21,6 +21,7 @@ from backends.wire import Priority
 from router.capabilities import Capability
 from router.settings.providers import Provider
 from router.settings.section import Section
+from router.settings.sources import Origin
 from router.settings.values import (
     AllowedHost,
     AllowedOrigin,
@@ -275,6 +276,7 @@ class Settings(Section):
     _source: Path = PrivateAttr(default=Path())
     _data_folder: Path = PrivateAttr(default=Path())
     _notices: tuple[str, ...] = PrivateAttr(default=())
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @property
     def source(self) -> Path:
@@ -290,6 +292,11 @@ class Settings(Section):
     def notices(self) -> tuple[str, ...]:
         """What the log should say once at start: settings that have no effect, and why."""
         return self._notices
+
+    @property
+    def origin(self) -> Origin:
+        """What `load` was given when it made this tree."""
+        return self._origin
 
     def lane(self, provider: str) -> LaneSettings:
         """Return the lane of a provider: its own, else the one named `default`."""

@@ -12,6 +12,7 @@ from backends.wire import CODES
 from backends.wire import ProcessState as S
 from tests.harness.children import QUICK, Yard, ask, is_gone, until
 from tests.harness.clock import FakeClock
+from tests.harness.served import free_port
 
 
 async def test_on_demand_waits_for_the_first_lease(yard: Yard) -> None:
@@ -67,6 +68,60 @@ async def test_a_name_that_is_not_wanted_is_refused(yard: Yard) -> None:
                 pass
     assert refused.value.code == "backend_not_assigned"
     assert "assign" in refused.value.message
+
+
+async def test_a_run_with_old_settings_is_replaced_once_nobody_uses_it(yard: Yard) -> None:
+    """Who holds a lease keeps the run; then comes the next one, with what is due now."""
+    async with yard.manager(yard.spec()) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        async with manager.lease("fake") as lease:
+            manager.renew([yard.spec("--stderr", "renewed")])
+            async with manager.lease("fake") as other:
+                assert other.generation == lease.generation == 1
+            assert manager.status("fake").state is S.READY
+        async with asyncio.timeout(5), manager.lease("fake") as lease:
+            assert lease.generation == 2
+        manager.renew([yard.spec("--stderr", "renewed")])
+        async with manager.lease("fake") as lease:
+            assert lease.generation == 2
+        assert manager.status("fake").restarts == 0
+
+
+async def test_another_port_is_taken_at_once(yard: Yard) -> None:
+    """Whoever comes is not sent to where nobody listens any more."""
+    async with yard.manager(yard.spec(port=0)) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        async with asyncio.timeout(5):
+            async with manager.lease("fake"):
+                manager.renew([yard.spec(port=free_port())])
+                await until(lambda: manager.status("fake").state is S.DRAINING)
+            async with manager.lease("fake") as lease:
+                assert lease.generation == 2
+
+
+async def test_what_could_not_run_gets_another_chance_with_other_settings(yard: Yard) -> None:
+    """A person who mends the configuration need not restart the router."""
+    policy = RestartPolicy(starts_per_window=1)
+    async with yard.manager(yard.spec("--exit-after", "0", restart=policy)) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        await until(lambda: manager.status("fake").state is S.FATAL)
+        manager.renew([yard.spec(restart=policy)])
+        async with asyncio.timeout(5):
+            while manager.status("fake").state is not S.READY:
+                await asyncio.sleep(0.005)
+
+
+async def test_a_process_may_come_while_others_run(yard: Yard) -> None:
+    """A new name gets an owner; one that is not named any more is known, and not wanted."""
+    async with yard.manager(yard.spec()) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        manager.renew([yard.spec(name="other")])
+        manager.set_desired({"other": Want.EAGER})
+        await manager.wait_for("other", "ready")
+        await manager.wait_for("fake", "gone")
+        with pytest.raises(BackendUnavailable):
+            async with manager.lease("fake"):
+                pass
 
 
 async def test_a_start_goes_on_while_another_waits(yard: Yard) -> None:

@@ -27,6 +27,10 @@ class OpenKeyring(KeyringBackend):
         """Keep it."""
         self._kept[service, username] = password
 
+    def delete_password(self, service: str, username: str) -> None:
+        """Forget it."""
+        del self._kept[service, username]
+
 
 class FailingKeyring(OpenKeyring):
     """Raises instead of answering."""

@@ -49,23 +49,21 @@ async def running_router(
     *,
     environ: Mapping[str, str] | None = None,
     places: int = 10_000,
+    watch_s: float = 60.0,
     **sections: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Run a router whose configuration file holds `sections`; on leaving nothing may be left.
 
     Sections that are not given are the packaged default's, but nothing is bound and no provider is
-    there. `places` is how many clients may be connected at a time.
+    there. `places` is how many clients may be connected at a time, `watch_s` how often it looks
+    whether the file has changed.
     """
-    tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
-    tree["server"] = {"port": 0, **tree.get("server", {})}
-    config = folder / "router.yaml"
-    # JSON is YAML.
-    config.write_text(json.dumps(tree), encoding="utf-8")
+    config = save(folder, **sections)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **(environ or {})}
     settings = load(config, {"data_dir": str(folder / "data")}, environment)
     keys = access_keys(settings, environment)
     with DataFolder(settings.data_folder) as data, bind(settings.server.host, 0) as listener:
-        async with Router(settings, environment, data, keys) as router:
+        async with Router(settings, environment, data, keys, watch_s=watch_s) as router:
             server = router.server(places)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]
@@ -85,6 +83,17 @@ async def running_router(
                 server.stop()
                 await serving
             assert_idle(router)
+
+
+def save(folder: Path, **sections: Any) -> Path:
+    """Write the configuration file as an editor does: another one takes its name at once."""
+    tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
+    tree["server"] = {"port": 0, **tree.get("server", {})}
+    config = folder / "router.yaml"
+    draft = folder / "router.yaml.new"
+    # JSON is YAML.
+    draft.write_text(json.dumps(tree), encoding="utf-8")
+    return draft.replace(config)
 
 
 async def idle(router: Router, within_s: float = 2.0) -> None:

@@ -305,3 +305,27 @@ def test_a_dialect_is_no_way_around_locality() -> None:
         for name, binding in known.bindings.items()
     }
     assert names(messages, replace(known, bindings=bindings)) == ["cloud/gpt"]
+
+
+@pytest.mark.parametrize(
+    ("models", "left_out", "options", "expected"),
+    [
+        (["gone/m", "cloud/gpt"], {}, {}, None),
+        (["gone/m", "cloud/gpt"], {}, {"allow_remote_fallback": True}, ["cloud/gpt"]),
+        (["gone/m", "cloud/gpt"], {"gone": Locality.REMOTE}, {}, ["cloud/gpt"]),
+        (["gone/m", "cloud/gpt"], {"gone": Locality.LOCAL}, {}, None),
+        (["cloud/gpt", "gone/m"], {}, {}, ["cloud/gpt"]),
+        (["gone/m", "ollama/seer", "cloud/gpt"], {}, {}, ["ollama/seer"]),
+    ],
+)
+def test_a_model_that_is_gone_opens_no_way_out(
+    models: list[str], left_out: dict[str, Locality], options: Any, expected: list[str] | None
+) -> None:
+    """Behind what may have been local a remote model needs leave, as behind what is local."""
+    known = replace(catalog({"text": models}, **options), left_out=left_out)
+    if expected is not None:
+        assert names(need("text"), known) == expected
+        return
+    with pytest.raises(Refused) as refused:
+        resolve(need("text"), known)
+    assert "gone/m before it is gone" in refused.value.message

@@ -77,7 +77,7 @@ def fake_router() -> Iterator[FakeRouter]:
             self.end_headers()
             self.wfile.write(answer.body)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 http.server's names
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 http.server's names
 
         def log_message(self, *arguments: object) -> None:
             """Say nothing."""

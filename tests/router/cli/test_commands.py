@@ -30,12 +30,21 @@ def delta(text: str | None) -> dict[str, object]:
     return {"choices": [{"index": 0, "delta": {"content": text}}]}
 
 
+_CONFIGURATION = (
+    "The configuration file has faults; what was in force before them still is:",
+    "  router.yaml: server.prt: unknown key",
+    "Changed, needs a restart: server.port",
+)
+
+
 def test_status_shows_the_map_and_the_processes(router: FakeRouter, signalbox: Signalbox) -> None:
     """A person sees who serves what and which processes run; a script gets the same as JSON."""
     backend = {"name": "builtin", "state": "ready", "pid": 7, "port": 60316, "memory_mb": 90}
     router.says("GET /health", {"status": "ok"})
     router.says("GET /admin/capabilities", {"data": [{**ROW, "message": "told\x1b[2J"}]})
     router.says("GET /admin/backends", {"data": [{**backend, "restarts": 0}]})
+    faults, waiting = ["router.yaml: server.prt: unknown key"], ["server.port"]
+    router.says("GET /admin/status", {"faults": faults, "needs_restart": waiting})
     ran = signalbox("status")
     assert ran.code == 0
     assert [line.split() for line in ran.out.splitlines() if line] == [
@@ -45,6 +54,7 @@ def test_status_shows_the_map_and_the_processes(router: FakeRouter, signalbox: S
         ["NAME", "STATE", "PID", "PORT", "MEMORY", "MB", "RESTARTS"],
         ["builtin", "ready", "7", "60316", "90", "0"],
         ["text:", "told[2J"],
+        *(line.split() for line in _CONFIGURATION),
     ]
     told = signalbox("--json", "status").json
     assert told["capabilities"][0]["state"] == "ready"

@@ -1,0 +1,101 @@
+"""Asking a provider for its list of models, to tell a person whether it can be used."""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+
+from router.catalog import Provider
+from router.errors import RouteFailed
+from router.reach import Reach
+from router.upstream import UpstreamRequest
+
+# A person waits, and a list is short.
+_LONGEST_S = 15.0
+_MAX_BYTES = 8_000_000
+_OK = 200
+_NOT_FOUND = 404
+_REFUSED_KEY = frozenset({401, 403})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of asking: whether the provider can be used, and in words what to do if not.
+
+    `status` is None where no answer came, `models` where the answer was no list.
+    """
+
+    name: str
+    ok: bool
+    message: str
+    status: int | None = None
+    models: tuple[str, ...] | None = None
+    took_ms: float | None = None
+
+
+async def inquire(provider: Provider, reach: Reach) -> Verdict:
+    """Return what a provider answers when it is asked for its models; sends its key, no prompt."""
+    headers = [
+        (b"accept", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        *((name.encode(), value.encode()) for name, value in provider.headers),
+    ]
+    if provider.api_key is not None:
+        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
+    url = f"{provider.base_url}/models"
+    request = UpstreamRequest("GET", url, tuple(headers), b"")
+    within_s = min(_LONGEST_S, reach.deadlines.first_byte_s)
+    since = time.monotonic()
+    try:
+        async with asyncio.timeout(within_s):
+            status, body = await _answer(reach, request)
+    except RouteFailed as error:
+        return Verdict(provider.name, ok=False, message=error.message)
+    except TimeoutError:
+        told = f"{provider.name} did not answer within {within_s:g} s."
+        return Verdict(provider.name, ok=False, message=told)
+    took_ms = round((time.monotonic() - since) * 1000, 1)
+    models = _models(body) if status == _OK else None
+    return Verdict(
+        provider.name,
+        ok=models is not None,
+        message=_words(provider, url, status, models),
+        status=status,
+        models=models,
+        took_ms=took_ms,
+    )
+
+
+async def _answer(reach: Reach, request: UpstreamRequest) -> tuple[int, bytes]:
+    body = bytearray()
+    async with reach.upstream.exchange(request) as answer:
+        while (piece := await answer.read()) and len(body) <= _MAX_BYTES:
+            body += piece
+        return answer.status, bytes(body)
+
+
+def _models(body: bytes) -> tuple[str, ...] | None:
+    """Return the ids of a list in OpenAI's shape, None for anything else."""
+    try:
+        rows = json.loads(body)["data"]
+        return tuple(str(row["id"]) for row in rows or ())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _words(provider: Provider, url: str, status: int, models: tuple[str, ...] | None) -> str:
+    name = provider.name
+    if models is not None:
+        number = "1 model" if len(models) == 1 else f"{len(models)} models"
+        return f"{name} answers and lists {number}."
+    if status in _REFUSED_KEY:
+        if provider.api_key is None:
+            return f"{name} wants a key (status {status}), and has none here: give it an api_key."
+        return f"{name} refuses the key that it has here (status {status})."
+    if status == _NOT_FOUND:
+        return f"{name} answers, but there is nothing at {url}: is the path of base_url right?"
+    if status == _OK:
+        return (
+            f"{name} answers at {url}, but not with a list of models as OpenAI's protocol has it."
+        )
+    return f"{name} answers with status {status} at {url}."

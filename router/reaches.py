@@ -1,0 +1,200 @@
+"""Every provider's Reach: made from settings, kept where nothing changed, closed when unused."""
+
+import asyncio
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from router.admission import Admission
+from router.breaker import Breaker
+from router.catalog import Kind, Provider
+from router.deadline import Deadlines
+from router.reach import Reach
+from router.settings import Settings
+from router.settings.providers import Provider as ProviderSettings
+from router.settings.tree import BreakerSettings, LaneSettings
+from router.upstream import Upstream
+from router.upstream.plain import PlainUpstream
+from router.upstream.trust import CaFileError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """All that a Reach is made from."""
+
+    provider: Provider
+    told: ProviderSettings
+    timeouts: tuple[float, ...]
+    breaker: BreakerSettings
+    lane: tuple[LaneSettings, float]
+    authority: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What `Reaches.adopt` is to make true; until then nothing of it is in use.
+
+    `made` are the new ones; `faults` says of each provider what is wrong with its `ca_file`.
+    """
+
+    reaches: Mapping[str, Reach] = field(default_factory=dict)
+    signs: Mapping[str, _Sign] = field(default_factory=dict)
+    made: tuple[Reach, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reaches:
+    """The one writer of `by_name`, which holds each provider's Reach at any moment.
+
+    A change is made in two steps: `prepare` builds what is new, and may fail; `adopt` replaces all
+    at once. What a request in flight uses is closed when the last such request has ended.
+    """
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Reach] = {}
+        # What each Reach was made from: the same signs, the same Reach.
+        self._signs: Mapping[str, _Sign] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._retired: dict[int, Reach] = {}
+
+    def __repr__(self) -> str:
+        return f"<Reaches {list(self.by_name)} retired={len(self._retired)}>"
+
+    @property
+    def retired(self) -> int:
+        """How many that were replaced or removed are still in use, or closing."""
+        return len(self._retired)
+
+    def prepare(self, providers: Mapping[str, Provider], settings: Settings) -> Renewal:
+        """Build what has changed; a provider's fault is told, and leaves the others alone."""
+        reaches: dict[str, Reach] = {}
+        signs: dict[str, _Sign] = {}
+        faults: dict[str, str] = {}
+        made: list[Reach] = []
+        for name, provider in providers.items():
+            sign = _sign(provider, settings)
+            before = self.by_name.get(name)
+            if before is None or self._signs[name] != sign:
+                try:
+                    before = make_reach(provider, settings, self._lane_kept(before, sign))
+                except CaFileError as error:
+                    faults[name] = str(error)
+                    continue
+                made.append(before)
+            reaches[name], signs[name] = before, sign
+        return Renewal(reaches, signs, tuple(made), faults)
+
+    def _lane_kept(self, before: Reach | None, sign: _Sign) -> Admission | None:
+        """Return the lane of a changed provider, whose address takes no more than before."""
+        if before is None:
+            return None
+        was = self._signs[sign.provider.name]
+        same = (was.provider.base_url, was.lane) == (sign.provider.base_url, sign.lane)
+        return before.admission if same else None
+
+    def adopt(self, renewal: Renewal) -> None:
+        """Replace all at once; whoever uses what was replaced goes on with it to the end."""
+        gone = [
+            reach for name, reach in self.by_name.items() if renewal.reaches.get(name) is not reach
+        ]
+        self.by_name.clear()
+        self.by_name.update(renewal.reaches)
+        self._signs = renewal.signs
+        self._close(gone)
+
+    def discard(self, renewal: Renewal) -> None:
+        """Close what was prepared and is not to be used."""
+        self._close(renewal.made)
+
+    def _close(self, reaches: Iterable[Reach]) -> None:
+        for reach in reaches:
+            self._retired[id(reach)] = reach
+            reach.use.end(partial(self._close_now, reach))
+
+    def _close_now(self, reach: Reach) -> None:
+        # Owned here: taken out when it is done, awaited in `aclose`.
+        task = asyncio.create_task(reach.upstream.aclose())  # noqa: TID251 see above
+        self._closing.add(task)
+        task.add_done_callback(partial(self._closed, reach))
+
+    def _closed(self, reach: Reach, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        self._retired.pop(id(reach), None)
+
+    async def aclose(self) -> None:
+        """Close all of them, used or not."""
+        self.adopt(Renewal())
+        for reach in self._retired.values():
+            self._close_now(reach)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+
+def _sign(provider: Provider, settings: Settings) -> _Sign:
+    told, common = settings.providers[provider.name], settings.timeouts
+    shared = (common.connect_s, common.first_byte_s, common.idle_s, common.total_s)
+    lane = (settings.lane(provider.name), common.queue_s)
+    return _Sign(provider, told, shared, settings.breaker, lane, _edition(told.ca_file))
+
+
+def _edition(file: Path | None) -> tuple[int, int] | None:
+    """Return what tells one edition of a file from the next."""
+    with suppress(OSError):
+        if file is not None:
+            status = file.stat()
+            return status.st_mtime_ns, status.st_size
+    return None
+
+
+def make_reach(provider: Provider, settings: Settings, kept: Admission | None = None) -> Reach:
+    """Return how a provider is reached, by its own deadlines where it has some.
+
+    `kept` is a lane that goes on. Raises CaFileError when the provider's certificate authority
+    cannot be used.
+    """
+    own, common = settings.providers[provider.name].timeouts, settings.timeouts
+    upstream = _upstream(provider, settings, own.connect_s or common.connect_s)
+    deadlines = Deadlines(
+        first_byte_s=own.first_byte_s or common.first_byte_s,
+        idle_s=own.idle_s or common.idle_s,
+        total_s=own.total_s or common.total_s,
+    )
+    breaker = partial(Breaker, provider.name, open_s=settings.breaker.open_s, emit=log.warning)
+    if provider.kind is Kind.BUILTIN:
+        # Its process is ours: whoever starts and stops it knows better than its failures tell.
+        return Reach(upstream, deadlines, breaker(failures=math.inf), process=provider.name)
+    lane = settings.lane(provider.name)
+    admission = kept or Admission(
+        provider.name, lane.concurrency, lane.queue, lane.reserve_high, common.queue_s
+    )
+    return Reach(upstream, deadlines, breaker(failures=settings.breaker.failures), admission)
+
+
+def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:
+    """Return the client for a provider: our own for plain HTTP, aiohttp's for TLS and proxies."""
+    told = settings.providers[provider.name]
+    if not needs_tls(provider, settings):
+        # A child may be killed at any moment: no connection to it outlives a request.
+        ours = provider.kind is Kind.BUILTIN
+        return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
+    # aiohttp is a quarter of the start: only those who need it wait for it.
+    from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
+
+    return AiohttpUpstream(provider.name, connect_s, proxy=told.proxy, ca_file=told.ca_file)
+
+
+def needs_tls(provider: Provider, settings: Settings) -> bool:
+    """Tell whether a provider is reached through TLS or a proxy."""
+    told = settings.providers[provider.name]
+    return not provider.base_url.startswith("http://") or told.proxy is not None
+
+
+def load_tls() -> None:
+    """Import what TLS takes: a good part of a second, and better in a thread than on the loop."""
+    from router.upstream import tls  # noqa: F401, PLC0415 see above
