@@ -144,6 +144,32 @@ async def test_row_160_what_outlives_the_grace_is_told_so(tmp_path: Path) -> Non
         await _stopped(router, 0.2 + MARGIN_S)
 
 
+async def test_row_160_the_end_is_told_in_the_words_of_the_streams_protocol(
+    tmp_path: Path,
+) -> None:
+    """An Anthropic SDK raises it too."""
+    first = b'event: message_start\ndata: {"type":"message_start"}\n\n'
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.begin_stream()
+        await conversation.event(first)
+        await conversation.left()
+
+    async with ScriptedUpstream(script) as fm:
+        settings = _one(fm, drain_s=0.2)
+        settings["providers"]["fm"]["dialects"] = ["messages"]
+        async with _router(tmp_path, **settings) as router, RawClient(router.port) as stream:
+            await stream.post("/v1/messages", {**HELLO, "stream": True})
+            await stream.head()
+            assert await stream.chunk() == first
+            router.process.send_signal(signal.SIGTERM)
+            name, data, *_ = (await stream.chunk()).split(b"\n")
+            assert name == b"event: error"
+            assert json.loads(data.removeprefix(b"data: "))["type"] == "error"
+            assert _code(data.removeprefix(b"data: ")) == "shutting_down"
+            await _stopped(router, 0.2 + MARGIN_S)
+
+
 async def test_row_160_a_client_that_does_not_read_cannot_delay_the_stop(tmp_path: Path) -> None:
     """A stream that its client leaves unread is broken off when the grace is over."""
 

@@ -7,6 +7,7 @@ from router.breaker import Breaker
 from router.capabilities import Capability, Requirement
 from router.catalog import Binding, Catalog, Kind, Locality, Model, Provider
 from router.deadline import Deadlines
+from router.endpoints import ENDPOINTS
 from router.plan import Plans
 from router.reach import Reach
 from router.upstream.plain import PlainUpstream
@@ -54,3 +55,17 @@ async def test_who_names_many_models_does_not_end_the_remembering() -> None:
         plans.plan(_need(f"a/any-{number}"))
         assert len(plans._known) <= plan._MAX_KNOWN
     assert plans.plan(_need()) is plans.plan(_need())
+
+
+async def test_a_form_brings_the_type_that_names_its_boundary() -> None:
+    """No other one stands beside it; every other request is JSON."""
+    catalog = _catalog("m")
+    plans = Plans(lambda: catalog, {"a": _reach()})
+
+    def types(path: str) -> list[bytes]:
+        asked = ENDPOINTS[path].requirement({"model": "a/m"}, max_images=0)
+        (made,) = plans.plan(asked)
+        return [value for name, value in made.sent if name == b"content-type"]
+
+    assert types("/v1/audio/transcriptions") == []
+    assert types("/v1/audio/speech") == [b"application/json"]

@@ -43,6 +43,8 @@ async def test_a_request_goes_to_the_same_path_of_its_provider(tmp_path: Path, p
     assert told.status == 200
     seen = fm.seen[0]
     assert seen.target == path
+    takes_json = path not in {SPEECH, TRANSCRIPTION}
+    assert seen.headers["accept"] == ("application/json" if takes_json else "*/*")
     if ENDPOINTS[path].form:
         assert seen.headers["content-type"] == "multipart/form-data; boundary=b0"
         assert seen.body == form({**REQUESTS[path], "model": "m", "odd": {"a": [1]}})
@@ -138,6 +140,48 @@ async def test_silence_within_sound_has_a_deadline(tmp_path: Path, tls: Authorit
 
     status, _, rest = await _speech(tmp_path, script, tls, timeouts={"idle_s": 0.1})
     assert (status, rest) == (200, b"4\r\nhalf\r\n")
+
+
+async def test_sound_may_be_made_slowly(tmp_path: Path) -> None:
+    """Each piece of it begins the deadline anew."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: 20\r\n\r\n"
+        )
+        for _ in range(20):
+            await asyncio.sleep(0.04)
+            await conversation.send(b"x")
+
+    status, _, rest = await _speech(tmp_path, script, timeouts={"idle_s": 0.5})
+    assert (status, rest.count(b"x")) == (200, 20)
+    assert rest.endswith(b"0\r\n\r\n")
+
+
+async def test_a_slow_listener_is_no_silent_provider(tmp_path: Path) -> None:
+    """While the client is waited for, the provider's deadline rests."""
+    size, pieces = 1_000_000, 20
+
+    async def script(conversation: Conversation) -> None:
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: audio/wav\r\ncontent-length: {size * pieces}"
+        await conversation.send(head.encode() + b"\r\n\r\n")
+        for _ in range(pieces):
+            await conversation.send(b"x" * size)
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, **bound_to(fm), timeouts={"idle_s": 0.2}) as signalbox,
+        RawClient(signalbox.port, receive_buffer=1 << 17) as client,
+    ):
+        await client.post(SPEECH, REQUESTS[SPEECH], connection="close")
+        await client.head()
+        client.stop_reading()
+        for _ in range(12):
+            await asyncio.sleep(0.04)
+        client.read_on()
+        rest = await client.rest_or_reset()
+    assert rest.count(b"x") == size * pieces
+    assert rest.endswith(b"0\r\n\r\n")
 
 
 async def test_sound_is_not_kept_for_a_client_that_does_not_read(tmp_path: Path) -> None:
@@ -266,9 +310,10 @@ async def test_a_transcription_may_be_plain_text(
     tmp_path: Path, kind: str, wants_stream: bool, status: int
 ) -> None:
     """Subtitles pass as they are; what calls itself JSON has to be it."""
+    text = _event("transcript.text.done")
 
     async def script(conversation: Conversation) -> None:
-        await conversation.answer(b"1\n00:00 hello", kind=kind)
+        await conversation.answer(text, kind=kind)
 
     async with ScriptedUpstream(script) as fm, running_router(tmp_path, **bound_to(fm)) as box:
         answer = await box.client.post(
@@ -278,7 +323,7 @@ async def test_a_transcription_may_be_plain_text(
         )
     assert answer.status_code == status
     if status == 200:
-        assert (answer.headers["content-type"], answer.content) == (kind, b"1\n00:00 hello")
+        assert (answer.headers["content-type"], answer.content) == (kind, text)
 
 
 async def test_a_large_file_arrives_whole(tmp_path: Path) -> None:
@@ -420,6 +465,7 @@ async def test_pings_alone_keep_no_stream_alive(tmp_path: Path) -> None:
         _, headers = await client.head()
         body = await client.body(headers)
     assert b"upstream_idle_timeout" in body
+    assert body.count(b"event: ping") < 100
 
 
 async def test_a_providers_own_error_ends_a_stream(tmp_path: Path) -> None:
