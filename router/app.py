@@ -22,11 +22,14 @@ from router.catalog import Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Deadlines, Sweeper
 from router.descriptors import places_for_clients, raise_limit
+from router.discovery import Discovery
 from router.events import InFlight
 from router.guard import App, Guard, Policy
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
+from router.learned import Learned
 from router.overrides import StoreError, read_overrides
+from router.plan import Plans
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits
 from router.reach import Reach
@@ -41,6 +44,7 @@ from router.settings import (
 )
 from router.settings.values import own_names
 from router.snapshot import survey
+from router.stored_verdicts import read_verdicts
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
 from router.upstream.trust import CaFileError
@@ -150,13 +154,14 @@ class Router:
             has_mlx=has_mlx(settings),
         )
         overrides = read_overrides(self._folder.database)
+        learned = Learned(verdicts=read_verdicts(self._folder.database))
         processes = ProcessManager(
             process_specs(ground, environ, self._folder, token),
             run_dir=self._folder.run,
             emit=_tell,
         )
         await enter.enter_async_context(processes)
-        self.capability_map = CapabilityMap(ground, overrides, processes)
+        self.capability_map = CapabilityMap(ground, overrides, processes, learned)
         self.downloads = Downloads(
             self._folder.models,
             emit=lambda event: log.info("%s: %s", event.model, event.message),
@@ -170,15 +175,17 @@ class Router:
             self.reaches[name] = reach = _reach(provider, settings)
             enter.push_async_callback(reach.upstream.aclose)
         self.processes = processes
+        self.discovery = Discovery(self.capability_map, self.reaches)
+        enter.push_async_callback(self.discovery.aclose)
         self.app = self._application()
         self.capability_map.reconcile()
+        self.discovery.begin()
 
     def _application(self) -> Guard:
         settings = self._settings
         self.buffered = buffered = Buffered(settings.limits.buffered_mb * _MB)
         proxy = Proxy(
-            catalog=lambda: self.capability_map.catalog,
-            reaches=self.reaches,
+            plans=Plans(lambda: self.capability_map.catalog, self.reaches, self.discovery.settle),
             processes=self.processes,
             in_flight=self.in_flight,
             buffered=buffered,
@@ -212,6 +219,7 @@ class Router:
 
         # A hundred thousand objects came with these, and they stay.
         collector.spare()
+        self.discovery.attend()
         store = Store(self._folder.database)
         self._resources.callback(store.close)
         pulls = Pulls(self.downloads, self.capability_map)
@@ -224,6 +232,7 @@ class Router:
                 self.downloads,
                 pulls,
                 self.in_flight,
+                self.discovery,
             )
         )
 

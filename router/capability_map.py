@@ -17,6 +17,7 @@ from backends.wire import ProcessState
 from router.capabilities import Capability
 from router.catalog import Catalog, Kind, Model, Source
 from router.errors import Refused, SignalboxError
+from router.learned import NOTHING, Learned, Listing, Verdict
 from router.overrides import Override, StoreError
 from router.settings.tree import BuiltinProvider
 from router.snapshot import Ground, build_catalog
@@ -40,6 +41,18 @@ class AssignmentStore(Protocol):
         ...
 
 
+class VerdictStore(Protocol):
+    """Where the verdicts of probes are kept; its calls block and run in a thread."""
+
+    def save_verdicts(self, model: str, verdicts: Mapping[str, Verdict]) -> None:
+        """Store verdicts, in place of older ones; StoreError when that is not possible."""
+        ...
+
+    def delete_verdicts(self, model: str) -> None:
+        """Forget a model's verdicts; StoreError when that is not possible."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MapRow:
     """One capability as a person sees it: who serves it, on whose word, and how that stands."""
@@ -57,13 +70,18 @@ class CapabilityMap:
     """The map of one running router."""
 
     def __init__(
-        self, ground: Ground, overrides: Mapping[Capability, Override], processes: ProcessManager
+        self,
+        ground: Ground,
+        overrides: Mapping[Capability, Override],
+        processes: ProcessManager,
+        learned: Learned = NOTHING,
     ) -> None:
         self._ground = ground
         self._overrides = dict(overrides)
+        self.learned = learned
         self._processes = processes
         self._writing = asyncio.Lock()
-        self.catalog = build_catalog(ground, overrides)
+        self.catalog = build_catalog(ground, overrides, learned)
         for capability, override in overrides.items():
             in_file = ground.bindings.get(capability)
             if in_file is not None and in_file.models != override.models:
@@ -77,6 +95,11 @@ class CapabilityMap:
 
     def __repr__(self) -> str:
         return f"<CapabilityMap {[str(capability) for capability in self.catalog.bindings]}>"
+
+    @property
+    def ground(self) -> Ground:
+        """What the catalog stands on now."""
+        return self._ground
 
     def reconcile(self) -> None:
         """Tell the processes what the map asks of them now."""
@@ -107,7 +130,7 @@ class CapabilityMap:
             if len(set(models)) != len(models):
                 raise Refused("invalid_request", "A model stands here twice.", param="models")
             tried = {**self._overrides, capability: Override(models, since="")}
-            catalog = build_catalog(self._ground, tried)
+            catalog = build_catalog(self._ground, tried, self.learned)
             for name in models:
                 _check_assignable(capability, name, catalog)
             override = await _stored(partial(store.save_assignment, capability, models))
@@ -130,6 +153,31 @@ class CapabilityMap:
             self._take_effect(rest)
             log.info("%s is as the file says", capability)
 
+    async def learn(self, listing: Listing) -> None:
+        """Take note of what a provider lists; the next request is resolved by it."""
+        async with self._writing:
+            before = self.learned.listings.get(listing.provider.name)
+            self.learned = self.learned.with_listing(listing)
+            # In a thread, since lists are long. Nothing new: whoever remembers plans may go on.
+            if not await asyncio.to_thread(_says_the_same, before, listing):
+                self._take_effect(self._overrides)
+
+    async def try_out(
+        self, model: str, verdicts: Mapping[str, Verdict], store: VerdictStore
+    ) -> None:
+        """Take note of what probes have shown of a model; SignalboxError `store_unavailable`."""
+        async with self._writing:
+            await _stored(partial(store.save_verdicts, model, verdicts))
+            self.learned = self.learned.with_verdicts(model, verdicts)
+            self._take_effect(self._overrides)
+
+    async def forget(self, model: str, store: VerdictStore) -> None:
+        """Forget what probes have shown of a model; SignalboxError `store_unavailable`."""
+        async with self._writing:
+            await _stored(partial(store.delete_verdicts, model))
+            self.learned = self.learned.without_verdicts(model)
+            self._take_effect(self._overrides)
+
     async def models_changed(self) -> None:
         """Look on disk again: a builtin model has arrived or gone."""
         async with self._writing:
@@ -137,7 +185,7 @@ class CapabilityMap:
 
     def _take_effect(self, overrides: Mapping[Capability, Override]) -> None:
         self._overrides = dict(overrides)
-        self.catalog = build_catalog(self._ground, overrides)
+        self.catalog = build_catalog(self._ground, overrides, self.learned)
         self.reconcile()
 
     def rows(self) -> list[MapRow]:
@@ -229,6 +277,14 @@ class CapabilityMap:
                 f"Fetch it: signalbox models pull {models[0].id}",
             )
         return models[0].provider
+
+
+def _says_the_same(before: Listing | None, listing: Listing) -> bool:
+    return (
+        before is not None
+        and before.provider == listing.provider
+        and before.models == listing.models
+    )
 
 
 async def _stored(write: Callable[[], Written]) -> Written:

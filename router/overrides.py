@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from router.capabilities import Capability
 
 TABLE = "capability_assignment"
 # Bumped with every change of the schema; a database of a newer Signalbox is refused.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-_ALL = f"SELECT capability, models, since FROM {TABLE}"  # noqa: S608 a constant name
 
 
 class StoreError(Exception):
@@ -32,20 +32,31 @@ class Override:
 
 
 def read_overrides(database: Path) -> Mapping[Capability, Override]:
-    """Return the stored assignments; none when there is no database yet.
+    """Return the stored assignments; none when there is no database yet. Raises StoreError."""
+    known = set(Capability)
+    return {
+        Capability(capability): Override(tuple(json.loads(models)), since)
+        for capability, models, since in read_table(database, TABLE, "capability, models, since")
+        if capability in known
+    }
+
+
+def read_table(database: Path, table: str, columns: str) -> list[tuple[Any, ...]]:
+    """Return the rows of one table, oldest first; none when it is not there yet.
 
     Raises StoreError when the file is no database of ours, or a newer one.
     """
     if not database.exists():
-        return {}
+        return []
+    query = f"SELECT {columns} FROM {table} ORDER BY id"  # noqa: S608 constant names
     try:
         with closing(
             sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
         ) as connection:
             check_version(connection.execute("PRAGMA user_version").fetchone()[0], database)
             # A router that was killed while making the database left it without tables.
-            made = connection.execute(_HAS_TABLE, (TABLE,)).fetchone() is not None
-            rows = connection.execute(_ALL).fetchall() if made else []
+            made = connection.execute(_HAS_TABLE, (table,)).fetchone() is not None
+            return connection.execute(query).fetchall() if made else []
     except sqlite3.OperationalError as error:
         raise StoreError(
             f"{database} cannot be read now ({error}). "
@@ -56,12 +67,6 @@ def read_overrides(database: Path) -> Mapping[Capability, Override]:
             f"{database} cannot be read as Signalbox's database ({error}). "
             "Move it away to start with the assignments of the configuration file."
         ) from error
-    known = set(Capability)
-    return {
-        Capability(capability): Override(tuple(json.loads(models)), since)
-        for capability, models, since in rows
-        if capability in known
-    }
 
 
 def check_version(version: int, database: Path) -> None:

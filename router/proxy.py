@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -11,7 +10,6 @@ from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement, classify_chat
-from router.catalog import Catalog
 from router.deadline import Sweeper
 from router.errors import ProviderFailed, Refused, Reply, RouteFailed
 from router.events import Flight, InFlight
@@ -19,7 +17,7 @@ from router.opening import Opening
 from router.plan import Plan, Plans
 from router.presence import ClientPresent
 from router.pump import pump
-from router.reach import Reach, Ready, place
+from router.reach import Ready, place
 from router.request import Receive, Scope, Send, priority, read_body, send_reply, wants_local_only
 from router.upstream import FixedHeaders, UpstreamRequest
 
@@ -58,23 +56,19 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Proxy:
-    """Serves chat completions by the catalog of the moment.
-
-    `catalog` returns the snapshot to resolve by; `reaches` holds every provider by its name.
-    """
+    """Serves chat completions by the catalog of the moment, of which `plans` are made."""
 
     def __init__(
         self,
         *,
-        catalog: Callable[[], Catalog],
-        reaches: Mapping[str, Reach],
+        plans: Plans,
         processes: ProcessManager,
         in_flight: InFlight,
         buffered: Buffered,
         limits: ProxyLimits,
         sweeper: Sweeper,
     ) -> None:
-        self._plans = Plans(catalog, reaches)
+        self._plans = plans
         self._processes = processes
         self._in_flight = in_flight
         self._buffered = buffered
@@ -100,7 +94,7 @@ class Proxy:
             flight.needs = requirement.needs
             work = Work("/chat/completions", body, requirement, wanted, flight, Timing(since))
             with ClientPresent(state["turn"]):
-                await self._try_plans(self._plans.plan(requirement), work, send)
+                await self._try_plans(await self._plans.settle(requirement), work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
         """Try the routes in order until one answers; the first one's error is the answer else."""

@@ -15,7 +15,8 @@ from backends.process_manager import BackendUnavailable, ProcessManager
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
-from router.errors import Refused, SignalboxError
+from router.discovery import Discovery
+from router.errors import LocalityUnknown, Refused, SignalboxError
 from router.events import InFlight
 from router.resolver import Decision, decide
 
@@ -32,6 +33,7 @@ class Owners:
     downloads: Downloads
     pulls: Pulls
     in_flight: InFlight
+    discovery: Discovery
 
 
 class Assignment(BaseModel):
@@ -96,6 +98,7 @@ def _capabilities(owners: Owners) -> APIRouter:
         """Assign models to a capability in place of those it has."""
         known = _known(capability)
         await the_map.assign(known, tuple(assignment.models), owners.store)
+        owners.discovery.look()
         if wait is not None:
             await the_map.settled(known, wait)
         return asdict(the_map.row(known))
@@ -192,7 +195,12 @@ def _explain(owners: Owners) -> APIRouter:
         if question.path != _CHAT:
             raise Refused("invalid_request", f"path must be {_CHAT}.", param="path")
         requirement = classify_chat(question.body)
-        return _told(decide(requirement, owners.capability_map.catalog))
+        decision = decide(requirement, owners.capability_map.catalog)
+        if isinstance(decision.error, LocalityUnknown):
+            # As a request does.
+            await owners.discovery.settle(decision.error.providers)
+            decision = decide(requirement, owners.capability_map.catalog)
+        return _told(decision)
 
     return routes
 
@@ -222,7 +230,7 @@ def _told(decision: Decision) -> dict[str, Any]:
                 "provider": route.provider.name,
                 "model": route.model.id,
                 "capability": route.capability,
-                "locality": route.provider.locality,
+                "locality": route.locality,
                 "shims": list(route.shims),
             }
             for route in decision.routes

@@ -57,6 +57,8 @@ async def running_router(
     """
     tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
     tree["server"] = {"port": 0, **tree.get("server", {})}
+    # What a test's provider sees is what the test sends, unless it says otherwise.
+    tree.setdefault("discovery", {"every_s": None})
     config = folder / "router.yaml"
     # JSON is YAML.
     config.write_text(json.dumps(tree), encoding="utf-8")

@@ -25,8 +25,9 @@ SMOL = Model(
     {"vision": fact(False, Source.PROVIDER), "tool_use": fact(False, Source.PROVIDER)},
     other_names=("HuggingFaceTB/SmolLM2-135M-Instruct",),
 )
-SEER = Model("ollama", "seer", {"vision": fact(True)})
-BLIND = Model("ollama", "blind", {"vision": fact(False)})
+SEER = Model("ollama", "seer", {"vision": fact(True)}, locality=Locality.LOCAL)
+BLIND = Model("ollama", "blind", {"vision": fact(False)}, locality=Locality.LOCAL)
+OTHER = Model("ollama", "other", locality=Locality.LOCAL)
 GPT = Model("cloud", "gpt", {"audio": fact(True)})
 
 
@@ -35,7 +36,7 @@ def catalog(
 ) -> Catalog:
     return Catalog(
         providers={provider.name: provider for provider in (BUILTIN, OLLAMA, CLOUD)},
-        models={model.name: model for model in (SMOL, SEER, BLIND, GPT)},
+        models={model.name: model for model in (SMOL, SEER, BLIND, OTHER, GPT)},
         bindings={
             Capability(name): Binding(Capability(name), tuple(models), **options)
             for name, models in bindings.items()
@@ -118,11 +119,11 @@ def test_the_first_needed_capabilitys_binding_serves_in_the_users_order() -> Non
 
 def test_models_with_a_fact_against_them_are_passed_over() -> None:
     """A false fact for any need drops a candidate; unknown keeps its place."""
-    known = catalog({"tool_use": ["ollama/blind", "ollama/unknown", "ollama/seer"]})
+    known = catalog({"tool_use": ["ollama/blind", "ollama/other", "ollama/seer"]})
     requirement = classify_chat(
         {"tools": [{}], "messages": [{"role": "tool", "content": [{"type": "image_url"}]}]}
     )
-    assert names(requirement, known) == ["ollama/unknown", "ollama/seer"]
+    assert names(requirement, known) == ["ollama/other", "ollama/seer"]
 
 
 def test_the_next_needed_capability_serves_when_the_first_ones_models_do_not_fit() -> None:
