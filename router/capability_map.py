@@ -208,6 +208,12 @@ class CapabilityMap:
             message=message,
         )
 
+    def status(self, model: Model) -> str | None:
+        """Return where a model of our own process stands: absent, or as the process; None else."""
+        if self.catalog.providers[model.provider].kind is not Kind.BUILTIN:
+            return None
+        return str(self._processes.status(model.provider).state) if model.present else "absent"
+
     def bound_to_builtin(self, model_id: str) -> list[str]:
         """Return the capabilities that a model of the builtin provider is bound to."""
         name = f"{self._ground.builtin}/{model_id}"

@@ -118,10 +118,13 @@ class Catalog:
     aliases: Mapping[str, str] = field(default_factory=dict)
     local_only: bool = False
     _by_id: Mapping[str, Model] = field(init=False, repr=False, compare=False)
+    _assigned: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Looked up by requests: a provider may list tens of thousands of models.
         object.__setattr__(self, "_by_id", self._index())
+        pairs = ((need, name) for need, each in self.bindings.items() for name in each.models)
+        object.__setattr__(self, "_assigned", frozenset(pairs))
 
     def _index(self) -> dict[str, Model]:
         """Return the models by id and by further names, bare and with their provider's before it.
@@ -181,6 +184,10 @@ class Catalog:
             return ()
         models = (self.model(name) for name in binding.models)
         return tuple(model for model in models if model is not None)
+
+    def is_assigned(self, model: Model, need: str) -> bool:
+        """Tell whether somebody assigned this model to what is needed."""
+        return (need, model.name) in self._assigned
 
     def stays_local(self, capabilities: Iterable[Capability]) -> bool:
         """Tell whether what needs these capabilities must not leave the machine."""

@@ -9,7 +9,7 @@ from router.body import Buffered
 from router.capability_map import CapabilityMap
 from router.errors import Refused, Reply
 from router.guard import App
-from router.listing import list_models, one_model
+from router.listing import ModelList
 from router.proxy import Proxy
 from router.request import Message, Receive, Scope, Send, read_body, send_reply
 
@@ -90,10 +90,10 @@ class Planes:
     """
 
     def __init__(self, proxy: Proxy, capability_map: CapabilityMap, control: App) -> None:
-        self._map = capability_map
+        self._list = ModelList(lambda: capability_map.catalog, capability_map.status)
         self.endpoints = {
             "/v1/chat/completions": Endpoint(("POST",), proxy.chat_completions),
-            _MODELS: Endpoint(_READ, _page(lambda _: list_models(capability_map.catalog))),
+            _MODELS: Endpoint(_READ, self._models),
             _MODEL: Endpoint(_READ, _page(self._model)),
             "/health": Endpoint(_READ, _page(_ok)),
             "/ready": Endpoint(_READ, _page(_ok)),
@@ -127,7 +127,10 @@ class Planes:
         raise _nothing_at(path, UNBUILT.union(self.endpoints))
 
     def _model(self, scope: Scope) -> Reply:
-        return one_model(self._map.catalog, scope["path"].removeprefix(_MODELS + "/"))
+        return self._list.one(scope["path"].removeprefix(_MODELS + "/"))
+
+    async def _models(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_reply(send, await self._list.all())
 
 
 def _page(render: Callable[[Scope], Reply]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:

@@ -187,21 +187,23 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
 
 
 def _fact(model: Model, need: str, choice: _Choice, catalog: Catalog) -> Fact | None:
+    """Return what is known where the choice itself is an assignment's word."""
+    fact = model.facts.get(need)
+    if need == choice.capability and choice.binding is not None and not _said_by_user(fact):
+        return Fact(value=True, source=Source.ASSIGNMENT)
+    return known_fact(model, need, catalog)
+
+
+def known_fact(model: Model, need: str, catalog: Catalog) -> Fact | None:
     """Return what is known: the user's word, else the assignment's, else what was told."""
     fact = model.facts.get(need)
-    if fact is not None and fact.source is Source.USER:
+    if _said_by_user(fact) or not catalog.is_assigned(model, need):
         return fact
-    assigned = need == choice.capability and choice.binding is not None
-    if assigned or _is_assigned(model, need, catalog):
-        return Fact(value=True, source=Source.ASSIGNMENT)
-    return fact
+    return Fact(value=True, source=Source.ASSIGNMENT)
 
 
-def _is_assigned(model: Model, need: str, catalog: Catalog) -> bool:
-    if need not in set(Capability):
-        return False
-    binding = catalog.bindings.get(Capability(need))
-    return binding is not None and model.name in binding.models
+def _said_by_user(fact: Fact | None) -> bool:
+    return fact is not None and fact.source is Source.USER
 
 
 def _routes(

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
+from router.admin.models import model_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
 from router.capability_map import AssignmentStore, CapabilityMap
@@ -63,6 +64,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_capabilities(owners))
     app.include_router(_backends(owners))
     app.include_router(_builtin_models(owners))
+    app.include_router(model_routes(owners.capability_map))
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
     app.add_exception_handler(SignalboxError, _signalbox_error)

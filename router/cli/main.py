@@ -137,7 +137,7 @@ def _models(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION")
     command.set_defaults(action="list")
     for name, text in (
-        ("list", "show builtin models and where they stand (the default)"),
+        ("list", "show models, what they can do and where they stand (the default)"),
         ("pull", "fetch a builtin model; does nothing when it is there"),
         ("rm", "delete a builtin model from the data folder"),
     ):

@@ -15,6 +15,7 @@ from router.cli.router_client import RouterClient
 
 _PATH = "/admin/builtin/models"
 _ROW = ("id", "state", "size_mb", "capabilities", "path")
+_KNOWN_ROW = ("model", "can", "cannot", "context_length", "where", "assigned")
 # How often a download is looked at while the router does it.
 _LOOK_S = 0.25
 
@@ -32,14 +33,33 @@ def run(call: Call, client: RouterClient, output: Output) -> None:
 
 def _list(client: RouterClient, output: Output) -> None:
     builtin = client.get(_PATH)["data"]
-    others = [row["id"] for row in client.get("/v1/models")["data"] if row["owned_by"] != "builtin"]
+    ours = {row["id"] for row in builtin}
+    known = client.get("/admin/models")["data"]
+    # Only a model of our own process has a status.
+    others = [row for row in known if row["status"] is None or row["id"] not in ours]
+    rows = client.get("/v1/models")["data"]
+    names = [row["id"] for row in rows if row["owned_by"] == "signalbox"]
     if output.as_json:
-        output.document({"builtin": builtin, "others": others})
+        output.document({"builtin": builtin, "others": others, "names": names})
         return
     output.table(_ROW, builtin)
     if others:
         output.line()
-        output.line(f"also answering to: {', '.join(others)}")
+        output.table(_KNOWN_ROW, [_known_row(row) for row in others])
+    if names:
+        output.line()
+        output.line(f"also answering to: {', '.join(names)}")
+
+
+def _known_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a model as a table shows it: what it can, and on whose word, at a glance."""
+    facts = row["facts"].items()
+    return {
+        **row,
+        "can": [f"{need} ({fact['source']})" for need, fact in facts if fact["value"]],
+        "cannot": [f"{need} ({fact['source']})" for need, fact in facts if fact["value"] is False],
+        "where": row["locality"] or "unknown",
+    }
 
 
 def _pull(call: Call, client: RouterClient, output: Output) -> None:
