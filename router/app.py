@@ -18,7 +18,7 @@ from router import collector
 from router.admission import Admission
 from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
-from router.catalog import Kind, Provider
+from router.catalog import Catalog, Kind, Provider
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Deadlines, Sweeper
 from router.descriptors import places_for_clients, raise_limit
@@ -184,21 +184,7 @@ class Router:
     def _application(self) -> Guard:
         settings = self._settings
         self.buffered = buffered = Buffered(settings.limits.buffered_mb * _MB)
-        proxy = Proxy(
-            plans=Plans(lambda: self.capability_map.catalog, self.reaches, self.discovery.settle),
-            processes=self.processes,
-            in_flight=self.in_flight,
-            buffered=buffered,
-            limits=ProxyLimits(
-                body=BodyLimits(
-                    settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
-                ),
-                response_bytes=settings.limits.response_mb * _MB,
-                further_attempts=settings.retry.attempts,
-                default_priority=settings.default_priority,
-            ),
-            sweeper=self.sweeper,
-        )
+        proxy = self._proxy(lambda: self.capability_map.catalog)
         hosts = own_names(settings.server.host).union(settings.server.allowed_hosts)
         policy = Policy(
             allowed_hosts=hosts,
@@ -211,10 +197,30 @@ class Router:
         self.planes = planes = Planes(proxy, self.capability_map, control)
         return Guard(planes, policy, planes.methods)
 
+    def _proxy(self, catalog: Callable[[], Catalog]) -> Proxy:
+        """Return the request path by this catalog; all else is shared with every other one."""
+        settings = self._settings
+        return Proxy(
+            plans=Plans(catalog, self.reaches, self.discovery.settle),
+            processes=self.processes,
+            in_flight=self.in_flight,
+            buffered=self.buffered,
+            limits=ProxyLimits(
+                body=BodyLimits(
+                    settings.limits.body_mb * _MB, settings.limits.depth, settings.limits.values
+                ),
+                response_bytes=settings.limits.response_mb * _MB,
+                further_attempts=settings.retry.attempts,
+                default_priority=settings.default_priority,
+            ),
+            sweeper=self.sweeper,
+        )
+
     def _load_control(self) -> App:
         """Import the control plane, which takes longer than all else together, and build it."""
         from router.admin.api import Owners, control_plane  # noqa: PLC0415 on first use only
         from router.admin.pulls import Pulls  # noqa: PLC0415 likewise
+        from router.probes import Probes  # noqa: PLC0415 likewise
         from router.store import Store  # noqa: PLC0415 likewise
 
         # A hundred thousand objects came with these, and they stay.
@@ -233,6 +239,11 @@ class Router:
                 pulls,
                 self.in_flight,
                 self.discovery,
+                Probes(
+                    self.capability_map,
+                    lambda catalog: self._proxy(catalog).chat_completions,
+                    self.discovery.settle,
+                ),
             )
         )
 

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,13 +15,18 @@ from backends.process_manager import BackendUnavailable, ProcessManager
 from router.admin.models import model_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability, classify_chat
-from router.capability_map import AssignmentStore, CapabilityMap
+from router.capability_map import AssignmentStore, CapabilityMap, VerdictStore
 from router.discovery import Discovery
 from router.errors import LocalityUnknown, Refused, SignalboxError
 from router.events import InFlight
+from router.probes import Probes
 from router.resolver import Decision, decide
 
 _CHAT = "/v1/chat/completions"
+
+
+class Stored(AssignmentStore, VerdictStore, Protocol):
+    """All that the control plane stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,13 @@ class Owners:
     """Who owns what the control plane shows and changes."""
 
     capability_map: CapabilityMap
-    store: AssignmentStore
+    store: Stored
     processes: ProcessManager
     downloads: Downloads
     pulls: Pulls
     in_flight: InFlight
     discovery: Discovery
+    probes: Probes
 
 
 class Assignment(BaseModel):
@@ -64,7 +70,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_capabilities(owners))
     app.include_router(_backends(owners))
     app.include_router(_builtin_models(owners))
-    app.include_router(model_routes(owners.capability_map))
+    app.include_router(model_routes(owners.capability_map, owners.probes, owners.store))
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
     app.add_exception_handler(SignalboxError, _signalbox_error)

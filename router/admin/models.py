@@ -7,17 +7,29 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from router.capabilities import Capability, Input
-from router.capability_map import CapabilityMap
+from router.capability_map import CapabilityMap, VerdictStore
 from router.catalog import Catalog, Fact, Model, Source, locality_of
 from router.learned import Learned
+from router.probes import Probes
 from router.resolver import known_fact
+from router.trial import TRIABLE
 
 _NEEDS = (*Capability, *Input)
 
 
-def model_routes(the_map: CapabilityMap) -> APIRouter:
+class Probe(BaseModel):
+    """A model to be tried out; `allow_remote` lets the trial leave this machine."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: str = Field(max_length=1024)
+    capabilities: list[Capability] = Field(default=list(TRIABLE), max_length=16)
+    allow_remote: bool = False
+
+
+def model_routes(the_map: CapabilityMap, probes: Probes, store: VerdictStore) -> APIRouter:
     """Return the routes under /admin/models."""
     routes = APIRouter(prefix="/admin/models", tags=["models"])
 
@@ -27,6 +39,22 @@ def model_routes(the_map: CapabilityMap) -> APIRouter:
         # There may be tens of thousands, and requests beside them.
         body = await asyncio.to_thread(_encoded, the_map)
         return Response(body, media_type="application/json")
+
+    @routes.post("/probe")
+    async def probe_model(wanted: Probe) -> dict[str, Any]:
+        """Try out what a model can do: true, false, or null for unknown, and why."""
+        verdicts = await probes.probe(
+            wanted.model, wanted.capabilities, store, allow_remote=wanted.allow_remote
+        )
+        told = {need: asdict(verdict) for need, verdict in verdicts.items()}
+        return {"model": wanted.model, "verdicts": told}
+
+    @routes.delete("/facts")
+    async def forget_facts(model: str) -> dict[str, Any]:
+        """Forget what probes have shown of a model."""
+        forgotten = list(the_map.learned.verdicts.get(model, ()))
+        await the_map.forget(model, store)
+        return {"model": model, "forgotten": forgotten}
 
     return routes
 

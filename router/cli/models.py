@@ -3,6 +3,7 @@
 import sys
 import threading
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -21,12 +22,16 @@ _LOOK_S = 0.25
 
 
 def run(call: Call, client: RouterClient, output: Output) -> None:
-    """Run `models list`, `pull` or `rm`."""
+    """Run `models list`, `pull`, `rm`, `probe` or `forget`."""
     match call.options.action:
         case "list":
             _list(client, output)
         case "pull":
             _pull(call, client, output)
+        case "probe":
+            _probe(call, client, output)
+        case "forget":
+            _forget(call, client, output)
         case _:
             _remove(call, client, output)
 
@@ -60,6 +65,35 @@ def _known_row(row: dict[str, Any]) -> dict[str, Any]:
         "cannot": [f"{need} ({fact['source']})" for need, fact in facts if fact["value"] is False],
         "where": row["locality"] or "unknown",
     }
+
+
+def _probe(call: Call, client: RouterClient, output: Output) -> None:
+    options = call.options
+    wanted: dict[str, Any] = {"model": options.model, "allow_remote": options.yes}
+    if options.capability:
+        wanted["capabilities"] = options.capability
+    told = client.call("POST", "/admin/models/probe", wanted, patient=True)
+    if output.as_json:
+        output.document(told)
+        return
+    rows = [
+        {
+            "capability": need,
+            "verdict": "unknown" if verdict["value"] is None else verdict["value"],
+            "why": verdict["why"],
+        }
+        for need, verdict in told["verdicts"].items()
+    ]
+    output.table(("capability", "verdict", "why"), rows)
+
+
+def _forget(call: Call, client: RouterClient, output: Output) -> None:
+    model = call.options.model
+    told = client.call("DELETE", f"/admin/models/facts?model={quote(model, safe='')}")
+    if output.as_json:
+        output.document(told)
+    else:
+        output.line(f"{model}: {', '.join(told['forgotten']) or 'nothing'} forgotten.")
 
 
 def _pull(call: Call, client: RouterClient, output: Output) -> None:

@@ -47,7 +47,7 @@ GRAMMAR_MODULES: Final = {
 }
 # What may be imported inside a function, and where: what is heavy and not needed at once.
 LAZY_IMPORTS: Final = {
-    "router.app": ("router.admin", "router.store", "router.upstream.tls"),
+    "router.app": ("router.admin", "router.probes", "router.store", "router.upstream.tls"),
     "router.keys": ("keyring",),
     "router.translate": ("litellm",),
     "router.store": ("alembic",),

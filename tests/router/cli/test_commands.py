@@ -295,6 +295,24 @@ def test_models_are_listed_with_where_they_stand(router: FakeRouter, signalbox: 
     )
 
 
+def test_a_model_is_tried_out_and_forgotten(router: FakeRouter, signalbox: Signalbox) -> None:
+    """A person reads each verdict and why; leave to ask elsewhere is given by --yes alone."""
+    seen = {"value": None, "date": "2026-01-01", "why": "it was shown red and said 'blue'"}
+    verdicts = {"text": {**seen, "value": True, "why": "it said 'Hi'"}, "vision": seen}
+    router.says("POST /admin/models/probe", {"model": "o/m", "verdicts": verdicts})
+    out = signalbox("models", "probe", "o/m").out.splitlines()
+    assert out[1].split() == ["text", "yes", "it", "said", "'Hi'"]
+    assert out[2].split()[:2] == ["vision", "unknown"]
+    assert router.seen[0].body == {"model": "o/m", "allow_remote": False}
+    told = signalbox("models", "probe", "o/m", "--capability", "vision", "--yes", "--json").json
+    assert told["verdicts"] == verdicts
+    wanted = {"model": "o/m", "allow_remote": True, "capabilities": ["vision"]}
+    assert router.seen[1].body == wanted
+    router.says("DELETE /admin/models/facts?model=o%2Fm", {"forgotten": ["text", "vision"]})
+    assert signalbox("models", "forget", "o/m").out == "o/m: text, vision forgotten.\n"
+    assert signalbox("models", "forget", "o/m", "--json").json["forgotten"] == ["text", "vision"]
+
+
 def test_a_model_is_fetched_by_the_router_that_runs(
     router: FakeRouter, signalbox: Signalbox
 ) -> None:
