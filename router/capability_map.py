@@ -133,10 +133,24 @@ class CapabilityMap:
             catalog = build_catalog(self._ground, tried, self.learned)
             for name in models:
                 _check_assignable(capability, name, catalog)
+                self._check_listed(name)
             override = await _stored(partial(store.save_assignment, capability, models))
             self._take_effect({**self._overrides, capability: override})
             self._forgive(models)
             log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
+
+    def _check_listed(self, name: str) -> None:
+        """Refuse a model that its provider does not list, unless the user declared it."""
+        if name in self._ground.settings.models:
+            return
+        if self.learned.lacks(name, self._ground.providers):
+            provider = name.partition("/")[0]
+            raise Refused(
+                "model_not_found",
+                f"{provider} lists no model {name.partition('/')[2]!r}. Where it has it all the "
+                f"same, say so in router.yaml: models: {{{name}: {{}}}}",
+                param="models",
+            )
 
     def _forgive(self, models: tuple[str, ...]) -> None:
         """Let a process that had failed for good try again: a new assignment is a new chance."""

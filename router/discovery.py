@@ -92,10 +92,17 @@ class Discovery:
         if tasks:
             await asyncio.wait(tasks, timeout=_SETTLE_S)
 
+    async def confirm(self, models: Collection[str]) -> None:
+        """Ask again, as `settle` does, for each list that does not name one of these models."""
+        learned, providers = self._map.learned, self._map.ground.providers
+        await self.settle(
+            {name.partition("/")[0] for name in models if learned.lacks(name, providers)}
+        )
+
     async def discover(self, name: str) -> Listing:
         """Ask one provider for all that it says of its models; what it says counts at once.
 
-        Raises DiscoveryFailed, KeyError for a provider that is not there.
+        Raises DiscoveryFailed, also for a provider that is not there.
         """
         await self._list(name)
         await self._describe(name)
@@ -165,7 +172,9 @@ class Discovery:
 
     async def _list(self, name: str) -> None:
         """Ask a provider for its list, and have the map learn it."""
-        provider = self._map.ground.providers[name]
+        provider = self._map.ground.providers.get(name)
+        if provider is None:
+            raise DiscoveryFailed(f"There is no provider {name} (any more).")
         self._asked_at_s[name] = time.monotonic()
         if provider.kind is Kind.OLLAMA:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
@@ -237,7 +246,7 @@ class Discovery:
         try:
             async with (
                 asyncio.timeout(within_s),
-                self._reaches[name].upstream.exchange(request) as answer,
+                self._reached(name).upstream.exchange(request) as answer,
             ):
                 if answer.status != _OK:
                     raise DiscoveryFailed(
@@ -252,6 +261,12 @@ class Discovery:
         except RouteFailed as error:
             raise DiscoveryFailed(error.message) from error
         return bytes(body)
+
+    def _reached(self, name: str) -> Reach:
+        reach = self._reaches.get(name)
+        if reach is None:
+            raise DiscoveryFailed(f"There is no provider {name} (any more).")
+        return reach
 
     async def aclose(self) -> None:
         """End all asking."""

@@ -75,6 +75,12 @@ class Learned:
                 tried = self._tried(model.name) if model.name in self.verdicts else None
                 yield replace(model, facts={**model.facts, **tried}) if tried else model
 
+    def lacks(self, name: str, providers: Mapping[str, Provider]) -> bool:
+        """Tell whether a model's provider has a list, and that does not name it."""
+        provider = providers.get(name.partition("/")[0])
+        listing = None if provider is None else self._of(provider)
+        return listing is not None and name not in listing.models
+
     def _of(self, provider: Provider) -> Listing | None:
         listing = self.listings.get(provider.name)
         return listing if listing is not None and listing.provider == provider else None

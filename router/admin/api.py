@@ -105,6 +105,7 @@ def _capabilities(owners: Owners) -> APIRouter:
     ) -> dict[str, Any]:
         """Assign models to a capability in place of those it has."""
         known = _known(capability)
+        await owners.discovery.confirm(assignment.models)
         await the_map.assign(known, tuple(assignment.models), owners.store)
         owners.discovery.look()
         if wait is not None:

@@ -109,7 +109,7 @@ async def test_a_model_that_ollama_sends_to_its_cloud_is_remote(tmp_path: Path, 
             capabilities={"text": ["o/big"], "vision": ["o/small", "o/big"]},
         ) as signalbox,
     ):
-        await heard_of(signalbox.router, "o/big")
+        await signalbox.router.discovery.discover("o")
         refused = await signalbox.chat({**HELLO, "model": name}, **LOCAL_ONLY)
         assert code(refused) == (403, "remote_not_allowed")
         assert (await signalbox.chat({**HELLO, "model": "o/small"}, **LOCAL_ONLY)).is_success
@@ -119,7 +119,9 @@ async def test_a_model_that_ollama_sends_to_its_cloud_is_remote(tmp_path: Path, 
             ("small", "local")
         ]
         assert "remote fallback" in told["candidates"][1]["why"]
-    assert "/api/show" in script.asked
+    # Nor is it asked about: the question might go on to the cloud as well.
+    shows = [each.json["model"] for each in fm.seen if each.target == "/api/show"]
+    assert shows == ["small"]
     chats = [each for each in fm.seen if each.target == "/v1/chat/completions"]
     assert [each.json["model"] for each in chats] == ["small"]
 
@@ -155,12 +157,13 @@ async def test_a_model_that_the_list_does_not_name_does_not_count_as_local(tmp_p
         response = await signalbox.chat(asked)
         assert code(response) == (403, "remote_not_allowed")
         assert "has not told of o/new" in response.json()["error"]["message"]
+        # A second request at once does not ask again; a provider must not be hammered.
+        assert code(await signalbox.chat(asked)) == (403, "remote_not_allowed")
+        assert script.asked == ["/api/tags"]
         script.tags.append(tag("new"))
         async with asyncio.timeout(5):
             while not (await signalbox.chat(asked)).is_success:
                 await asyncio.sleep(0.05)
-    # Those that came within the second between two questions asked nobody.
-    assert script.asked.count("/api/tags") <= 6
 
 
 async def test_an_ollama_that_is_down_fails_closed(tmp_path: Path) -> None:
@@ -308,3 +311,106 @@ async def test_a_list_that_says_the_same_changes_nothing(tmp_path: Path) -> None
         script.tags.append(tag("b"))
         await discovery.discover("o")
         assert "o/b" in the_map.catalog.models
+
+
+async def test_an_ollama_that_comes_later_is_heard_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to ask for anything: where locality hangs on a list, it is asked for again."""
+    monkeypatch.setattr("router.discovery._UNKNOWN_S", 0.02)
+    async with ScriptedUpstream() as gone:
+        port = gone.port
+    async with (
+        running_router(
+            tmp_path, providers={"o": ollama(gone)}, capabilities={"text": ["o/m"]}
+        ) as signalbox,
+        ScriptedUpstream(FakeOllama(tag("m")), port=port),
+    ):
+        await heard_of(signalbox.router, "o/m")
+        assert (await signalbox.chat(HELLO, **LOCAL_ONLY)).is_success
+
+
+async def test_an_assignment_has_its_ollama_asked(tmp_path: Path) -> None:
+    """Who points at a model wants to know where it runs, before the first request does."""
+    script = FakeOllama(tag("m"))
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        await signalbox.client.get("/admin/capabilities")
+        assert script.asked == []
+        body = {"models": ["o/m"]}
+        assert (await signalbox.client.put("/admin/capabilities/text", json=body)).is_success
+        await heard_of(signalbox.router, "o/m")
+
+
+async def test_a_model_that_its_provider_does_not_list_cannot_be_assigned(tmp_path: Path) -> None:
+    """A slip is told at once; what has come since, and what the user declared, is accepted."""
+    script = FakeOllama(tag("small"))
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(
+            tmp_path, providers={"o": ollama(fm)}, models={"o/declared": {}}
+        ) as signalbox,
+    ):
+
+        async def assign(name: str) -> Any:
+            body = {"models": [name]}
+            return await signalbox.client.put("/admin/capabilities/text", json=body)
+
+        # As long as there is no list, nobody knows better.
+        assert (await assign("o/whatever")).is_success
+        await signalbox.router.discovery.discover("o")
+        refused = await assign("o/smal")
+        assert code(refused) == (404, "model_not_found")
+        assert "o lists no model 'smal'" in refused.json()["error"]["message"]
+        assert (await assign("o/small")).is_success
+        assert (await assign("o/declared")).is_success
+        signalbox.router.discovery._asked_at_s.clear()
+        script.tags.append(tag("new"))
+        assert (await assign("o/new")).is_success
+
+
+async def test_explaining_asks_where_a_request_would(tmp_path: Path) -> None:
+    """What is explained is what would happen."""
+    script = FakeOllama(tag("m"))
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, local_only=True, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        asked = {"body": {**HELLO, "model": "o/m"}}
+        told = (await signalbox.client.post("/admin/explain", json=asked)).json()
+        assert told["routes"][0]["locality"] == "local"
+
+
+async def test_only_a_local_models_provider_gets_the_requests_id(tmp_path: Path) -> None:
+    """Nothing by which requests could be linked goes to a cloud, through an Ollama neither."""
+    script = FakeOllama(tag("here"), tag("far", **CLOUD))
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        await signalbox.router.discovery.discover("o")
+        for name in ("here", "far"):
+            assert (await signalbox.chat({**HELLO, "model": f"o/{name}"})).is_success
+    chats = {each.json["model"]: each for each in fm.seen if "chat" in each.target}
+    assert "x-request-id" in chats["here"].headers
+    assert "x-request-id" not in chats["far"].headers
+
+
+async def test_of_a_remote_ollama_nothing_but_the_list_is_asked(tmp_path: Path) -> None:
+    """Its models are all remote, and none is asked about."""
+    script = FakeOllama(tag("m"))
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm, locality="remote")}) as signalbox,
+    ):
+        await signalbox.router.discovery.discover("o")
+        assert script.asked == ["/api/tags"]
+
+
+async def test_a_provider_that_is_not_there_cannot_be_asked(tmp_path: Path) -> None:
+    """It may have been removed a moment ago."""
+    async with running_router(tmp_path) as signalbox:
+        with pytest.raises(DiscoveryFailed, match="no provider p"):
+            await signalbox.router.discovery.discover("p")

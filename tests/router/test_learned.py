@@ -50,6 +50,10 @@ def test_the_user_is_believed_before_a_probe_and_that_before_the_provider(
     fact = model.facts.get("vision")
     assert (fact and (fact.value, fact.source)) == expected
     assert not model.listed
+    if user is None and probe is not None:
+        # The catalogue of builtin models is a provider's word like any other.
+        model = learned.applied(Model("here", "m", {"vision": TOLD}), HERE)
+        assert model.facts["vision"].source is Source.PROBE
 
 
 def test_a_list_counts_for_the_provider_that_it_came_from_alone() -> None:

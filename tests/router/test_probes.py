@@ -150,6 +150,51 @@ async def test_a_remote_model_is_asked_only_where_that_is_allowed(tmp_path: Path
         assert len(fm.seen) == 1
 
 
+async def test_an_ollama_is_asked_where_its_model_runs_before_the_trial(tmp_path: Path) -> None:
+    """A model that its list calls local is tried without further leave, a cloud's is not."""
+    far = {"remote_host": "https://ollama.example"}
+    tags = {"models": [{"model": "m"}, {"model": "far", **far}]}
+
+    async def script(conversation: Conversation) -> None:
+        if conversation.target == "/api/tags":
+            await conversation.answer(json.dumps(tags).encode())
+        else:
+            await capable(conversation)
+
+    async with ScriptedUpstream(script) as fm:
+        provider = {"kind": "ollama", "base_url": fm.url.removesuffix("/v1")}
+        async with running_router(tmp_path, providers={"p": provider}) as signalbox:
+            assert values(await probe(signalbox, capabilities=["text"])) == {"text": True}
+            assert (await probe(signalbox, model="p/far")).status_code == 403
+
+
+async def test_a_model_that_turns_out_remote_in_between_is_asked_no_further(
+    tmp_path: Path,
+) -> None:
+    """Leave to ask is for what was local; each request of a trial is routed by its own moment."""
+    tags: dict[str, Any] = {"models": [{"model": "m"}]}
+    running: list[RunningRouter] = []
+    chats = 0
+
+    async def script(conversation: Conversation) -> None:
+        nonlocal chats
+        if conversation.target == "/api/tags":
+            await conversation.answer(json.dumps(tags).encode())
+            return
+        chats += 1
+        tags["models"] = [{"model": "m", "remote_host": "https://ollama.example"}]
+        await running[0].router.discovery.discover("p")
+        await capable(conversation)
+
+    async with ScriptedUpstream(script) as fm:
+        provider = {"kind": "ollama", "base_url": fm.url.removesuffix("/v1")}
+        async with running_router(tmp_path, providers={"p": provider}) as signalbox:
+            running.append(signalbox)
+            refused = await probe(signalbox, capabilities=["text", "vision"])
+            assert refused.json()["error"]["code"] == "remote_not_allowed"
+    assert chats == 1
+
+
 @pytest.mark.parametrize(
     ("wanted", "status", "code"),
     [

@@ -7,7 +7,7 @@ import pytest
 
 from router.capabilities import Capability, Requirement, classify_chat
 from router.catalog import Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
-from router.errors import Refused
+from router.errors import LocalityUnknown, Refused
 from router.resolver import decide, resolve
 
 BUILTIN = Provider("builtin", Kind.BUILTIN, "http://127.0.0.1:60316/v1", Locality.LOCAL)
@@ -248,3 +248,23 @@ def test_explaining_tells_each_candidate_and_why() -> None:
     ]
     assert "remote" in decision.candidates[1].why
     assert decision.candidates[0].facts == {"vision": "true (user)"}
+
+
+@pytest.mark.parametrize("local_only", [False, True])
+def test_what_may_be_remote_counts_as_neither(local_only: bool) -> None:
+    """A model of which nobody has said where it runs serves first, is no fallback, and never stays.
+
+    Nor is a remote one behind it anything but a fallback: what it failed for may have been local.
+    """
+    unknown_first = catalog({"text": ["ollama/unheard", "cloud/gpt"]}, local_only=local_only)
+    unknown_last = catalog({"text": ["ollama/seer", "ollama/unheard"]}, local_only=local_only)
+    if local_only:
+        with pytest.raises(LocalityUnknown) as refusal:
+            resolve(need("text"), unknown_first)
+        assert refusal.value.providers == ("ollama",)
+        assert refusal.value.code == "remote_not_allowed"
+    else:
+        assert names(need("text"), unknown_first) == ["ollama/unheard"]
+    assert names(need("text"), unknown_last) == ["ollama/seer"]
+    allowed = catalog({"text": ["ollama/seer", "ollama/unheard"]}, allow_remote_fallback=True)
+    assert names(need("text"), allowed) == ["ollama/seer", "ollama/unheard"]
