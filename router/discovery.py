@@ -43,8 +43,8 @@ _SHOWN_AT_ONCE = 4
 _SETTLE_S = 3.0
 # Requests that need an answer which is not to be had must not hammer the provider.
 _LEAST_BETWEEN_S = 1.0
-# How soon a provider is asked again on which the locality of a bound model depends.
-_UNKNOWN_S = 30.0
+# How soon a provider is asked again that did not answer, or has not told all that routing needs.
+_AGAIN_S = 30.0
 
 
 class DiscoveryFailed(Exception):
@@ -64,6 +64,8 @@ class Discovery:
         self._watched = False
         self._wake = asyncio.Event()
         self._asked_at_s: dict[str, float] = {}
+        # Who was asked and has not answered with a list.
+        self._silent: set[str] = set()
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._shown: dict[str, dict[str, Shown]] = {}
@@ -131,7 +133,7 @@ class Discovery:
                 for name in due:
                     await self._describe_quietly(name)
             try:
-                async with asyncio.timeout(_UNKNOWN_S):
+                async with asyncio.timeout(_AGAIN_S):
                     await self._wake.wait()
             except TimeoutError:
                 continue
@@ -152,11 +154,14 @@ class Discovery:
             age_s = now_s - self._asked_at_s.get(name, float("-inf"))
             wanted = provider.locality is Locality.LOCAL or name in in_use
             if provider.kind is not Kind.BUILTIN and (
-                (name in unsettled and age_s >= _UNKNOWN_S)
-                or (every_s is not None and wanted and age_s >= every_s)
+                (name in unsettled and age_s >= _AGAIN_S)
+                or (every_s is not None and wanted and age_s >= self._patience_s(name, every_s))
             ):
                 due.append(name)
         return due
+
+    def _patience_s(self, name: str, every_s: float) -> float:
+        return min(_AGAIN_S, every_s) if name in self._silent else every_s
 
     async def _list_quietly(self, name: str) -> None:
         try:
@@ -176,6 +181,7 @@ class Discovery:
         if provider is None:
             raise DiscoveryFailed(f"There is no provider {name} (any more).")
         self._asked_at_s[name] = time.monotonic()
+        self._silent.add(name)
         if provider.kind is Kind.OLLAMA:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
         else:
@@ -189,6 +195,7 @@ class Discovery:
                 listing = self._read(provider, body)
         except ValueError as error:
             raise DiscoveryFailed(f"{name} does not tell its models: {error}.") from error
+        self._silent.discard(name)
         await self._map.learn(listing)
 
     def _read(self, provider: Provider, body: bytes) -> Listing:

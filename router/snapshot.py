@@ -136,6 +136,12 @@ def build_catalog(
         models[name] = learned.applied(model, ground.providers[model.provider])
     for model in learned.listed(ground.providers):
         models.setdefault(model.name, model)
+    for name in learned.verdicts:
+        # Somebody has tried it out, so it is there, whatever the lists say.
+        provider, _, model_id = name.partition("/")
+        if name not in models and provider in ground.providers and provider != ground.builtin:
+            tried = Model(provider, model_id, listed=True)
+            models[name] = learned.applied(tried, ground.providers[provider])
     return Catalog(
         providers=ground.providers,
         models=models,

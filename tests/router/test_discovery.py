@@ -317,7 +317,7 @@ async def test_an_ollama_that_comes_later_is_heard_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to ask for anything: where locality hangs on a list, it is asked for again."""
-    monkeypatch.setattr("router.discovery._UNKNOWN_S", 0.02)
+    monkeypatch.setattr("router.discovery._AGAIN_S", 0.02)
     async with ScriptedUpstream() as gone:
         port = gone.port
     async with (
@@ -414,3 +414,29 @@ async def test_a_provider_that_is_not_there_cannot_be_asked(tmp_path: Path) -> N
     async with running_router(tmp_path) as signalbox:
         with pytest.raises(DiscoveryFailed, match="no provider p"):
             await signalbox.router.discovery.discover("p")
+
+
+async def test_a_provider_that_was_down_is_asked_again_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who starts it after looking does not wait for the next round; who answered is left alone."""
+    monkeypatch.setattr("router.discovery._AGAIN_S", 0.02)
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(b'{"data": [{"id": "m"}]}')
+
+    async with ScriptedUpstream() as gone:
+        port = gone.port
+    async with (
+        ScriptedUpstream(script) as here,
+        running_router(
+            tmp_path,
+            discovery={"every_s": 300},
+            providers={"late": openai_provider(gone.url), "here": openai_provider(here.url)},
+        ) as signalbox,
+    ):
+        await signalbox.client.get("/admin/capabilities")
+        await heard_of(signalbox.router, "here/m")
+        async with ScriptedUpstream(script, port=port):
+            await heard_of(signalbox.router, "late/m")
+        assert len(here.seen) == 1

@@ -94,7 +94,7 @@ async def test_a_probe_asks_for_real_and_its_verdicts_count(
     sees = {"model": "p/m", "messages": [picture]}
     async with ScriptedUpstream(script) as fm:
         settings = {"p": openai_provider(fm.url)}
-        sections: dict[str, Any] = {"providers": settings, "models": {"p/m": {}}}
+        sections: dict[str, Any] = {"providers": settings}
         async with running_router(tmp_path, **sections) as signalbox:
             assert values(await probe(signalbox)) == expected
             assert len(fm.seen) == requests
@@ -255,7 +255,12 @@ async def test_a_model_that_does_not_answer_is_unknown(
         assert values(await probe(signalbox, capabilities=["text"])) == {"text": None}
         told = signalbox.router.capability_map.learned.verdicts["p/m"]["text"]
         assert told.why == "it did not answer within 0.1 s"
-        assert (await facts(signalbox)) == {}
+        assert (await facts(signalbox))["text"] == {
+            "value": None,
+            "source": "probe",
+            "date": told.date,
+            "why": told.why,
+        }
 
 
 async def test_a_client_that_cannot_store_is_told(tmp_path: Path) -> None:
