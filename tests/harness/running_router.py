@@ -76,6 +76,8 @@ async def running_router(
             try:
                 async with client:
                     yield RunningRouter(router, server, port, client)
+                    # What it asks beside all requests is no leak.
+                    await router.discovery.aclose()
                     await idle(router)
             finally:
                 server.stop()
