@@ -19,18 +19,23 @@ from backends.wire import NEWS_NAMES, BackendEvent, DownloadEvent, ProcessEvent
 from router import collector
 from router.body import BodyLimits, Buffered
 from router.capability_map import CapabilityMap
+from router.catalog import Catalog
 from router.configuration import Configuration
 from router.data_folder import DataFolder, DataFolderError
 from router.deadline import Sweeper
 from router.descriptors import places_for_clients, raise_limit
+from router.discovery import Discovery
 from router.egress import Egress
 from router.egress_ledger import EgressLedger
+from router.endpoints import CHAT
 from router.events import Bus, InFlight
 from router.guard import App, Guard, Policy
 from router.hangup import reloaded_by_hangup
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
+from router.learned import Learned
 from router.overrides import StoreError, read_overrides
+from router.plan import Plans
 from router.planes import ControlPlane, Planes
 from router.proxy import Proxy, ProxyLimits, Tallies
 from router.reaches import Reaches
@@ -46,6 +51,7 @@ from router.settings import (
 from router.settings.values import own_names
 from router.snapshot import Ground, survey, tariff_of
 from router.stored_providers import read_stored_providers
+from router.stored_verdicts import read_verdicts
 from router.watch import FileWatch
 
 log = logging.getLogger(__name__)
@@ -165,13 +171,14 @@ class Router:
         self.reaches = reaches.by_name
         self.configuration = Configuration(settings, stored, partial(self._survey, token), reaches)
         ground = self.configuration.begin()
+        learned = Learned(verdicts=read_verdicts(self._folder.database))
         processes = ProcessManager(
             self._specs(ground, token),
             run_dir=self._folder.run,
             emit=self._tell_process,
         )
         await enter.enter_async_context(processes)
-        self.capability_map = CapabilityMap(ground, overrides, processes)
+        self.capability_map = CapabilityMap(ground, overrides, processes, learned)
         self.downloads = Downloads(
             self._folder.models,
             emit=self._tell_download,
@@ -181,9 +188,12 @@ class Router:
         )
         enter.push_async_callback(self.downloads.aclose)
         self.processes = processes
+        self.discovery = Discovery(self.capability_map, self.reaches)
+        enter.push_async_callback(self.discovery.aclose)
         self.app = self._application()
         self.configuration.follow(self.capability_map, partial(self._renew, token))
         self.capability_map.reconcile()
+        self.discovery.begin()
         self.watch = FileWatch(self.configuration, self._watch_s)
         enter.push_async_callback(self.watch.aclose)
         self.watch.begin()
@@ -217,14 +227,7 @@ class Router:
     def _application(self) -> Guard:
         settings = self._settings
         self.buffered = buffered = Buffered(settings.limits.buffered_mb * _MB)
-        self._proxy = proxy = Proxy(
-            catalog=lambda: self.capability_map.catalog,
-            reaches=self.reaches,
-            processes=self.processes,
-            tallies=Tallies(self.in_flight, buffered, self.egress),
-            limits=_limits(settings),
-            sweeper=self.sweeper,
-        )
+        self._proxy = proxy = self._request_path(lambda: self.capability_map.catalog)
         hosts = own_names(settings.server.host).union(settings.server.allowed_hosts)
         policy = Policy(
             allowed_hosts=hosts,
@@ -236,6 +239,16 @@ class Router:
         self.control = control = ControlPlane(self._load_control, policy.body_bytes, buffered)
         self.planes = planes = Planes(proxy, self.capability_map, control)
         return Guard(planes, policy, planes.methods)
+
+    def _request_path(self, catalog: Callable[[], Catalog]) -> Proxy:
+        """Return the request path by this catalog; all else is shared with every other one."""
+        return Proxy(
+            plans=Plans(catalog, self.reaches, self.discovery.settle),
+            processes=self.processes,
+            tallies=Tallies(self.in_flight, self.buffered, self.egress),
+            limits=_limits(self._settings),
+            sweeper=self.sweeper,
+        )
 
     def _tell_process(self, event: ProcessEvent) -> None:
         if isinstance(event, BackendEvent):
@@ -257,11 +270,13 @@ class Router:
         """Import the control plane, which takes longer than all else together, and build it."""
         from router.admin.api import Owners, control_plane  # noqa: PLC0415 on first use only
         from router.admin.pulls import Pulls  # noqa: PLC0415 likewise
+        from router.probes import Probes  # noqa: PLC0415 likewise
         from router.providers import Providers  # noqa: PLC0415 likewise
         from router.store import Store  # noqa: PLC0415 likewise
 
         # A hundred thousand objects came with these, and they stay.
         collector.spare()
+        self.discovery.attend()
         store = Store(self._folder.database)
         self._resources.callback(store.close)
         pulls = Pulls(self.downloads, self.capability_map)
@@ -278,6 +293,12 @@ class Router:
                 self.egress,
                 self.configuration,
                 Providers(self.configuration, self.reaches, store, self._folder.keys),
+                self.discovery,
+                Probes(
+                    self.capability_map,
+                    lambda catalog: partial(self._request_path(catalog).serve, CHAT),
+                    self.discovery.settle,
+                ),
             )
         )
 

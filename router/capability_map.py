@@ -17,6 +17,7 @@ from backends.wire import ProcessState
 from router.capabilities import FAMILIES, Capability
 from router.catalog import Catalog, Kind, Model, Source
 from router.errors import Refused, SignalboxError
+from router.learned import NOTHING, Learned, Listing, Verdict
 from router.overrides import Override, StoreError
 from router.settings.providers import BuiltinProvider
 from router.snapshot import Ground, build_catalog
@@ -40,6 +41,18 @@ class AssignmentStore(Protocol):
         ...
 
 
+class VerdictStore(Protocol):
+    """Where the verdicts of probes are kept; its calls block and run in a thread."""
+
+    def save_verdicts(self, model: str, verdicts: Mapping[str, Verdict]) -> None:
+        """Store verdicts, in place of older ones; StoreError when that is not possible."""
+        ...
+
+    def delete_verdicts(self, model: str) -> None:
+        """Forget a model's verdicts; StoreError when that is not possible."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MapRow:
     """One capability as a person sees it: who serves it, on whose word, and how that stands."""
@@ -57,14 +70,19 @@ class CapabilityMap:
     """The map of one running router."""
 
     def __init__(
-        self, ground: Ground, overrides: Mapping[Capability, Override], processes: ProcessManager
+        self,
+        ground: Ground,
+        overrides: Mapping[Capability, Override],
+        processes: ProcessManager,
+        learned: Learned = NOTHING,
     ) -> None:
         self._ground = ground
         self._overrides = dict(overrides)
+        self.learned = learned
         self._processes = processes
         # Held by whoever changes the map, or what it stands on.
         self.writing = asyncio.Lock()
-        self.catalog = build_catalog(ground, overrides)
+        self.catalog = build_catalog(ground, overrides, learned)
         self._tell_shadowed(overrides)
 
     def _tell_shadowed(self, overrides: Mapping[Capability, Override]) -> None:
@@ -124,13 +142,27 @@ class CapabilityMap:
             if len(set(models)) != len(models):
                 raise Refused("invalid_request", "A model stands here twice.", param="models")
             tried = {**self._overrides, capability: Override(models, since="")}
-            catalog = build_catalog(self._ground, tried)
+            catalog = build_catalog(self._ground, tried, self.learned)
             for name in models:
                 _check_assignable(capability, name, catalog)
+                self._check_listed(name)
             override = await _stored(partial(store.save_assignment, capability, models))
             self._take_effect({**self._overrides, capability: override})
             self._forgive(models)
             log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
+
+    def _check_listed(self, name: str) -> None:
+        """Refuse a model that its provider does not list, unless the user declared it."""
+        if name in self._ground.settings.models:
+            return
+        if self.learned.lacks(name, self._ground.providers):
+            provider = name.partition("/")[0]
+            raise Refused(
+                "model_not_found",
+                f"{provider} lists no model {name.partition('/')[2]!r}. Where it has it all the "
+                f"same, say so in router.yaml: models: {{{name}: {{}}}}",
+                param="models",
+            )
 
     def _forgive(self, models: tuple[str, ...]) -> None:
         """Let a process that had failed for good try again: a new assignment is a new chance."""
@@ -147,6 +179,31 @@ class CapabilityMap:
             self._take_effect(rest)
             log.info("%s is as the file says", capability)
 
+    async def learn(self, listing: Listing) -> None:
+        """Take note of what a provider lists; the next request is resolved by it."""
+        async with self.writing:
+            before = self.learned.listings.get(listing.provider.name)
+            self.learned = self.learned.with_listing(listing)
+            # In a thread, since lists are long. Nothing new: whoever remembers plans may go on.
+            if not await asyncio.to_thread(_says_the_same, before, listing):
+                self._take_effect(self._overrides)
+
+    async def try_out(
+        self, model: str, verdicts: Mapping[str, Verdict], store: VerdictStore
+    ) -> None:
+        """Take note of what probes have shown of a model; SignalboxError `store_unavailable`."""
+        async with self.writing:
+            await _stored(partial(store.save_verdicts, model, verdicts))
+            self.learned = self.learned.with_verdicts(model, verdicts)
+            self._take_effect(self._overrides)
+
+    async def forget(self, model: str, store: VerdictStore) -> None:
+        """Forget what probes have shown of a model; SignalboxError `store_unavailable`."""
+        async with self.writing:
+            await _stored(partial(store.delete_verdicts, model))
+            self.learned = self.learned.without_verdicts(model)
+            self._take_effect(self._overrides)
+
     async def models_changed(self) -> None:
         """Look on disk again: a builtin model has arrived or gone."""
         async with self.writing:
@@ -154,7 +211,7 @@ class CapabilityMap:
 
     def _take_effect(self, overrides: Mapping[Capability, Override]) -> None:
         self._overrides = dict(overrides)
-        self.catalog = build_catalog(self._ground, overrides)
+        self.catalog = build_catalog(self._ground, overrides, self.learned)
         self.reconcile()
 
     def rows(self) -> list[MapRow]:
@@ -176,6 +233,12 @@ class CapabilityMap:
             state=state,
             message=message,
         )
+
+    def status(self, model: Model) -> str | None:
+        """Return where a model of our own process stands: absent, or as the process; None else."""
+        if self.catalog.providers[model.provider].kind is not Kind.BUILTIN:
+            return None
+        return str(self._processes.status(model.provider).state) if model.present else "absent"
 
     def bound_to_builtin(self, model_id: str) -> list[str]:
         """Return the capabilities that a model of the builtin provider is bound to."""
@@ -246,6 +309,14 @@ class CapabilityMap:
                 f"Fetch it: signalbox models pull {models[0].id}",
             )
         return models[0].provider
+
+
+def _says_the_same(before: Listing | None, listing: Listing) -> bool:
+    return (
+        before is not None
+        and before.provider == listing.provider
+        and before.models == listing.models
+    )
 
 
 async def _stored(write: Callable[[], Written]) -> Written:

@@ -69,16 +69,21 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """That a model can, or cannot, do something, and who says so."""
+    """That a model can, or cannot, do something, who says so, when, and in what words."""
 
     value: bool
     source: Source
     date: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model at one provider. `present` is False for a builtin model that is not on disk."""
+    """One model at one provider. `present` is False for a builtin model that is not on disk.
+
+    `locality` is what the provider says of this model alone, `listed` that it is here for no other
+    reason than that its provider lists it.
+    """
 
     provider: str
     id: str
@@ -86,11 +91,26 @@ class Model:
     context_length: int | None = None
     present: bool = True
     other_names: tuple[str, ...] = ()
+    locality: Locality | None = None
+    listed: bool = False
 
     @property
     def name(self) -> str:
         """The name that clients and the map use."""
         return f"{self.provider}/{self.id}"
+
+
+def locality_of(provider: Provider, model: Model) -> Locality | None:
+    """Return where a prompt for this model ends up; None as long as nobody has said.
+
+    An Ollama server here passes the prompts of some models on to its cloud: only its own list tells
+    which ones, so that of a model that is not in it nothing is known.
+    """
+    if provider.locality is Locality.REMOTE:
+        return Locality.REMOTE
+    if model.locality is not None or provider.kind is Kind.OLLAMA:
+        return model.locality
+    return provider.locality
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +149,32 @@ class Catalog:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     local_only: bool = False
     left_out: Mapping[str, Locality] = field(default_factory=dict)
+    _by_id: Mapping[str, Model] = field(init=False, repr=False, compare=False)
+    _assigned: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Looked up by requests: a provider may list tens of thousands of models.
+        object.__setattr__(self, "_by_id", self._index())
+        pairs = ((need, name) for need, each in self.bindings.items() for name in each.models)
+        object.__setattr__(self, "_assigned", frozenset(pairs))
+
+    def _index(self) -> dict[str, Model]:
+        """Return the models by id and by further names, bare and with their provider's before it.
+
+        Of each the first in file order. A bare id must not lead off the machine because a cloud
+        happens to have a model of that name: what a provider merely lists has one if it stays here.
+        """
+        index: dict[str, Model] = {}
+        for model in self.models.values():
+            for name in model.other_names:
+                index.setdefault(f"{model.provider}/{name}", model)
+            provider = self.providers.get(model.provider)
+            if not model.listed or (
+                provider is not None and locality_of(provider, model) is Locality.LOCAL
+            ):
+                for name in (model.id, *model.other_names):
+                    index.setdefault(name, model)
+        return index
 
     def model(self, name: str) -> Model | None:
         """Return the model `provider/id`: a known one, or one that its provider may know.
@@ -142,17 +188,17 @@ class Catalog:
         provider = self.providers.get(provider_name)
         if provider is None or not model_id:
             return None
-        if provider.kind is Kind.BUILTIN:
-            same = (m for m in self.models.values() if m.provider == provider_name)
-            return next((model for model in same if model_id in model.other_names), None)
-        return Model(provider=provider_name, id=model_id)
+        other = self._by_id.get(name)
+        if other is not None and other.provider == provider_name:
+            return other
+        return None if provider.kind is Kind.BUILTIN else Model(provider_name, model_id)
 
     def by_id(self, model_id: str) -> Model | None:
-        """Return the first model, in file order, that bears this id or another of its names."""
-        for model in self.models.values():
-            if model_id == model.id or model_id in model.other_names:
-                return model
-        return None
+        """Return the first model, in file order, that bears this id or another of its names.
+
+        One that a remote provider merely lists is named with its provider.
+        """
+        return self._by_id.get(model_id)
 
     def alias(self, name: str | None) -> Alias | None:
         """Return the alias that a name is: exact names first, then globs in file order."""
@@ -186,6 +232,10 @@ class Catalog:
             if self.model(name) is None and self.left_out.get(provider) is not Locality.REMOTE:
                 return dict.fromkeys(names[position + 1 :], name)
         return {}
+
+    def is_assigned(self, model: Model, need: str) -> bool:
+        """Tell whether somebody assigned this model to what is needed."""
+        return (need, model.name) in self._assigned
 
     def stays_local(self, capabilities: Iterable[Capability]) -> bool:
         """Tell whether what needs these capabilities must not leave the machine."""

@@ -20,6 +20,10 @@ from router.usage import Usage
 _PER = 1_000_000
 
 
+Key = tuple[str, str, str]
+Row = tuple[str, str, str, "Sent"]
+
+
 class Sent(msgspec.Struct):
     """What one provider got on one day. `untold` counts answers whose tokens nobody told."""
 
@@ -67,31 +71,31 @@ class Egress:
     def __init__(self, tariff: Tariff, now: Callable[[], float] = time.time) -> None:
         self.tariff = tariff
         self._now = now
-        self._days: dict[tuple[str, str], Sent] = {}
-        self._changed: set[tuple[str, str]] = set()
+        # By day, provider and where the words ended up: one provider may pass some on.
+        self._days: dict[Key, Sent] = {}
+        self._changed: set[Key] = set()
         self._today = ""
         self._today_ends = 0.0
 
     def __repr__(self) -> str:
         return f"<Egress days={len(self._days)} unsaved={len(self._changed)}>"
 
-    def account(self, provider: str, model: str, size: int) -> "Account":
+    def account(self, provider: str, locality: str, model: str, size: int) -> "Account":
         """Return the account of one request of `size` bytes, to be entered when it is sent."""
-        return Account(self, provider, model, size)
+        return Account(self, (provider, locality), model, size)
 
     def check(self, provider: str) -> None:
         """Raise RouteFailed `spend_limit_reached` where a provider has had its share for today."""
         limit = self.tariff.limits.get(provider)
         if limit is None:
             return
-        sent = self._days.get((self.today(), provider))
-        if sent is None:
-            return
-        tokens = sent.prompt_tokens + sent.completion_tokens
+        today = self.today()
+        sent = [each for key, each in self._days.items() if key[:2] == (today, provider)]
+        tokens = sum(each.prompt_tokens + each.completion_tokens for each in sent)
         for had, most, what in (
-            (sent.requests, limit.requests, "requests"),
+            (sum(each.requests for each in sent), limit.requests, "requests"),
             (tokens, limit.tokens, "tokens"),
-            (sent.cost, limit.cost, "of cost"),
+            (sum(each.cost for each in sent), limit.cost, "of cost"),
         ):
             if most is not None and had >= most:
                 raise RouteFailed(
@@ -110,9 +114,9 @@ class Egress:
             self._today, self._today_ends = day.isoformat(), midnight.timestamp()
         return self._today
 
-    def of_today(self, provider: str) -> Sent:
+    def of_today(self, provider: str, locality: str) -> Sent:
         """Return today's figures of a provider, which will change: they count as unsaved."""
-        key = (self.today(), provider)
+        key = (self.today(), provider, locality)
         sent = self._days.get(key)
         if sent is None:
             sent = self._days[key] = Sent()
@@ -126,24 +130,25 @@ class Egress:
             return 0.0
         return (usage.prompt * price.prompt + usage.completion * price.completion) / _PER
 
-    def restore(self, rows: Iterable[tuple[str, str, Sent]]) -> None:
-        """Take over the figures of an earlier run, as (day, provider, figures)."""
-        self._days.update(((day, provider), sent) for day, provider, sent in rows)
+    def restore(self, rows: Iterable[Row]) -> None:
+        """Take over the figures of an earlier run, as (day, provider, locality, figures)."""
+        for day, provider, locality, sent in rows:
+            self._days[day, provider, locality] = sent
 
-    def take_changes(self) -> list[tuple[str, str, Sent]]:
+    def take_changes(self) -> list[Row]:
         """Return what changed since this was asked last, to be saved."""
         changed, self._changed = self._changed, set()
         return [(*key, msgspec.structs.replace(self._days[key])) for key in sorted(changed)]
 
-    def keep_changes(self, rows: Iterable[tuple[str, str, Sent]]) -> None:
+    def keep_changes(self, rows: Iterable[Row]) -> None:
         """Take back what could not be saved."""
-        self._changed.update((day, provider) for day, provider, _ in rows)
+        self._changed.update((day, provider, locality) for day, provider, locality, _ in rows)
 
-    def rows(self, since: date | None = None) -> list[tuple[str, str, Sent]]:
-        """Return (day, provider, figures), the newest day first."""
+    def rows(self, since: date | None = None) -> list[Row]:
+        """Return (day, provider, locality, figures), the newest day first."""
         least = "" if since is None else since.isoformat()
-        days = sorted(self._days.items(), key=lambda row: (row[0][0], row[0][1]), reverse=True)
-        return [(day, provider, sent) for (day, provider), sent in days if day >= least]
+        keys = sorted((key for key in self._days if key[0] >= least), reverse=True)
+        return [(*key, self._days[key]) for key in keys]
 
 
 class TellsUsage(Protocol):
@@ -158,18 +163,18 @@ class TellsUsage(Protocol):
 class Account:
     """One request's part of it: counted as sent on entering, as answered on leaving."""
 
-    __slots__ = ("_egress", "_model", "_provider", "_size", "answer")
+    __slots__ = ("_egress", "_model", "_size", "_whither", "answer")
 
-    def __init__(self, egress: Egress, provider: str, model: str, size: int) -> None:
+    def __init__(self, egress: Egress, whither: tuple[str, str], model: str, size: int) -> None:
         self._egress = egress
-        self._provider = provider
+        self._whither = whither
         self._model = model
         self._size = size
         # Asked for its tokens when it is over.
         self.answer: TellsUsage | None = None
 
     def __enter__(self) -> Self:
-        sent = self._egress.of_today(self._provider)
+        sent = self._egress.of_today(*self._whither)
         sent.requests += 1
         sent.bytes_out += self._size
         return self
@@ -180,7 +185,7 @@ class Account:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        sent = self._egress.of_today(self._provider)
+        sent = self._egress.of_today(*self._whither)
         usage = self.answer.usage if self.answer is not None else None
         if usage is None:
             sent.untold += 1

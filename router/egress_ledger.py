@@ -13,21 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from router.egress import Egress, Sent
+from router.egress import Egress, Row, Sent
 
 log = logging.getLogger(__name__)
 _EVERY_S = 5.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS egress (
-    day TEXT, provider TEXT, requests INTEGER, bytes_out INTEGER, prompt_tokens INTEGER,
-    completion_tokens INTEGER, untold INTEGER, cost REAL, PRIMARY KEY (day, provider)
+    day TEXT, provider TEXT, locality TEXT, requests INTEGER, bytes_out INTEGER,
+    prompt_tokens INTEGER, completion_tokens INTEGER, untold INTEGER, cost REAL, PRIMARY KEY (day, provider, locality)
 )
 """
 _READ = (
-    "SELECT day, provider, requests, bytes_out, prompt_tokens, completion_tokens, untold, cost "
-    "FROM egress"
+    "SELECT day, provider, locality, requests, bytes_out, prompt_tokens, completion_tokens, "
+    "untold, cost FROM egress"
 )
-_WRITE = "INSERT OR REPLACE INTO egress VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_WRITE = "INSERT OR REPLACE INTO egress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class EgressLedger:
@@ -70,7 +70,9 @@ class EgressLedger:
         except sqlite3.Error as error:
             self._complain(error)
             return
-        self._egress.restore((day, provider, Sent(*figures)) for day, provider, *figures in rows)
+        self._egress.restore(
+            (day, provider, locality, Sent(*figures)) for day, provider, locality, *figures in rows
+        )
 
     async def _keep(self) -> None:
         while True:
@@ -88,7 +90,7 @@ class EgressLedger:
             self._egress.keep_changes(rows)
             self._complain(error)
 
-    def _write(self, rows: list[tuple[str, str, Sent]]) -> None:
+    def _write(self, rows: list[Row]) -> None:
         # Made by us: SQLite would let others read it.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         with closing(sqlite3.connect(self._path)) as connection, connection:
@@ -99,6 +101,7 @@ class EgressLedger:
                     (
                         day,
                         provider,
+                        locality,
                         sent.requests,
                         sent.bytes_out,
                         sent.prompt_tokens,
@@ -106,7 +109,7 @@ class EgressLedger:
                         sent.untold,
                         sent.cost,
                     )
-                    for day, provider, sent in rows
+                    for day, provider, locality, sent in rows
                 ],
             )
 

@@ -2,6 +2,7 @@
 
     SignalboxError        something that a client is told, with a code of `backends.wire`
     ├── Refused           the request cannot be served as it stands: no other route is tried
+    │   └── LocalityUnknown   … until `providers` say which of their models stay here
     ├── RouteFailed       this route failed before its first byte: the next one is tried
     │   └── ProviderFailed    … by an error of the provider's own, which passes if none is left
     └── StreamFailed      the answer had begun: an error frame ends it, nothing is retried
@@ -101,6 +102,17 @@ class Refused(SignalboxError):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers, those of this refusal with them."""
         return [*super().headers(), *self._more_headers]
+
+
+class LocalityUnknown(Refused):
+    """The request must not leave, and no provider has said of the models left that they stay.
+
+    `providers` are those to ask.
+    """
+
+    def __init__(self, message: str, providers: tuple[str, ...]) -> None:
+        super().__init__("remote_not_allowed", message, param="model")
+        self.providers = providers
 
 
 class RouteFailed(SignalboxError):

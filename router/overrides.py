@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from router.capabilities import Capability
 
@@ -40,7 +41,7 @@ def read_overrides(database: Path) -> Mapping[Capability, Override]:
     }
 
 
-def read_table(database: Path, table: str, columns: str) -> list[tuple[str, ...]]:
+def read_table(database: Path, table: str, columns: str) -> list[tuple[Any, ...]]:
     """Return the rows of one table, oldest first; none when it is not there yet.
 
     Raises StoreError when the file is no database of ours, or a newer one.

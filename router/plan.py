@@ -1,6 +1,6 @@
 """What stays the same for all requests that need the same: worked out once, not for each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import msgspec
 
@@ -8,19 +8,24 @@ from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
-from router.errors import Refused, RouteFailed
+from router.errors import LocalityUnknown, Refused, RouteFailed
 from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders
 
 # Clients name few models in few ways; who names a new one each time makes us forget and begin anew.
 _MAX_KNOWN = 512
+Ask = Callable[[Collection[str]], Awaitable[None]]
 _REQUEST_ID = REQUEST_ID.encode()
 _PRIORITY = PRIORITY.encode()
 _KEY_HEADERS = {
     "authorization": (b"authorization", b"Bearer "),
     "x-api-key": (b"x-api-key", b""),
 }
+
+
+async def _nobody(_providers: Collection[str]) -> None:
+    """Ask nobody."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -48,23 +53,35 @@ class Plan(msgspec.Struct, frozen=True):
         if provider.kind is Kind.BUILTIN:
             return ((_REQUEST_ID, request_id), (_PRIORITY, b"%d" % priority))
         # Nothing by which requests could be linked goes to anybody else.
-        return ((_REQUEST_ID, request_id),) if provider.locality is Locality.LOCAL else ()
+        return ((_REQUEST_ID, request_id),) if self.route.locality is Locality.LOCAL else ()
 
 
 class Plans:
     """The plans for every requirement, remembered as long as the catalog is the same.
 
-    `catalog` returns the snapshot of the moment; `reaches` holds every provider by its name.
+    `catalog` returns the snapshot of the moment; `reaches` holds every provider by its name; `ask`
+    asks providers where their models' prompts end up, and returns after a moment in any case.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], reaches: Mapping[str, Reach]) -> None:
+    def __init__(
+        self, catalog: Callable[[], Catalog], reaches: Mapping[str, Reach], ask: Ask = _nobody
+    ) -> None:
         self._catalog_now = catalog
         self._reaches = reaches
+        self._ask = ask
         self._catalog: Catalog | None = None
         self._known: dict[Requirement, tuple[Plan, ...]] = {}
 
     def __repr__(self) -> str:
         return f"<Plans known={len(self._known)}>"
+
+    async def settle(self, requirement: Requirement) -> tuple[Plan, ...]:
+        """Return the plans as `plan` does; whether a model is local is asked where that decides."""
+        try:
+            return self.plan(requirement)
+        except LocalityUnknown as unknown:
+            await self._ask(unknown.providers)
+        return self.plan(requirement)
 
     def plan(self, requirement: Requirement) -> tuple[Plan, ...]:
         """Return the plans to try, in order; never an empty tuple.
@@ -131,7 +148,7 @@ class Plans:
         if plan.catalog is now:
             return
         provider = now.providers.get(plan.route.provider.name, plan.route.provider)
-        if Locality.REMOTE in {provider.locality, plan.route.provider.locality}:
+        if provider.locality is Locality.REMOTE or plan.route.locality is not Locality.LOCAL:
             self.of_now(plan, requirement)
 
 

@@ -11,7 +11,7 @@ from router.capability_map import CapabilityMap
 from router.endpoints import ENDPOINTS
 from router.errors import Refused, Reply
 from router.guard import App
-from router.listing import list_models, one_model
+from router.listing import ModelList
 from router.proxy import Proxy
 from router.request import Message, Receive, Scope, Send, read_body, send_reply
 
@@ -84,13 +84,13 @@ class Planes:
     """
 
     def __init__(self, proxy: Proxy, capability_map: CapabilityMap, control: App) -> None:
-        self._map = capability_map
+        self._list = ModelList(lambda: capability_map.catalog, capability_map.status)
         self.doors = {
             **{
                 path: Door(("POST",), partial(proxy.serve, endpoint))
                 for path, endpoint in ENDPOINTS.items()
             },
-            _MODELS: Door(_READ, _page(lambda _: list_models(capability_map.catalog))),
+            _MODELS: Door(_READ, self._models),
             _MODEL: Door(_READ, _page(self._model)),
             "/health": Door(_READ, _page(_ok)),
             "/ready": Door(_READ, _page(_ok)),
@@ -124,7 +124,10 @@ class Planes:
         raise _nothing_at(path, UNBUILT.union(self.doors))
 
     def _model(self, scope: Scope) -> Reply:
-        return one_model(self._map.catalog, scope["path"].removeprefix(_MODELS + "/"))
+        return self._list.one(scope["path"].removeprefix(_MODELS + "/"))
+
+    async def _models(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_reply(send, await self._list.all())
 
 
 def _page(render: Callable[[Scope], Reply]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:

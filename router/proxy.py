@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
 from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement
-from router.catalog import Catalog
+from router.catalog import Locality
 from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import CHAT, Endpoint
@@ -25,7 +24,7 @@ from router.plan import Plan, Plans
 from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
-from router.reach import Reach, Ready, place
+from router.reach import Ready, place
 from router.request import (
     Receive,
     Scope,
@@ -88,22 +87,18 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Proxy:
-    """Serves what models answer by the catalog of the moment.
-
-    `catalog` returns the snapshot to resolve by; `reaches` holds every provider by its name.
-    """
+    """Serves what models answer by the catalog of the moment, of which `plans` are made."""
 
     def __init__(
         self,
         *,
-        catalog: Callable[[], Catalog],
-        reaches: Mapping[str, Reach],
+        plans: Plans,
         processes: ProcessManager,
         tallies: Tallies,
         limits: ProxyLimits,
         sweeper: Sweeper,
     ) -> None:
-        self._plans = Plans(catalog, reaches)
+        self._plans = plans
         self._processes = processes
         self._in_flight = tallies.in_flight
         self._egress = tallies.egress
@@ -131,12 +126,13 @@ class Proxy:
             requirement = endpoint.requirement(
                 body.fields, max_images=limits.images, local_only=wants_local_only(scope)
             )
-            plans = self._plans.plan(requirement)
-            wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
-            flight.needs, flight.priority = requirement.needs, int(wanted)
-            work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since), own)
+            flight.needs = requirement.needs
             with ClientPresent(scope["state"]["turn"]) as present:
                 flight.stop = present.stop
+                plans = await self._plans.settle(requirement)
+                wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
+                flight.priority = int(wanted)
+                work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since), own)
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -218,7 +214,10 @@ class Proxy:
                 self._plans.check_leaving(plan, work.requirement)
                 opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
                 account = self._egress.account(
-                    route.provider.name, route.model.name, len(request.body)
+                    route.provider.name,
+                    route.locality or Locality.REMOTE,
+                    route.model.name,
+                    len(request.body),
                 )
                 with reach.breaker.passage() as passage, account:
                     flight.state, flight.asked = "upstream", flight.asked + 1

@@ -1,14 +1,32 @@
 """Requirement + Catalog → ordered Routes, or a typed error. Explaining a decision is making it."""
 
 import difflib
+import itertools
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from router.capabilities import Capability, Requirement
-from router.catalog import AUTO, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
-from router.errors import Refused
+from router.catalog import (
+    AUTO,
+    Binding,
+    Catalog,
+    Fact,
+    Kind,
+    Locality,
+    Model,
+    Provider,
+    Source,
+    locality_of,
+)
+from router.errors import LocalityUnknown, Refused
 
 _KEPT_LOCAL = "is remote, and local_only is set"
+_KEPT_UNKNOWN = "may be remote: its provider has not said yet, and local_only is set"
+_KEPT = (_KEPT_LOCAL, _KEPT_UNKNOWN)
+# Of a list of any length so many names are compared with one that is not there.
+_MAX_COMPARED = 200
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +38,11 @@ class Route:
     capability: Capability
     reason: str
     shims: tuple[str, ...] = ()
+
+    @property
+    def locality(self) -> Locality | None:
+        """Where the prompt ends up; None where the provider has not said."""
+        return locality_of(self.provider, self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +93,7 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
     except Refused as refusal:
         return Decision(requirement, (), (), refusal)
     candidates: list[Candidate] = []
-    kept_away: list[str] = []
+    kept_away: dict[str, str] = {}
     for choice in choices:
         judged = [(model, _judge(model, choice, requirement, catalog)) for model in choice.models]
         fit = [model for model, candidate in judged if candidate.kept]
@@ -83,7 +106,7 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
         ]
         if routes:
             return Decision(requirement, tuple(candidates), routes)
-        kept_away += [model.name for model in fit if away[model.name] is _KEPT_LOCAL]
+        kept_away |= {model.name: why for model in fit if (why := away[model.name]) in _KEPT}
     error = _stays_here(kept_away) if kept_away else _mismatch(requirement, candidates)
     return Decision(requirement, tuple(candidates), (), error)
 
@@ -180,21 +203,23 @@ def _unspoken(provider: Provider, requirement: Requirement) -> str:
 
 
 def _fact(model: Model, need: str, choice: _Choice, catalog: Catalog) -> Fact | None:
+    """Return what is known where the choice itself is an assignment's word."""
+    fact = model.facts.get(need)
+    if need == choice.capability and choice.binding is not None and not _said_by_user(fact):
+        return Fact(value=True, source=Source.ASSIGNMENT)
+    return known_fact(model, need, catalog)
+
+
+def known_fact(model: Model, need: str, catalog: Catalog) -> Fact | None:
     """Return what is known: the user's word, else the assignment's, else what was told."""
     fact = model.facts.get(need)
-    if fact is not None and fact.source is Source.USER:
+    if _said_by_user(fact) or not catalog.is_assigned(model, need):
         return fact
-    assigned = need == choice.capability and choice.binding is not None
-    if assigned or _is_assigned(model, need, catalog):
-        return Fact(value=True, source=Source.ASSIGNMENT)
-    return fact
+    return Fact(value=True, source=Source.ASSIGNMENT)
 
 
-def _is_assigned(model: Model, need: str, catalog: Catalog) -> bool:
-    if need not in set(Capability):
-        return False
-    binding = catalog.bindings.get(Capability(need))
-    return binding is not None and model.name in binding.models
+def _said_by_user(fact: Fact | None) -> bool:
+    return fact is not None and fact.source is Source.USER
 
 
 def _routes(
@@ -214,27 +239,41 @@ def _routes(
     away: dict[str, str] = {}
     for model in choice.models:
         provider = catalog.providers[model.provider]
-        if provider.locality is Locality.LOCAL:
+        locality = locality_of(provider, model)
+        if locality is Locality.LOCAL:
             behind_local = True
         elif local_only:
-            away[model.name] = _KEPT_LOCAL
+            away[model.name] = _KEPT_UNKNOWN if locality is None else _KEPT_LOCAL
             continue
         elif behind_local and not remote_fallback:
-            away[model.name] = "is remote, and remote fallback is not allowed here"
+            may_be = "is" if locality is Locality.REMOTE else "may be"
+            away[model.name] = f"{may_be} remote, and remote fallback is not allowed here"
             continue
         elif model.name in behind_absent and not remote_fallback:
             absent = behind_absent[model.name]
             away[model.name] = f"is remote, {absent} before it is gone, and remote fallback is off"
             continue
+        elif locality is None:
+            # Whichever it turns out to be, what comes after it must not be more than a fallback.
+            behind_local = True
         if model in fit:
             routes.append(Route(provider, model, choice.capability, choice.reason))
     return tuple(routes), away
 
 
-def _stays_here(names: Iterable[str]) -> Refused:
+def _stays_here(kept_away: Mapping[str, str]) -> Refused:
+    unknown = [name for name, why in kept_away.items() if why is _KEPT_UNKNOWN]
+    if unknown:
+        providers = tuple(dict.fromkeys(name.partition("/")[0] for name in unknown))
+        return LocalityUnknown(
+            f"local_only is set, and {' and '.join(providers)} has not told of "
+            f"{', '.join(unknown)} whether its prompts stay on this machine: its list of models "
+            "could not be read, or does not name it. Start it, fetch the model, or assign another.",
+            providers,
+        )
     return Refused(
         "remote_not_allowed",
-        f"Only remote models could serve this request ({', '.join(names)}), and local_only is "
+        f"Only remote models could serve this request ({', '.join(kept_away)}), and local_only is "
         "set. Assign a local model or lift local_only.",
         param="model",
     )
@@ -259,16 +298,28 @@ def _not_assigned(levers: Iterable[Capability], catalog: Catalog) -> Refused:
 
 
 def _unknown_model(name: str, catalog: Catalog) -> Refused:
+    near = difflib.get_close_matches(name[:200], _alike(name[:200], catalog), n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is."
+    return Refused("model_not_found", f"There is no model {name[:200]!r}. {hint}", param="model")
+
+
+def _alike(name: str, catalog: Catalog) -> list[str]:
+    """Return names worth comparing with one that is not there: few, however many there are.
+
+    All that the user wrote, and of what providers merely list those that hold its longest word.
+    """
+    declared = [model for model in catalog.models.values() if not model.listed]
     known = [
         AUTO,
         *(capability for capability in catalog.bindings if catalog.bound(capability)),
         *catalog.aliases,
-        *(model.name for model in catalog.models.values()),
-        *(model.id for model in catalog.models.values()),
+        *(model.name for model in declared),
+        *(model.id for model in declared),
     ]
-    near = difflib.get_close_matches(name[:200], known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is."
-    return Refused("model_not_found", f"There is no model {name[:200]!r}. {hint}", param="model")
+    word = max(_WORD.findall(name), key=len, default=name).lower()
+    listed = (each for each, model in catalog.models.items() if model.listed)
+    holding = (each for each in listed if word in each.lower())
+    return [*known, *itertools.islice(holding, _MAX_COMPARED)]
 
 
 def _mismatch(requirement: Requirement, candidates: Iterable[Candidate]) -> Refused:

@@ -8,6 +8,8 @@ from router.capabilities import Capability
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.egress import Price, SpendLimit, Tariff
 from router.keys import KeyReferenceError, resolve
+from router.learned import NOTHING, Learned
+from router.model_folder import Described, described
 from router.overrides import Override
 from router.settings import Settings
 from router.settings.providers import (
@@ -136,8 +138,13 @@ def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capab
         )
 
 
-def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> Catalog:
-    """Return the snapshot for these stored assignments; looks on disk for the builtin models."""
+def build_catalog(
+    ground: Ground, overrides: Mapping[Capability, Override], learned: Learned = NOTHING
+) -> Catalog:
+    """Return the snapshot for these stored assignments; looks on disk for the builtin models.
+
+    What the user declared stands before what was merely learned of, so that it is found first.
+    """
     bindings = dict(ground.bindings)
     for capability, override in overrides.items():
         in_file = bindings.get(capability, Binding(capability, ()))
@@ -150,6 +157,16 @@ def build_catalog(ground: Ground, overrides: Mapping[Capability, Override]) -> C
     for binding in bindings.values():
         for name in binding.models:
             _add(models, name, ground)
+    for name, model in models.items():
+        models[name] = learned.applied(model, ground.providers[model.provider])
+    for model in learned.listed(ground.providers):
+        models.setdefault(model.name, model)
+    for name in learned.verdicts:
+        # Somebody has tried it out, so it is there, whatever the lists say.
+        provider, _, model_id = name.partition("/")
+        if name not in models and provider in ground.providers and provider != ground.builtin:
+            tried = Model(provider, model_id, listed=True)
+            models[name] = learned.applied(tried, ground.providers[provider])
     return Catalog(
         providers=ground.providers,
         models=models,
@@ -200,4 +217,11 @@ def _add(models: dict[str, Model], name: str, ground: Ground) -> None:
             other_names=(known.repo,),
         )
     elif told is not None or folder is not None:
-        models[name] = Model(provider, model_id, facts, context_length, present=folder is not None)
+        of_folder = described(folder) if folder is not None else Described()
+        models[name] = Model(
+            provider,
+            model_id,
+            {**of_folder.facts, **facts},
+            context_length or of_folder.context_length,
+            present=folder is not None,
+        )

@@ -2,18 +2,21 @@
 
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine, UniqueConstraint, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Field, Session, SQLModel, create_engine, select
 
 from router import stored_providers
 from router.capabilities import Capability
+from router.learned import Verdict
 from router.overrides import SCHEMA_VERSION, TABLE, Override, StoreError, check_version
 from router.stored_providers import StoredProvider
+from router.stored_verdicts import TABLE as FACT_TABLE
 
 _BUSY_S = 5
 
@@ -38,6 +41,20 @@ class AddedProvider(SQLModel, table=True):
     name: str = Field(unique=True)
     settings: str
     since: str
+
+
+class ModelFact(SQLModel, table=True):
+    """What a probe has shown of one capability of a model; no value where it showed nothing."""
+
+    __tablename__ = FACT_TABLE
+    __table_args__ = (UniqueConstraint("model", "capability"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    model: str
+    capability: str
+    value: bool | None = None
+    date: str
+    why: str
 
 
 class Store:
@@ -86,6 +103,23 @@ class Store:
             if row is not None:
                 session.delete(row)
 
+    def save_verdicts(self, model: str, verdicts: Mapping[str, Verdict]) -> None:
+        """Store verdicts, in place of older ones; StoreError when that is not possible."""
+        with _Writing(self._opened()) as session:
+            old = {row.capability: row for row in session.exec(_facts_of(model))}
+            for capability, verdict in verdicts.items():
+                row = old.get(capability) or ModelFact(
+                    model=model, capability=capability, date="", why=""
+                )
+                row.value, row.date, row.why = verdict.value, verdict.date, verdict.why
+                session.add(row)
+
+    def delete_verdicts(self, model: str) -> None:
+        """Forget a model's verdicts; StoreError when that is not possible."""
+        with _Writing(self._opened()) as session:
+            for row in session.exec(_facts_of(model)):
+                session.delete(row)
+
     def close(self) -> None:
         """Close the database."""
         if self._engine is not None:
@@ -105,6 +139,10 @@ def _by_capability(capability: Capability):  # type: ignore[no-untyped-def]  # n
 
 def _by_name(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 likewise
     return select(AddedProvider).where(AddedProvider.name == name)
+
+
+def _facts_of(model: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 SQLModel's own generic
+    return select(ModelFact).where(ModelFact.model == model)
 
 
 class _Writing:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -16,18 +16,25 @@ from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
 from router.admin.configuration import configuration_routes
 from router.admin.event_stream import event_routes
+from router.admin.models import model_routes
 from router.admin.providers import provider_routes
 from router.admin.pulls import Pulls
 from router.capabilities import Capability
-from router.capability_map import AssignmentStore, CapabilityMap
+from router.capability_map import AssignmentStore, CapabilityMap, VerdictStore
 from router.configuration import Configuration
+from router.discovery import Discovery
 from router.egress import Egress
 from router.endpoints import CHAT, ENDPOINTS
-from router.errors import Refused, SignalboxError
+from router.errors import LocalityUnknown, Refused, SignalboxError
 from router.events import Bus, InFlight
+from router.probes import Probes
 from router.providers import Providers
 from router.request import priority_of
 from router.resolver import Decision, decide
+
+
+class Stored(AssignmentStore, VerdictStore, Protocol):
+    """All that the control plane stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Owners:
     """Who owns what the control plane shows and changes."""
 
     capability_map: CapabilityMap
-    store: AssignmentStore
+    store: Stored
     processes: ProcessManager
     downloads: Downloads
     pulls: Pulls
@@ -44,6 +51,8 @@ class Owners:
     egress: Egress
     configuration: Configuration
     providers: Providers
+    discovery: Discovery
+    probes: Probes
 
 
 class Assignment(BaseModel):
@@ -75,6 +84,7 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_capabilities(owners))
     app.include_router(_backends(owners))
     app.include_router(_builtin_models(owners))
+    app.include_router(model_routes(owners.capability_map, owners.probes, owners.store))
     app.include_router(_explain(owners))
     app.include_router(_requests(owners.in_flight))
     app.include_router(event_routes(owners.bus))
@@ -113,7 +123,9 @@ def _capabilities(owners: Owners) -> APIRouter:
     ) -> dict[str, Any]:
         """Assign models to a capability in place of those it has."""
         known = _known(capability)
+        await owners.discovery.confirm(assignment.models)
         await the_map.assign(known, tuple(assignment.models), owners.store)
+        owners.discovery.look()
         if wait is not None:
             await the_map.settled(known, wait)
         return asdict(the_map.row(known))
@@ -221,6 +233,11 @@ def _explain(owners: Owners) -> APIRouter:
             )
             catalog = owners.capability_map.catalog
             decision = decide(requirement, catalog)
+            if isinstance(decision.error, LocalityUnknown):
+                # As a request does.
+                await owners.discovery.settle(decision.error.providers)
+                catalog = owners.capability_map.catalog
+                decision = decide(requirement, catalog)
             if decision.error is not None:
                 return {**_told(decision), "priority": None}
             alias = catalog.alias(requirement.model)
@@ -267,16 +284,15 @@ def _egress(owners: Owners) -> APIRouter:
     @routes.get("/admin/egress")
     async def list_egress(since: date | None = None) -> dict[str, Any]:
         """Return what each provider got on each day (UTC): requests, bytes, tokens where told."""
-        providers = owners.capability_map.catalog.providers
         return {
             "data": [
                 {
                     "day": day,
                     "provider": name,
-                    "locality": providers[name].locality if name in providers else None,
+                    "locality": locality,
                     **msgspec.structs.asdict(sent),
                 }
-                for day, name, sent in owners.egress.rows(since)
+                for day, name, locality, sent in owners.egress.rows(since)
             ]
         }
 
@@ -296,7 +312,7 @@ def _told(decision: Decision) -> dict[str, Any]:
                 "provider": route.provider.name,
                 "model": route.model.id,
                 "capability": route.capability,
-                "locality": route.provider.locality,
+                "locality": route.locality,
                 "shims": list(route.shims),
             }
             for route in decision.routes

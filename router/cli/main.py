@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     _capabilities(add("capabilities", "show or change who serves what"))
     providers = add("providers", "show, add, edit, remove or test who serves models")
     provider_options.add_options(providers, _common)
-    _models(add("models", "list models; fetch or delete builtin ones"))
+    _models(add("models", "list models, try them out; fetch or delete builtin ones"))
     add("reload", "have the router read its configuration again")
     ask = add("ask", "ask a model, and print the answer as it comes")
     ask.add_argument("prompt", metavar="TEXT", help="the question")
@@ -149,15 +149,26 @@ def _models(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION")
     command.set_defaults(action="list")
     for name, text in (
-        ("list", "show builtin models and where they stand (the default)"),
+        ("list", "show models, what they can do and where they stand (the default)"),
         ("pull", "fetch a builtin model; does nothing when it is there"),
         ("rm", "delete a builtin model from the data folder"),
+        ("probe", "try out what a model can do: text, pictures, tools, schemas"),
+        ("forget", "forget what trying a model out has shown"),
     ):
         action = actions.add_parser(
             name, help=text, parents=[_common(argparse.SUPPRESS)], allow_abbrev=False
         )
         if name != "list":
-            action.add_argument("model", metavar="MODEL", help="such as smollm2-135m")
+            builtin = name in {"pull", "rm"}
+            told = "such as smollm2-135m" if builtin else "provider/model"
+            action.add_argument("model", metavar="MODEL", help=told)
+        if name == "probe":
+            action.add_argument(
+                "--capability", action="append", help="try this one only; may be repeated"
+            )
+            action.add_argument(
+                "--yes", action="store_true", help="also where the trial leaves this machine"
+            )
 
 
 def _requests(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -15,31 +16,84 @@ from router.cli.router_client import RouterClient
 
 _PATH = "/admin/builtin/models"
 _ROW = ("id", "state", "size_mb", "capabilities", "path")
+_KNOWN_ROW = ("model", "can", "cannot", "context_length", "where", "assigned")
 # How often a download is looked at while the router does it.
 _LOOK_S = 0.25
 
 
 def run(call: Call, client: RouterClient, output: Output) -> None:
-    """Run `models list`, `pull` or `rm`."""
+    """Run `models list`, `pull`, `rm`, `probe` or `forget`."""
     match call.options.action:
         case "list":
             _list(client, output)
         case "pull":
             _pull(call, client, output)
+        case "probe":
+            _probe(call, client, output)
+        case "forget":
+            _forget(call, client, output)
         case _:
             _remove(call, client, output)
 
 
 def _list(client: RouterClient, output: Output) -> None:
     builtin = client.get(_PATH)["data"]
-    others = [row["id"] for row in client.get("/v1/models")["data"] if row["owned_by"] != "builtin"]
+    ours = {row["id"] for row in builtin}
+    known = client.get("/admin/models")["data"]
+    # Only a model of our own process has a status.
+    others = [row for row in known if row["status"] is None or row["id"] not in ours]
+    rows = client.get("/v1/models")["data"]
+    names = [row["id"] for row in rows if row["owned_by"] == "signalbox"]
     if output.as_json:
-        output.document({"builtin": builtin, "others": others})
+        output.document({"builtin": builtin, "others": others, "names": names})
         return
     output.table(_ROW, builtin)
     if others:
         output.line()
-        output.line(f"also answering to: {', '.join(others)}")
+        output.table(_KNOWN_ROW, [_known_row(row) for row in others])
+    if names:
+        output.line()
+        output.line(f"also answering to: {', '.join(names)}")
+
+
+def _known_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a model as a table shows it: what it can, and on whose word, at a glance."""
+    facts = row["facts"].items()
+    return {
+        **row,
+        "can": [f"{need} ({fact['source']})" for need, fact in facts if fact["value"]],
+        "cannot": [f"{need} ({fact['source']})" for need, fact in facts if fact["value"] is False],
+        "where": row["locality"] or "unknown",
+    }
+
+
+def _probe(call: Call, client: RouterClient, output: Output) -> None:
+    options = call.options
+    wanted: dict[str, Any] = {"model": options.model, "allow_remote": options.yes}
+    if options.capability:
+        wanted["capabilities"] = options.capability
+    told = client.call("POST", "/admin/models/probe", wanted, patient=True)
+    if output.as_json:
+        output.document(told)
+        return
+    rows = [
+        {
+            "capability": need,
+            "verdict": "unknown" if verdict["value"] is None else verdict["value"],
+            "why": verdict["why"],
+        }
+        for need, verdict in told["verdicts"].items()
+    ]
+    output.table(("capability", "verdict", "why"), rows)
+
+
+def _forget(call: Call, client: RouterClient, output: Output) -> None:
+    model = call.options.model
+    told = client.call("DELETE", f"/admin/models/facts?model={quote(model, safe='')}")
+    if output.as_json:
+        output.document(told)
+    else:
+        output.line(f"{model}: {', '.join(told['forgotten']) or 'nothing'} forgotten.")
 
 
 def _pull(call: Call, client: RouterClient, output: Output) -> None:

@@ -226,6 +226,12 @@ class DownloadSettings(Section):
     token: KeyRef | None = None
 
 
+class DiscoverySettings(Section):
+    """How often providers are asked for their models once somebody looks; None: by no clock."""
+
+    every_s: Seconds | None = 300
+
+
 class LogSettings(Section):
     """What the log tells; prompts never, unless asked for."""
 
@@ -271,6 +277,7 @@ class Settings(Section):
     timeouts: TimeoutSettings = Field(default_factory=TimeoutSettings)
     images: ImageSettings = Field(default_factory=ImageSettings)
     downloads: DownloadSettings = Field(default_factory=DownloadSettings)
+    discovery: DiscoverySettings = Field(default_factory=DiscoverySettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
     _source: Path = PrivateAttr(default=Path())

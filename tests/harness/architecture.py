@@ -48,7 +48,7 @@ GRAMMAR_MODULES: Final = {
 }
 # What may be imported inside a function, and where: what is heavy and not needed at once.
 LAZY_IMPORTS: Final = {
-    "router.app": ("router.admin", "router.store", "router.providers"),
+    "router.app": ("router.admin", "router.probes", "router.providers", "router.store"),
     "router.reaches": ("router.upstream.tls",),
     "router.keys": ("keyring",),
     "router.translate": ("litellm",),

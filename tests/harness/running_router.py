@@ -58,7 +58,8 @@ async def running_router(
     there. `places` is how many clients may be connected at a time, `watch_s` how often it looks
     whether the file has changed.
     """
-    config = save(folder, **sections)
+    # What a test's provider sees is what the test sends, unless it says otherwise.
+    config = save(folder, **{"discovery": {"every_s": None}, **sections})
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **(environ or {})}
     settings = load(config, {"data_dir": str(folder / "data")}, environment)
     keys = access_keys(settings, environment)
@@ -78,6 +79,8 @@ async def running_router(
             try:
                 async with client:
                     yield RunningRouter(router, server, port, client)
+                    # What it asks beside all requests is no leak.
+                    await router.discovery.aclose()
                     await idle(router)
             finally:
                 server.stop()

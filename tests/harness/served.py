@@ -95,6 +95,8 @@ class Served:
         tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
         # The kernel chooses, and what it has chosen is said: nobody can come in between.
         tree["server"] = {"port": 0, **tree.get("server", {})}
+        # What a test's provider sees is what the test sends, unless it says otherwise.
+        tree.setdefault("discovery", {"every_s": None})
         config = folder / "router.yaml"
         config.write_text(json.dumps(tree), encoding="utf-8")
         arguments = ("serve", "--config", str(config), "--data-dir", str(folder / "data"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.egress import Egress, Price, SpendLimit, Tariff
+from router.egress import Egress, Key, Price, Row, Sent, SpendLimit, Tariff
 from router.errors import Reply, RouteFailed
 from router.usage import Usage, usage_of
 
@@ -22,8 +22,13 @@ class Clock:
 
 def ask(egress: Egress, provider: str = "p", *, size: int = 10, usage: Usage | None = None) -> None:
     """Send one request and have it answered."""
-    with egress.account(provider, f"{provider}/m", size) as account:
+    with egress.account(provider, "local", f"{provider}/m", size) as account:
         account.answer = Reply(200, (), b"", usage)
+
+
+def keyed(rows: list[Row]) -> dict[Key, Sent]:
+    """Return rows by day, provider and locality."""
+    return {(day, name, locality): sent for day, name, locality, sent in rows}
 
 
 def test_figures_are_those_of_a_provider_and_a_day() -> None:
@@ -35,23 +40,23 @@ def test_figures_are_those_of_a_provider_and_a_day() -> None:
     ask(egress, "q", size=5)
     clock.now += 86_400
     ask(egress, usage=Usage(1, 1))
-    rows = [(day, name, sent.requests, sent.bytes_out) for day, name, sent in egress.rows()]
+    rows = [(day, name, sent.requests, sent.bytes_out) for day, name, _, sent in egress.rows()]
     assert rows == [
         ("2027-01-16", "p", 1, 10),
         ("2027-01-15", "q", 1, 5),
         ("2027-01-15", "p", 2, 20),
     ]
-    sent = egress.rows()[2][2]
+    sent = egress.rows()[2][3]
     assert (sent.prompt_tokens, sent.completion_tokens, sent.untold) == (3, 4, 1)
 
 
 def test_a_request_counts_though_it_fails() -> None:
     """What was sent has left, whatever became of it."""
     egress = Egress(Tariff(), Clock())
-    with pytest.raises(RuntimeError), egress.account("p", "p/m", 7):
+    with pytest.raises(RuntimeError), egress.account("p", "local", "p/m", 7):
         raise RuntimeError
     (row,) = egress.rows()
-    assert (row[2].requests, row[2].bytes_out, row[2].untold) == (1, 7, 1)
+    assert (row[3].requests, row[3].bytes_out, row[3].untold) == (1, 7, 1)
 
 
 @pytest.mark.parametrize(
@@ -110,16 +115,17 @@ def test_tokens_are_those_that_a_provider_tells(told: object, expected: object) 
 @given(st.lists(st.tuples(st.sampled_from("pq"), st.integers(0, 99), st.booleans())))
 def test_what_is_saved_is_what_was_counted(steps: list[tuple[str, int, bool]]) -> None:
     """However often changes are taken, lost and taken again: the last ones give the whole."""
-    egress, saved = Egress(Tariff(), Clock()), {}
+    egress = Egress(Tariff(), Clock())
+    saved: dict[Key, Sent] = {}
     for provider, size, fails in steps:
         ask(egress, provider, size=size)
         changes = egress.take_changes()
         if fails:
             egress.keep_changes(changes)
         else:
-            saved.update({(day, name): sent for day, name, sent in changes})
-    saved.update({(day, name): sent for day, name, sent in egress.take_changes()})
-    assert saved == {(day, name): sent for day, name, sent in egress.rows()}
+            saved.update(keyed(changes))
+    saved.update(keyed(egress.take_changes()))
+    assert saved == keyed(egress.rows())
     other = Egress(Tariff(), Clock())
-    other.restore((day, name, sent) for (day, name), sent in saved.items())
+    other.restore((*key, sent) for key, sent in saved.items())
     assert other.rows() == egress.rows()

@@ -8,7 +8,7 @@ import pytest
 from router.capabilities import Capability, Dialect, Requirement
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.endpoints import CHAT, ENDPOINTS
-from router.errors import Refused
+from router.errors import LocalityUnknown, Refused
 from router.resolver import decide, resolve
 
 BUILTIN = Provider("builtin", Kind.BUILTIN, "http://127.0.0.1:60316/v1", Locality.LOCAL)
@@ -26,8 +26,9 @@ SMOL = Model(
     {"vision": fact(False, Source.PROVIDER), "tool_use": fact(False, Source.PROVIDER)},
     other_names=("HuggingFaceTB/SmolLM2-135M-Instruct",),
 )
-SEER = Model("ollama", "seer", {"vision": fact(True)})
-BLIND = Model("ollama", "blind", {"vision": fact(False)})
+SEER = Model("ollama", "seer", {"vision": fact(True)}, locality=Locality.LOCAL)
+BLIND = Model("ollama", "blind", {"vision": fact(False)}, locality=Locality.LOCAL)
+OTHER = Model("ollama", "other", locality=Locality.LOCAL)
 GPT = Model("cloud", "gpt", {"audio": fact(True)})
 
 
@@ -36,7 +37,7 @@ def catalog(
 ) -> Catalog:
     return Catalog(
         providers={provider.name: provider for provider in (BUILTIN, OLLAMA, CLOUD)},
-        models={model.name: model for model in (SMOL, SEER, BLIND, GPT)},
+        models={model.name: model for model in (SMOL, SEER, BLIND, OTHER, GPT)},
         bindings={
             Capability(name): Binding(Capability(name), tuple(models), **options)
             for name, models in bindings.items()
@@ -127,11 +128,11 @@ def test_the_first_needed_capabilitys_binding_serves_in_the_users_order() -> Non
 
 def test_models_with_a_fact_against_them_are_passed_over() -> None:
     """A false fact for any need drops a candidate; unknown keeps its place."""
-    known = catalog({"tool_use": ["ollama/blind", "ollama/unknown", "ollama/seer"]})
+    known = catalog({"tool_use": ["ollama/blind", "ollama/other", "ollama/seer"]})
     requirement = _classified(
         {"tools": [{}], "messages": [{"role": "tool", "content": [{"type": "image_url"}]}]}
     )
-    assert names(requirement, known) == ["ollama/unknown", "ollama/seer"]
+    assert names(requirement, known) == ["ollama/other", "ollama/seer"]
 
 
 def test_the_next_needed_capability_serves_when_the_first_ones_models_do_not_fit() -> None:
@@ -329,3 +330,23 @@ def test_a_model_that_is_gone_opens_no_way_out(
     with pytest.raises(Refused) as refused:
         resolve(need("text"), known)
     assert "gone/m before it is gone" in refused.value.message
+
+
+@pytest.mark.parametrize("local_only", [False, True])
+def test_what_may_be_remote_counts_as_neither(local_only: bool) -> None:
+    """A model of which nobody has said where it runs serves first, is no fallback, and never stays.
+
+    Nor is a remote one behind it anything but a fallback: what it failed for may have been local.
+    """
+    unknown_first = catalog({"text": ["ollama/unheard", "cloud/gpt"]}, local_only=local_only)
+    unknown_last = catalog({"text": ["ollama/seer", "ollama/unheard"]}, local_only=local_only)
+    if local_only:
+        with pytest.raises(LocalityUnknown) as refusal:
+            resolve(need("text"), unknown_first)
+        assert refusal.value.providers == ("ollama",)
+        assert refusal.value.code == "remote_not_allowed"
+    else:
+        assert names(need("text"), unknown_first) == ["ollama/unheard"]
+    assert names(need("text"), unknown_last) == ["ollama/seer"]
+    allowed = catalog({"text": ["ollama/seer", "ollama/unheard"]}, allow_remote_fallback=True)
+    assert names(need("text"), allowed) == ["ollama/seer", "ollama/unheard"]

@@ -326,15 +326,56 @@ def test_the_configured_admin_key_never_goes_to_another_address(
 
 
 def test_models_are_listed_with_where_they_stand(router: FakeRouter, signalbox: Signalbox) -> None:
-    """Builtin models in a table, other names in a line."""
-    row = {"id": "smollm2-135m", "state": "absent", "size_mb": 93, "capabilities": ["text"]}
+    """Builtin models in a table, all others in one with their facts, other names in a line."""
+    row = {"id": "smollm2-135m", "state": "ready", "size_mb": 93, "capabilities": ["text"]}
     router.says("GET /admin/builtin/models", {"data": [{**row, "path": None}]})
-    names = [{"id": "auto", "owned_by": "signalbox"}, {"id": "builtin/x", "owned_by": "builtin"}]
+    told = {"value": True, "source": "probe", "date": "2026-01-01", "why": "it named red"}
+    known: dict[str, Any] = {
+        "model": "o/m",
+        "id": "smollm2-135m",
+        "status": None,
+        "locality": None,
+        "context_length": 4096,
+        "assigned": [],
+        "facts": {
+            "vision": told,
+            "tool_use": {**told, "value": False},
+            "text": {**told, "value": None},
+        },
+    }
+    ours = {**known, "model": "mlx/smollm2-135m", "status": "ready"}
+    router.says("GET /admin/models", {"data": [ours, known]})
+    names = [{"id": "auto", "owned_by": "signalbox"}, {"id": "o/m", "owned_by": "o"}]
     router.says("GET /v1/models", {"data": names})
     out = signalbox("models").out.splitlines()
-    assert out[1].split() == ["smollm2-135m", "absent", "93", "text", "-"]
+    assert out[1].split() == ["smollm2-135m", "ready", "93", "text", "-"]
+    assert out[4].split() == [
+        *("o/m", "vision", "(probe)", "tool_use", "(probe)", "4096", "unknown", "-"),
+    ]
     assert out[-1] == "also answering to: auto"
-    assert signalbox("models", "list", "--json").json["others"] == ["auto"]
+    document = signalbox("models", "list", "--json").json
+    assert (document["names"], [each["model"] for each in document["others"]]) == (
+        ["auto"],
+        ["o/m"],
+    )
+
+
+def test_a_model_is_tried_out_and_forgotten(router: FakeRouter, signalbox: Signalbox) -> None:
+    """A person reads each verdict and why; leave to ask elsewhere is given by --yes alone."""
+    seen = {"value": None, "date": "2026-01-01", "why": "it was shown red and said 'blue'"}
+    verdicts = {"text": {**seen, "value": True, "why": "it said 'Hi'"}, "vision": seen}
+    router.says("POST /admin/models/probe", {"model": "o/m", "verdicts": verdicts})
+    out = signalbox("models", "probe", "o/m").out.splitlines()
+    assert out[1].split() == ["text", "yes", "it", "said", "'Hi'"]
+    assert out[2].split()[:2] == ["vision", "unknown"]
+    assert router.seen[0].body == {"model": "o/m", "allow_remote": False}
+    told = signalbox("models", "probe", "o/m", "--capability", "vision", "--yes", "--json").json
+    assert told["verdicts"] == verdicts
+    wanted = {"model": "o/m", "allow_remote": True, "capabilities": ["vision"]}
+    assert router.seen[1].body == wanted
+    router.says("DELETE /admin/models/facts?model=o%2Fm", {"forgotten": ["text", "vision"]})
+    assert signalbox("models", "forget", "o/m").out == "o/m: text, vision forgotten.\n"
+    assert signalbox("models", "forget", "o/m", "--json").json["forgotten"] == ["text", "vision"]
 
 
 def test_a_model_is_fetched_by_the_router_that_runs(

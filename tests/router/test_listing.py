@@ -1,0 +1,209 @@
+"""`GET /v1/models`: names, what is known of each, and that a long list costs requests nothing."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import listing
+from router.capabilities import Capability, Requirement
+from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.errors import Refused
+from router.listing import ModelList
+from router.resolver import decide
+from tests.harness.running_router import openai_provider, running_router
+from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
+from tests.harness.served import fake_builtin, served
+
+HERE = Provider("here", Kind.OPENAI, "http://127.0.0.1:9/v1", Locality.LOCAL)
+CLOUD = Provider("cloud", Kind.OPENAI, "https://cloud.example/v1", Locality.REMOTE)
+OLLAMA = Provider("ollama", Kind.OLLAMA, "http://127.0.0.1:11434/v1", Locality.LOCAL)
+
+
+def fact(value: bool) -> Fact:
+    return Fact(value, Source.PROVIDER)
+
+
+SEER = Model("here", "org/seer", {"vision": fact(True), "audio": fact(True)}, 4096)
+BLIND = Model("cloud", "blind", {"vision": fact(False), "embeddings": fact(True)}, listed=True)
+DARK = Model("ollama", "dark")
+
+
+def catalog(**more: Any) -> Catalog:
+    return Catalog(
+        {each.name: each for each in (HERE, CLOUD, OLLAMA)},
+        {each.name: each for each in (SEER, DARK, BLIND)},
+        {
+            Capability.TEXT: Binding(Capability.TEXT, ("here/org/seer", "ollama/dark")),
+            Capability.VISION: Binding(Capability.VISION, ("gone/m",)),
+        },
+        aliases={
+            "gpt-4o": Alias("auto"),
+            "eyes": Alias("here/org/seer"),
+            "x*": Alias("text"),
+            "lost": Alias("nobody"),
+        },
+        **more,
+    )
+
+
+async def rows(known: Catalog) -> dict[str, dict[str, Any]]:
+    reply = await ModelList(lambda: known, lambda _: None).all()
+    return {row["id"]: row for row in json.loads(reply.body)["data"]}
+
+
+async def test_every_name_is_listed_with_what_is_known_of_it() -> None:
+    """OpenAI's fields stand as ever; the rest is told as true, false, or null for unknown."""
+    told = await rows(catalog())
+    names = ["auto", "text", "gpt-4o", "eyes", "lost"]
+    assert list(told) == [*names, "here/org/seer", "ollama/dark", "cloud/blind"]
+    assert told["here/org/seer"] == {
+        "id": "here/org/seer",
+        "object": "model",
+        "created": 0,
+        "owned_by": "here",
+        "architecture": {
+            "input_modalities": ["text", "image", "audio"],
+            "output_modalities": ["text"],
+        },
+        "capabilities": {
+            "vision": True,
+            "tool_use": None,
+            "structured_output": None,
+            "text": True,
+        },
+        "context_length": 4096,
+        "locality": "local",
+        "status": None,
+    }
+    assert told["cloud/blind"]["architecture"]["input_modalities"] == ["text"]
+    assert told["cloud/blind"]["capabilities"]["embeddings"] is True
+    assert (told["cloud/blind"]["locality"], told["cloud/blind"]["owned_by"]) == ("remote", "cloud")
+    # Assigned to text, of unknown sight, at an Ollama that has not said where it runs.
+    assert told["ollama/dark"]["capabilities"]["text"] is True
+    assert (told["ollama/dark"]["architecture"], told["ollama/dark"]["locality"]) == (None, None)
+    assert told["auto"]["capabilities"]["text"] is True
+    for name in ("text", "eyes"):
+        assert (told[name]["model"], told[name]["owned_by"]) == ("here/org/seer", "signalbox")
+        assert told[name]["context_length"] == 4096
+    assert told["lost"] == {"id": "lost", "object": "model", "created": 0, "owned_by": "signalbox"}
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("here/org/seer", None),
+        ("org/seer", "here/org/seer"),
+        ("text", "here/org/seer"),
+        ("eyes", "here/org/seer"),
+        ("cloud/blind", None),
+    ],
+)
+def test_one_model_is_told_by_any_of_its_names(name: str, model: str | None) -> None:
+    """The row bears the name that was asked for, and says whose it is."""
+    row = json.loads(ModelList(catalog, lambda _: None).one(name).body)
+    assert (row["id"], row.get("model")) == (name, model)
+
+
+@pytest.mark.parametrize("name", ["nobody", "blind", "vision", "x1", "", "here/"])
+def test_a_name_that_nothing_has_is_refused(name: str) -> None:
+    """So are a capability without a model, and the bare id of what a cloud merely lists."""
+    with pytest.raises(Refused) as refusal:
+        ModelList(catalog, lambda _: None).one(name)
+    assert refusal.value.code == "model_not_found"
+
+
+async def test_the_list_is_rendered_once_for_each_catalog_and_state() -> None:
+    """Who asks every second costs nothing; a process that moves on, or a new map, is seen."""
+    now, state = [catalog()], ["stopped"]
+    known = ModelList(lambda: now[0], lambda model: state[0] if model is SEER else None)
+    first = await known.all()
+    assert await known.all() is first
+    state[0] = "ready"
+    second = await known.all()
+    assert b'"status":"ready"' in second.body
+    now[0] = catalog()
+    assert await known.all() is not second
+
+
+async def test_a_long_list_is_rendered_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread or not, it is the same."""
+    short = await rows(catalog())
+    monkeypatch.setattr(listing, "_AT_ONCE", 1)
+    assert await rows(catalog()) == short
+
+
+class _Unread(dict[str, Model]):
+    """Models that can be looked up and not be gone through."""
+
+    sealed = False
+
+    def values(self) -> Any:
+        assert not self.sealed
+        return super().values()
+
+    def __iter__(self) -> Iterator[str]:
+        assert not self.sealed
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("name", [None, "auto", "text", "eyes", "org/seer", "here/org/seer", "x9"])
+def test_a_decision_takes_no_longer_for_a_longer_list(name: str | None) -> None:
+    """No request that can be served goes through all models."""
+    models = _Unread({each.name: each for each in (SEER, DARK, BLIND)})
+    known = Catalog(catalog().providers, models, catalog().bindings, aliases=catalog().aliases)
+    models.sealed = True
+    assert decide(Requirement((Capability.TEXT,), model=name), known).routes
+
+
+def test_an_unknown_name_is_compared_with_few_of_many() -> None:
+    """The nearest names are found in a list of any length."""
+    models = [Model("cloud", f"org/tiger-{number}", listed=True) for number in range(20_000)]
+    known = Catalog({"cloud": CLOUD}, {each.name: each for each in models}, {})
+    error = decide(Requirement((Capability.TEXT,), model="tiger-77x"), known).error
+    assert error is not None
+    assert "Did you mean cloud/org/tiger-" in error.message
+
+
+async def test_sdks_find_models_whose_ids_have_slashes(tmp_path: Path) -> None:
+    """What a provider lists is in the list, and is found alone by its path, escaped or not."""
+
+    async def script(conversation: Conversation) -> None:
+        row = {"id": "org/m", "architecture": {"input_modalities": ["text", "image"]}}
+        await conversation.answer(json.dumps({"data": [row]}).encode())
+
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"p": openai_provider(fm.url)}) as signalbox,
+    ):
+        client = signalbox.client
+        assert (await client.get("/v1/models")).json()["data"] == []
+        await signalbox.router.discovery.discover("p")
+        (row,) = (await client.get("/v1/models")).json()["data"]
+        assert row["id"] == "p/org/m"
+        for path in ("p/org/m", "p%2Forg%2Fm"):
+            assert (await client.get(f"/v1/models/{path}")).json() == row
+        (told,) = (await client.get("/admin/models")).json()["data"]
+        assert told["facts"]["vision"]["source"] == "provider"
+        assert told["facts"]["vision"]["date"] == told["listed_at"]
+        assert (told["model"], told["locality"]) == ("p/org/m", "local")
+
+
+async def test_the_list_tells_where_a_builtin_model_stands_and_wakes_nothing(
+    tmp_path: Path,
+) -> None:
+    """Absent, stopped, ready: as the process is, without a request to it."""
+    settings = fake_builtin(tmp_path, start="on_demand")
+    async with served(tmp_path, **settings) as router:
+
+        async def status(name: str) -> Any:
+            return (await router.client.get(f"/v1/models/{name}")).json()["status"]
+
+        assert await status("builtin/fake") == "stopped"
+        assert await status("builtin/qwen3-vl-4b") == "absent"
+        assert (await router.backend())["state"] == "stopped"
+        await router.assign("text", "builtin/fake", wait="ready")
+        assert await status("builtin/fake") == "ready"
+        assert await status("text") == "ready"
