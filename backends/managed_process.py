@@ -108,9 +108,8 @@ class ManagedProcess:
     @property
     def is_ready(self) -> bool:
         """Whether a lease could be had at once."""
-        if self._state is not S.READY or self._wishes.must_stop or self._gone():
-            return False
-        return bool(self._leases) or not self._wishes.outdated
+        ready = self._state is S.READY and not (self._wishes.must_stop or self._gone())
+        return ready and (self._leases > 0 or not self._wishes.outdated)
 
     def take(self) -> int | None:
         """Take a lease at once and return its generation, or None: wait for one."""

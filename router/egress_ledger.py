@@ -20,7 +20,8 @@ _EVERY_S = 5.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS egress (
     day TEXT, provider TEXT, locality TEXT, requests INTEGER, bytes_out INTEGER,
-    prompt_tokens INTEGER, completion_tokens INTEGER, untold INTEGER, cost REAL, PRIMARY KEY (day, provider, locality)
+    prompt_tokens INTEGER, completion_tokens INTEGER, untold INTEGER, cost REAL,
+    PRIMARY KEY (day, provider, locality)
 )
 """
 _READ = (

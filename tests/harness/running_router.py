@@ -58,8 +58,7 @@ async def running_router(
     there. `places` is how many clients may be connected at a time, `watch_s` how often it looks
     whether the file has changed.
     """
-    # What a test's provider sees is what the test sends, unless it says otherwise.
-    config = save(folder, **{"discovery": {"every_s": None}, **sections})
+    config = save(folder, **sections)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **(environ or {})}
     settings = load(config, {"data_dir": str(folder / "data")}, environment)
     keys = access_keys(settings, environment)
@@ -92,6 +91,8 @@ def save(folder: Path, **sections: Any) -> Path:
     """Write the configuration file as an editor does: another one takes its name at once."""
     tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
     tree["server"] = {"port": 0, **tree.get("server", {})}
+    # What a test's provider sees is what the test sends, unless it says otherwise.
+    tree.setdefault("discovery", {"every_s": None})
     config = folder / "router.yaml"
     draft = folder / "router.yaml.new"
     # JSON is YAML.
