@@ -28,9 +28,10 @@ class Steps:
             return self._decode(decoding)
         if row is None:
             return None
-        if self._slots.may_read(row):
-            return self._prefill(row)
-        return self._make_room_for(row)
+        room = None if self._slots.may_read(row) else self._make_room_for(row)
+        # Where nobody gives way, one that has begun goes on: others have outgrown what was theirs,
+        # and everyone would wait for everyone.
+        return room or self._prefill(row)
 
     def _next_to_read(self) -> Row | None:
         """Choose the row whose prompt goes on, or for whom room is made."""

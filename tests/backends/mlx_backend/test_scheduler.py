@@ -265,10 +265,13 @@ class Machine:
         assert not job.paused
         assert not job.protected
         unprotected = [other for other in self.running if other.low and not other.protected]
+        newest = [max(other.ticket for other in unprotected)]
         if self.outgrown:
             assert not any(other.cached for other in self.paused)
-            unprotected = [other for other in unprotected if other.cached]
-        assert job.ticket == max(other.ticket for other in unprotected)
+            newest = []
+        # For the sake of its memory, which one that has not begun does not have.
+        newest += [max(other.ticket for other in unprotected if other.cached)] if job.cached else []
+        assert job.ticket in newest
         job.paused = True
 
     def drop(self, job: Job) -> None:
@@ -286,10 +289,10 @@ class Machine:
         assert not any(job.low > other.low and other.cached for other in self.reading) or (
             self.low_prefills_overtaken
         )
-        job.cached = True
+        began, job.cached = job.cached, True
         budget = self.limits.caches_mb
         caches = [other.tokens for other in self.rows.values() if other.cached]
-        assert budget is None or len(caches) == 1 or sum(caches) <= budget
+        assert budget is None or began or len(caches) == 1 or sum(caches) <= budget
         self.read_lows.append(job.low)
         self.begun.setdefault(job.ticket, job.steps_waited)
         self.take_time()
@@ -811,6 +814,17 @@ def test_row_that_has_begun_goes_on_while_another_waits_for_memory() -> None:
     protected = machine.rows[low]
     assert protected.cached
     assert Prefill(low) in machine.take(2)
+
+
+def test_row_that_has_begun_goes_on_though_a_high_outgrew_its_memory() -> None:
+    """Neither gives way, and neither waits for the other."""
+    machine = Machine(limits(caches_mb=10))
+    first = machine.submit(HIGH, tokens=4, growth=3)
+    second = machine.submit(HIGH, chunks=9, tokens=3)
+    machine.take(3)
+    steps = machine.take(12)
+    assert steps.count(Decode(A)) == steps.count(Prefill(second)) == 6
+    machine.end(first)
 
 
 def test_paused_rows_give_their_caches_newest_first() -> None:
