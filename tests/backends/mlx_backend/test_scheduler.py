@@ -54,6 +54,8 @@ class Job:
     answer_left: int = 0
     paused: bool = False
     cached: bool = False
+    # How many steps it still has to decode alone; 0 where it decodes with the others.
+    alone_left: int = 0
     protected: int = 0
     # What its cache has come to, and what a token of its answer adds.
     used: int = 0
@@ -90,6 +92,8 @@ class Machine:
         self.last_model_step: Action = Wait(None)
         self.read_lows: deque[bool] = deque(maxlen=OVERTAKEN)
         self.overtaken = 0
+        # Of each model: whether its last decode step was one of rows together.
+        self.company_last: dict[str, bool] = {}
         for model in loaded:
             self.preload(model)
             assert self.step() == Load(model)
@@ -201,8 +205,8 @@ class Machine:
                 self.drop(self.rows[ticket])
             case Prefill(ticket=ticket):
                 self.prefill(self.rows[ticket])
-            case Decode(model=model):
-                self.decode(model)
+            case Decode(model=model, alone=alone):
+                self.decode(model, alone)
             case Expire(ticket=ticket):
                 deadline = self.waiting.pop(ticket).deadline
                 assert deadline is not None
@@ -308,9 +312,18 @@ class Machine:
     def low_prefills_overtaken(self) -> bool:
         return len(self.read_lows) == OVERTAKEN and not any(self.read_lows)
 
-    def decode(self, model: str) -> None:
-        batch = [job for job in self.running if job.model == model and job.decoding]
+    def decode(self, model: str, alone: int | None) -> None:
+        decoding = [job for job in self.running if job.model == model and job.decoding]
+        company = [job for job in decoding if not job.alone_left]
+        batch = company if alone is None else [self.rows[alone]]
         assert batch
+        assert all(job in decoding for job in batch)
+        if alone is None:
+            assert len(company) == len(decoding) or not self.company_last.get(model)
+        else:
+            assert batch[0].alone_left
+            assert not company or self.company_last.get(model, True)
+        self.company_last[model] = alone is None
         if isinstance(self.last_model_step, Decode):
             assert not any(job.cached for job in self.reading), "decoded twice, a prompt waits"
         self.take_time()
@@ -320,8 +333,22 @@ class Machine:
             job.tokens = max(job.tokens, job.used)
             self.scheduler.on_cache_size(job.ticket, job.tokens, job.used)
             job.protected = max(0, job.protected - 1)
+            if job.alone_left:
+                job.alone_left -= 1
+                if not job.alone_left:
+                    self.scheduler.on_acquitted(job.ticket)
             if not job.answer_left:
                 self.end(job.ticket)
+
+    def fail(self, model: str) -> list[int]:
+        """Have a step fail in which rows of this model decode together; they are suspected."""
+        jobs = [job for job in self.rows.values() if job.model == model and job.cached]
+        lost = [job for job in jobs if not job.alone_left]
+        for job in lost:
+            suspected = job.decoding and not job.paused
+            job.cached, job.chunks_left, job.alone_left = False, job.chunks, 2 * suspected
+            self.scheduler.on_lost(job.ticket, suspected=suspected)
+        return [job.ticket for job in lost]
 
     def take_time(self) -> None:
         self.now += 1
@@ -655,6 +682,32 @@ def test_models_decode_in_turn() -> None:
     machine.submit(HIGH, C)
     machine.take(2)
     assert machine.step() == Decode(C)
+
+
+def test_suspects_decode_alone_and_in_turns_with_the_others() -> None:
+    """Each takes its steps by itself; who is acquitted is back in company."""
+    machine = Machine()
+    first, second = machine.submit(HIGH), machine.submit(HIGH)
+    machine.take(5)
+    assert machine.fail(A) == [first, second]
+    other = machine.submit(HIGH)
+    decodes = [step for step in machine.take(16) if isinstance(step, Decode)]
+    assert decodes[:2] == [Decode(A, first)] * 2
+    assert decodes.count(Decode(A, first)) == decodes.count(Decode(A, second)) == 2
+    assert decodes[-1] == Decode(A)
+    assert other in machine.rows
+
+
+def test_a_suspect_does_not_hold_up_those_who_are_none() -> None:
+    """Every other decode step of the model is theirs."""
+    machine = Machine()
+    machine.submit(HIGH)
+    machine.take(3)
+    machine.fail(A)
+    machine.submit(HIGH)
+    machine.rows[1].alone_left = LONG
+    decodes = [step for step in machine.take(20) if isinstance(step, Decode)][2:]
+    assert decodes[:6] in ([Decode(A), Decode(A, 1)] * 3, [Decode(A, 1), Decode(A)] * 3)
 
 
 def test_low_prompt_is_read_under_a_flood_of_high_prompts() -> None:
@@ -1497,6 +1550,10 @@ class Promises(RuleBasedStateMachine):
     @rule(model=st.sampled_from([A, B]))
     def preload(self, model: str) -> None:
         self.machine.preload(model)
+
+    @rule(model=st.sampled_from([A, B]))
+    def fail(self, model: str) -> None:
+        self.machine.fail(model)
 
     @rule(seconds=st.sampled_from([1, 20, 1000]))
     def let_time_pass(self, seconds: int) -> None:
