@@ -36,9 +36,10 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Take one token for every decoding row of this model."""
+    """Take one token for every decoding row of this model, or for the one that decodes alone."""
 
     model: str
+    alone: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,9 @@ class _Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Paused:
+class Paused:
+    """A row outside a batch: its cache, the token that it has drawn, and its rope offset."""
+
     row: _Decoding
     cache: list[Any]
     token: mx.array
@@ -75,7 +77,7 @@ class Batch:
         self._pace = pace
         self._kv_bits = kv_bits
         self._prefills: dict[int, tuple[Prefill, Sampler | None]] = {}
-        self._paused: dict[int, _Paused] = {}
+        self._paused: dict[int, Paused] = {}
         # The rows that decode, and in their order: the tokens to feed next, caches, rope offsets.
         self._rows: list[_Decoding] = []
         self._tokens: mx.array | None = None
@@ -140,7 +142,7 @@ class Batch:
         token = mx.argmax(logits, axis=-1) if sampler is None else sampler.first(logits)
         # Read now: once it has joined the batch, the cache's arrays go on changing.
         whole = _copies(prefill.cache) if self._keeps else []
-        self._join(_Paused(_Decoding(ticket, sampler), prefill.cache, token, rope))
+        self._join(Paused(_Decoding(ticket, sampler), prefill.cache, token, rope))
         return whole
 
     def decode(self) -> list[Drawn]:
@@ -193,6 +195,20 @@ class Batch:
         self._paused[ticket] = taken
         return True
 
+    def hand_over(self, ticket: int, other: "Batch") -> bool:
+        """Have a row decode in another batch; False where its cache cannot be kept.
+
+        Either way it is gone from here.
+        """
+        if not self.pause(ticket):
+            return False
+        other.take_over(self._paused.pop(ticket))
+        return True
+
+    def take_over(self, row: Paused) -> None:
+        """Let a row that comes from another batch decode here."""
+        self._join(row)
+
     def resume(self, ticket: int) -> None:
         """Let a paused row decode again, with the token that it had drawn."""
         if ticket not in self._prefills:
@@ -214,7 +230,7 @@ class Batch:
     def _index(self, ticket: int) -> int | None:
         return next((at for at, row in enumerate(self._rows) if row.ticket == ticket), None)
 
-    def _take(self, index: int) -> _Paused | None:
+    def _take(self, index: int) -> Paused | None:
         """Take a row out of the batch, with its cache where the model's caches allow that."""
         row, tokens = self._rows[index], self._tokens
         if tokens is None:
@@ -223,7 +239,7 @@ class Batch:
         if self._keeps and all(hasattr(cache, "extract") for cache in self._cache):
             cache = [each.extract(index) for each in self._cache]
             rope = None if self._rope is None else self._rope[index : index + 1]
-            taken = _Paused(row, cache, tokens[index : index + 1], rope)
+            taken = Paused(row, cache, tokens[index : index + 1], rope)
             mx.eval([each.state for each in cache], taken.token)
         self._keep([at for at in range(len(self._rows)) if at != index])
         return taken
@@ -242,7 +258,7 @@ class Batch:
         if self._rope is not None:
             self._rope = self._rope[kept]
 
-    def _join(self, new: _Paused) -> None:
+    def _join(self, new: Paused) -> None:
         cache = [_joinable(each) for each in new.cache]
         if self._tokens is None:
             self._tokens, self._cache, self._rope = new.token, cache, new.rope

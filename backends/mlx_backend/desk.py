@@ -271,10 +271,15 @@ class Desk:
         with self._lock:
             self._scheduler.on_prefilled(ticket)
 
-    def on_lost(self, ticket: int) -> None:
-        """Take note that a row's cache is gone."""
+    def on_lost(self, ticket: int, *, suspected: bool = False) -> None:
+        """Take note that a row's cache is gone; one that is suspected decodes alone from now on."""
         with self._lock:
-            self._scheduler.on_lost(ticket)
+            self._scheduler.on_lost(ticket, suspected=suspected)
+
+    def on_acquitted(self, ticket: int) -> None:
+        """Take note that a row decodes with the others again."""
+        with self._lock:
+            self._scheduler.on_acquitted(ticket)
 
     def on_load_progress(self, phase: LoadPhase, percent: int) -> bool:
         """Take note that a load goes on; tells whether that shows."""

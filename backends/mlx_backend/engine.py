@@ -30,7 +30,7 @@ from backends.mlx_backend.desk import Desk
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Admitted, Failed
 from backends.mlx_backend.loaded import LoadedModels
-from backends.mlx_backend.rows import Ended, refusal
+from backends.mlx_backend.rows import Ended, ModelRows, refusal
 from backends.mlx_backend.trace import Trace
 from backends.wire import (
     LoadPhase,
@@ -113,7 +113,7 @@ class Engine:
         if "model" in details:
             details["model"] = self._desk.model(details["model"]).name
         if isinstance(action, Decode):
-            details["tickets"] = self._models[action.model].decoding
+            details["tickets"] = self._models[action.model].taking_part(action.alone)
         return self._trace.step(type(action).__name__, **details)
 
     def _attempt(self, action: Action) -> Exception | None:
@@ -137,11 +137,8 @@ class Engine:
                 self._load(key)
             case Unload(model=key, reason=reason):
                 self._unload(key, reason)
-            case Decode(model=key):
-                rows = self._models[key]
-                for ended in rows.decode():
-                    self._end(ended.ticket, ended)
-                self._desk.on_cache_sizes({one: rows.cache_mb(one) for one in rows.decoding})
+            case Decode(model=key, alone=alone):
+                self._decode(self._models[key], alone)
             case Rest():
                 self._models.rest()
             case Admit(ticket=ticket):
@@ -152,6 +149,15 @@ class Engine:
                 self._desk.finish(ticket, Failed(error))
             case _:
                 self._move(action)
+
+    def _decode(self, rows: ModelRows, alone: int | None) -> None:
+        for ended in rows.decode(alone):
+            self._end(ended.ticket, ended)
+        self._desk.on_cache_sizes({one: rows.cache_mb(one) for one in rows.taking_part(alone)})
+        if alone is not None and rows.is_acquitted(alone):
+            self._desk.on_acquitted(alone)
+            if not rows.rejoin(alone):
+                self._desk.on_lost(alone)
 
     def _move(self, action: Action) -> None:
         """Take a row that is served one step on, out of its batch, or back."""
@@ -177,12 +183,12 @@ class Engine:
                 log.warning("%s", failed.message)
                 self._tell(ModelLoadFailed(self._desk.model(key).name, failed.message))
                 self._desk.on_load_failed(key, failed)
-            case Decode(model=key):
-                lost = self._models[key].rebuild(error)
+            case Decode(model=key, alone=alone):
+                lost = self._models[key].rebuild(error, alone)
                 for ended in lost.ended:
                     self._end(ended.ticket, ended)
                 for ticket in lost.again:
-                    self._desk.on_lost(ticket)
+                    self._desk.on_lost(ticket, suspected=ticket in lost.suspected)
             case Unload() | Expire() | Rest() | Wait():
                 pass  # concerns no row
             case _:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backends.mlx_backend.errors import ChatError
+from backends.mlx_backend.template_variables import Variable
 from backends.wire import LoadPhase, Priority
 
 FinishReason = Literal["stop", "length"]
@@ -74,7 +75,8 @@ class Generation:
 
     `messages` hold strings, or lists of text parts and image markers; the images themselves stand
     in `images`, in the order of their markers. An assistant's `tool_calls` hold their arguments
-    as objects. `queue_s` is how long it may wait in the queue.
+    as objects. `queue_s` is how long it may wait in the queue. `variables` are told the chat
+    template besides.
     """
 
     model: str
@@ -89,6 +91,7 @@ class Generation:
     tools: tuple[Tool, ...] = ()
     constraint: Constraint | None = None
     queue_s: float | None = None
+    variables: Mapping[str, Variable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,9 @@ class Reading:
         self._model = model
         if images:
             _refuse_placeholders(model, generation)
-        text = model.template.render(generation.messages, generation.tools, len(images))
+        text = model.template.render(
+            generation.messages, generation.tools, len(images), generation.variables
+        )
         self._inputs = _tokenize(model, text, images)
         prompt: list[int] = self._inputs.pop("input_ids")[0].tolist()
         self.ids = [*prompt, *tokens]
@@ -172,7 +174,8 @@ def _refuse_placeholders(model: "LoadedModel", generation: "Generation") -> None
     """
     ids = _placeholders(model)
     added = model.tokenizer.get_added_vocab()
-    told = json.dumps([generation.messages, *map(asdict, generation.tools)], ensure_ascii=False)
+    shown = [generation.messages, *map(asdict, generation.tools), dict(generation.variables)]
+    told = json.dumps(shown, ensure_ascii=False)
     spelled = next((text for text, token in added.items() if token in ids and text in told), None)
     if spelled is not None:
         text = f"the messages spell {spelled}, which stands for a picture in this model; leave it"

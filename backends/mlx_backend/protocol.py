@@ -1,6 +1,7 @@
 """What a request for a chat completion may say, in OpenAI's words and those of local servers."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,7 @@ from backends.mlx_backend.structure import (
     read_constraint,
     read_tools,
 )
+from backends.mlx_backend.template_variables import MAX_VARIABLES, Variable, read_variables
 from backends.wire import Priority
 
 MAX_CHOICES = 8
@@ -35,6 +37,7 @@ MAX_STOP_IDS = 64
 MAX_BIASES = 1024
 MAX_BIAS = 100
 MAX_TOP_LOGPROBS = 20
+MAX_EFFORT_CHARS = 32
 # Logits are divided by it: with less, they leave what a float32 holds.
 MIN_REPETITION_PENALTY = 0.01
 # Token ids, and counts of tokens, fit 31 bits; seeds are as wide as OpenAI's.
@@ -85,6 +88,9 @@ class ChatBody(BaseModel):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = Field(None, min_length=1, max_length=MAX_EFFORT_CHARS)
+    enable_thinking: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=MAX_VARIABLES)
     # Looked at only to be refused.
     functions: list[Any] | None = None
     function_call: Any = None
@@ -100,6 +106,7 @@ class ChatRequest:
 
     `tools` is what the model is shown, none where it must not call any; `named` says that the one
     call of the answer was chosen by the client. `choices` is how many answers are wanted.
+    `variables` are what the model's chat template is told besides.
     """
 
     model: str
@@ -115,6 +122,7 @@ class ChatRequest:
     choices: int
     stream: bool
     include_usage: bool
+    variables: Mapping[str, Variable]
 
     def generations(
         self, folder: Path, priority: Priority, queue_s: float | None = None
@@ -133,6 +141,7 @@ class ChatRequest:
             tools=self.tools,
             constraint=self.constraint,
             queue_s=queue_s,
+            variables=self.variables,
         )
         seed = self.sampling.seed
         if seed is None:
@@ -173,6 +182,11 @@ def parse_chat(raw: bytes, max_image_mb: float = MAX_IMAGE_MB) -> ChatRequest:
         choices=body.n or 1,
         stream=bool(body.stream),
         include_usage=bool(options and options.include_usage),
+        variables=read_variables(
+            body.chat_template_kwargs,
+            enable_thinking=body.enable_thinking,
+            reasoning_effort=body.reasoning_effort,
+        ),
     )
 
 

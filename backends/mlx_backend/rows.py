@@ -30,8 +30,11 @@ from backends.mlx_backend.sampling import Chances, RowSampler, SamplingPlan
 
 log = logging.getLogger(__name__)
 
-# How often a step that a row decodes in may fail: the second time it is taken for the cause.
+# How often a step that a row decodes in may fail: the second time it has to decode alone.
 _FAILURES = 2
+# So many steps it takes alone, and twice as many after every further failure. Two at least: MLX
+# computes what one step asks for while the next one is prepared, and fails then.
+_ALONE_STEPS = 2
 # How long an answer is taken to become whose client names no limit. Its share of the memory would
 # else be the model's whole context, gigabytes, and one row at a time would be served.
 _EXPECTED_TOKENS = 2048
@@ -54,10 +57,22 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Rows whose caches are gone, and that have to read their prompts again, and those that end."""
+    """Rows whose caches are gone, and that have to read their prompts again, and those that end.
+
+    Of the former those that are `suspected` decode alone.
+    """
 
     again: list[int]
     ended: list[Ended]
+    suspected: set[int]
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A batch for one row, and how many steps it still has to take in it."""
+
+    batch: Batch
+    steps_left: int
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +89,7 @@ class _Served:
     # What the prompt takes in its cache, and what the answer is expected to.
     prompt_tokens: int = 0
     expected_tokens: int = 0
+    trial: _Trial | None = None
 
 
 class ModelRows:
@@ -104,10 +120,15 @@ class ModelRows:
         # Where the self-test failed, taking a row out with its cache may be what went wrong.
         return self.model.open_batch(keeps=not self.why_serial)
 
-    @property
-    def decoding(self) -> list[int]:
-        """The rows that get a token with each step."""
-        return self._batch.decoding
+    def taking_part(self, alone: int | None = None) -> list[int]:
+        """Return the rows that get a token with a step: all, or those of one that decodes alone."""
+        return self._batch_of(alone).decoding
+
+    def _batch_of(self, ticket: int | None) -> Batch:
+        served = None if ticket is None else self._served.get(ticket)
+        if served is None or served.trial is None:
+            return self._batch
+        return served.trial.batch
 
     def cache_mb(self, ticket: int) -> tuple[float, float]:
         """Return what a row's cache is expected to grow to, and has come to, in MiB.
@@ -154,8 +175,9 @@ class ModelRows:
     def prefill(self, ticket: int) -> bool:
         """Take one step with a prompt: encode a picture, or feed a chunk; True once it is in."""
         served = self._served[ticket]
-        begun = ticket in self._batch or self._begin(ticket, served)
-        cache = self._batch.prefill(ticket) if begun else None
+        batch = self._batch_of(ticket)
+        begun = ticket in batch or self._begin(ticket, served)
+        cache = batch.prefill(ticket) if begun else None
         served.row.sink(Progress())
         if cache is None:
             return False
@@ -177,7 +199,9 @@ class ModelRows:
             return False
         prompt = reading.prompt()
         served.sampler = self._sampler(served, reading)
-        self._batch.begin(ticket, prompt, served.sampler, cache=reading.cache, done=reading.cached)
+        self._batch_of(ticket).begin(
+            ticket, prompt, served.sampler, cache=reading.cache, done=reading.cached
+        )
         served.reading = None
         if reading.key_ids is not None:
             served.keys = reading.key_ids[: reading.prompt_tokens]
@@ -201,12 +225,16 @@ class ModelRows:
             mask = self.model.grammars.start(constraint, thinking=reading.thinking)
         return RowSampler(plan, reading.ids, mask=mask, tokens=served.row.tokens)
 
-    def decode(self) -> list[Ended]:
-        """Take one token for each row that decodes; returns those that end with it."""
-        if not self._served.keys() >= set(self._batch.decoding):
+    def decode(self, alone: int | None = None) -> list[Ended]:
+        """Take one token for each row that decodes, or for one alone; returns who ends with it."""
+        batch = self._batch_of(alone)
+        if not self._served.keys() >= set(batch.decoding):
             raise RuntimeError("a row that ended could not be taken out of the batch")
         ended = []
-        drawn = self._batch.decode()
+        drawn = batch.decode()
+        trial = None if alone is None else self._served[alone].trial
+        if trial is not None:
+            trial.steps_left -= 1
         self._totals.steps += 1
         self._totals.completion_tokens += len(drawn)
         for ticket, token, error in drawn:
@@ -223,6 +251,20 @@ class ModelRows:
                 ended.append(Ended(ticket, end))
         return ended
 
+    def is_acquitted(self, ticket: int) -> bool:
+        """Tell whether a row has decoded alone for long enough, and has not ended."""
+        served = self._served.get(ticket)
+        return served is not None and served.trial is not None and not served.trial.steps_left
+
+    def rejoin(self, ticket: int) -> bool:
+        """Have a row decode with the others again; False where its cache could not be kept."""
+        batch = self._batch_of(ticket)
+        self._served[ticket].trial = None
+        kept = batch.hand_over(ticket, self._batch)
+        if not kept:
+            self._lose(ticket)
+        return kept
+
     def _told(self, chances: Chances) -> ChosenToken:
         raw = self.model.token_bytes
         return ChosenToken(
@@ -232,22 +274,25 @@ class ModelRows:
 
     def pause(self, ticket: int) -> bool:
         """Take a row out of the batch; False where its cache could not be kept."""
-        if ticket not in self._batch:
+        batch = self._batch_of(ticket)
+        if ticket not in batch:
             return True
-        kept = self._batch.pause(ticket)
+        kept = batch.pause(ticket)
         if not kept:
             self._lose(ticket)
         return kept
 
     def resume(self, ticket: int) -> None:
         """Put a paused row back, if it has its cache."""
-        if ticket in self._batch:
-            self._batch.resume(ticket)
+        batch = self._batch_of(ticket)
+        if ticket in batch:
+            batch.resume(ticket)
 
     def drop(self, ticket: int) -> None:
         """Give a paused row's cache back; its next `prefill` begins anew."""
-        if ticket in self._batch:
-            self._batch.remove(ticket)
+        batch = self._batch_of(ticket)
+        if ticket in batch:
+            batch.remove(ticket)
             self._lose(ticket)
 
     def _lose(self, ticket: int) -> None:
@@ -260,30 +305,42 @@ class ModelRows:
 
         Where it is still in the batch after that, the next `decode` raises.
         """
+        batch = self._batch_of(ticket)
         served = self._served.pop(ticket, None)
         if served is None:
             return
         served.images.cancel()
-        cache = self._batch.remove(ticket)
+        cache = batch.remove(ticket)
         if cache is not None:
             self._remember(served, cache)
 
-    def rebuild(self, error: Exception) -> Lost:
-        """Throw the batch away after a step that failed; who decoded in such a step twice ends."""
-        suspects = self._batch.decoding
-        in_batch = [ticket for ticket in self._served if ticket in self._batch]
-        self._batch = self._open_batch()
-        again, ended = [], []
+    def rebuild(self, error: Exception, alone: int | None = None) -> Lost:
+        """Throw the batch away after a step that failed.
+
+        A row that decoded in it alone ends. Who decoded in such a step in company, twice, has a
+        batch of its own from now on, until `is_acquitted`.
+        """
+        failed = self._batch_of(alone)
+        lost = Lost([], [], set())
+        decoding = failed.decoding
+        in_batch = [ticket for ticket in self._served if ticket in failed]
+        if failed is self._batch:
+            self._batch = self._open_batch()
         for ticket in in_batch:
-            row = self._served[ticket].row
+            served = self._served[ticket]
+            served.trial = None
+            if decoding == [ticket]:
+                lost.ended.append(Ended(ticket, refusal(error)))
+                continue
+            self._lose(ticket)
+            lost.again.append(ticket)
             # Prompts that are being read, and paused rows, had no part in the step.
-            row.failures += ticket in suspects
-            if row.failures >= _FAILURES or suspects == [ticket]:
-                ended.append(Ended(ticket, refusal(error)))
-            else:
-                self._lose(ticket)
-                again.append(ticket)
-        return Lost(again, ended)
+            served.row.failures += ticket in decoding
+            further = served.row.failures - _FAILURES
+            if ticket in decoding and further >= 0:
+                served.trial = _Trial(self._open_batch(), _ALONE_STEPS << further)
+                lost.suspected.add(ticket)
+        return lost
 
     def close(self) -> None:
         """Unload the model; no row may be left that anyone waits for."""

@@ -348,11 +348,21 @@ class Scheduler:
         if row is not None:
             row.stage = Stage.DECODING
 
-    def on_lost(self, ticket: int) -> None:
-        """Take note that a row's cache is gone: it is prefilled again, with what it generated."""
+    def on_lost(self, ticket: int, *, suspected: bool = False) -> None:
+        """Take note that a row's cache is gone: it is prefilled again, with what it generated.
+
+        One that is `suspected` of making steps fail decodes alone until `on_acquitted`.
+        """
         row = self._slots.get(ticket)
         if row is not None:
             row.stage = Stage.UNREAD
+            row.alone = row.alone or suspected
+
+    def on_acquitted(self, ticket: int) -> None:
+        """Take note that a row has decoded alone without failing, and is back among the others."""
+        row = self._slots.get(ticket)
+        if row is not None:
+            row.alone = False
 
     def set_serial(self, *, serial: bool) -> None:
         """Have one row run at a time, or as many as the limits say."""

@@ -29,7 +29,8 @@ class Stage(Enum):
 class Row:
     """An admitted request; `cache_mb` is what its cache may grow to, `used_mb` what it has come to.
 
-    `protected_steps`: so many decode steps it is due before it may be paused.
+    `protected_steps`: so many decode steps it is due before it may be paused. `alone`: it has
+    been in steps that failed, and decodes by itself until it is known whether that was its doing.
     """
 
     ticket: int
@@ -41,6 +42,7 @@ class Row:
     used_mb: float = 0.0
     stage: Stage = Stage.UNREAD
     paused: bool = False
+    alone: bool = False
 
     @property
     def is_low(self) -> bool:

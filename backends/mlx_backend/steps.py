@@ -16,6 +16,8 @@ class Steps:
         self._ageing = Ageing()
         # Of whom the last step read the prompt; None where it decoded.
         self._last_read: Priority | None = None
+        # The models whose last decode step was that of a row alone.
+        self._alone_last: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Steps last_read={self._last_read!r}>"
@@ -28,9 +30,10 @@ class Steps:
             return self._decode(decoding)
         if row is None:
             return None
-        if self._slots.may_read(row):
-            return self._prefill(row)
-        return self._make_room_for(row)
+        room = None if self._slots.may_read(row) else self._make_room_for(row)
+        # Where nobody gives way, one that has begun goes on: others have outgrown what was theirs,
+        # and everyone would wait for everyone.
+        return room or self._prefill(row)
 
     def _next_to_read(self) -> Row | None:
         """Choose the row whose prompt goes on, or for whom room is made."""
@@ -55,11 +58,23 @@ class Steps:
 
     def _decode(self, decoding: list[Row]) -> Action:
         model = self._models.take_turn({row.model for row in decoding})
-        for row in decoding:
-            if row.model == model and row.protected_steps:
+        rows = [row for row in decoding if row.model == model]
+        company = [row for row in rows if not row.alone]
+        alone = self._next_alone(model, rows, has_company=bool(company))
+        for row in company if alone is None else [alone]:
+            if row.protected_steps:
                 row.protected_steps -= 1
         self._last_read = None
-        return Decode(model)
+        return Decode(model, None if alone is None else alone.ticket)
+
+    def _next_alone(self, model: str, rows: list[Row], *, has_company: bool) -> Row | None:
+        """Choose who decodes alone, in turns with the others; None where it is their turn."""
+        alone = next((row for row in rows if row.alone), None)
+        if alone is None or (has_company and model in self._alone_last):
+            self._alone_last.discard(model)
+            return None
+        self._alone_last.add(model)
+        return alone
 
     def _prefill(self, row: Row) -> Action:
         if row.is_low:

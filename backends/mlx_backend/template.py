@@ -9,9 +9,12 @@ from mlx_vlm.prompt_utils import apply_chat_template
 
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.generation import Tool
+from backends.mlx_backend.template_variables import Variable
 from backends.mlx_backend.tool_format import as_openai, renders_tools, with_tools_in_text
 
 Messages = Sequence[Mapping[str, Any]]
+
+NO_VARIABLES: Mapping[str, Variable] = {}
 
 
 class ChatTemplate:
@@ -29,13 +32,21 @@ class ChatTemplate:
         """Whether it shows tools, calls and their results in the format that is read here."""
         return renders_tools(lambda messages, tools: self._apply(messages, 0, tools=tools))
 
-    def render(self, messages: Messages, tools: Sequence[Tool], images: int) -> str:
+    def render(
+        self,
+        messages: Messages,
+        tools: Sequence[Tool],
+        images: int,
+        variables: Mapping[str, Variable] = NO_VARIABLES,
+    ) -> str:
         """Return the prompt of a conversation with so many images.
 
+        `variables` are told the template besides; those that it does not know do no harm. Unless
+        they say otherwise, a model that can think does not: mlx-vlm tells its template so.
         ChatError for a conversation that the template refuses.
         """
         speaks = any(message["role"] == "tool" or "tool_calls" in message for message in messages)
-        told: dict[str, Any] = {}
+        told: dict[str, Any] = dict(variables)
         if tools and self.knows_tools:
             told["tools"] = as_openai(tools)
         elif tools or (speaks and not self.knows_tools):

@@ -54,6 +54,9 @@ def folders(tiny_vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     edit(copy("wrong-layers") / "config.json", text_config={**text, "num_hidden_layers": 3})
     (copy("bad-template") / "chat_template.jinja").write_text("{{ messages[0].content.x.y }}")
     (copy("refusing") / "chat_template.jinja").write_text("{{ raise_exception('not so') }}")
+    template = copy("thinking") / "chat_template.jinja"
+    begins = "{%- if enable_thinking -%}{{- '<think>\\n' ~ (mood or '') -}}{%- endif -%}"
+    template.write_text(template.read_text() + begins)
     return named
 
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine"
 from mlx_vlm.utils import load as mlx_vlm_load  # noqa: E402  imports MLX
 
 from backends.mlx_backend.actions import Wait  # noqa: E402  likewise
+from backends.mlx_backend.batch import Batch  # noqa: E402  likewise
 from backends.mlx_backend.desk import Desk  # noqa: E402  likewise
 from backends.mlx_backend.engine import Engine  # noqa: E402  likewise
 from backends.mlx_backend.errors import ChatError  # noqa: E402  follows it
@@ -30,7 +32,9 @@ from backends.mlx_backend.generation import (  # noqa: E402  likewise
     Text,
 )
 from backends.mlx_backend.loaded import LoadedModels  # noqa: E402  likewise
+from backends.mlx_backend.sampling import RowSampler  # noqa: E402  likewise
 from backends.mlx_backend.scheduler import Limits, Scheduler  # noqa: E402  likewise
+from backends.mlx_backend.trace import Trace  # noqa: E402  likewise
 from backends.wire import (  # noqa: E402  likewise
     LoadPhase,
     ModelLoaded,
@@ -256,6 +260,129 @@ def test_a_row_that_fails_alone_fails(engine: Engine, desk: Desk, ask: Any) -> N
     desk.submit(ask(), later.append)
     drain(engine)
     assert text_of(later) == "I see no picture."
+    assert nothing_left(engine, desk)
+
+
+CULPRIT = 13
+
+
+class TwoTokens(RowSampler):
+    """Draws two tokens for one row where its seed says so, which the next step chokes on."""
+
+    def next(self, token: int | None, logits: Any) -> Any:
+        """Draw from the logits after a token."""
+        drawn = super().next(token, logits)
+        return mx.concatenate([drawn, drawn]) if self._plan.seed == CULPRIT else drawn
+
+
+def decodes(path: Path) -> list[dict[str, Any]]:
+    """Return the decode steps of a trace."""
+    events = json.loads(path.read_text().rstrip().rstrip(",") + "]")
+    return [event["args"] for event in events if event["name"] == "Decode"]
+
+
+@pytest.mark.parametrize("priority", [Priority.HIGH, Priority.LOW])
+def test_who_makes_every_step_fail_is_found(
+    desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, priority: Priority
+) -> None:
+    """It fails alone, by name; the others are answered as if it had never been there."""
+    monkeypatch.setattr("backends.mlx_backend.rows.RowSampler", TwoTokens)
+    trace = Trace(tmp_path / "trace")
+    engine = Engine(desk, LoadedModels(chunk_s=1e-9), trace)
+    seeds = (11, 12, CULPRIT)
+    asked = [
+        ask("Please count.", max_tokens=24, temperature=0.8, seed=seed, priority=priority)
+        for seed in seeds
+    ]
+    alone: list[list[Event]] = [[], [], []]
+    together: list[list[Event]] = [[], [], []]
+    for generation, events in zip(asked, alone, strict=True):
+        desk.submit(generation, events.append)
+        drain(engine)
+    tickets = [
+        desk.submit(generation, events.append)
+        for generation, events in zip(asked, together, strict=True)
+    ]
+    drain(engine)
+    assert nothing_left(engine, desk)
+    engine._models.close()
+    trace.close()
+    for mine, events in zip(alone[:2], together[:2], strict=True):
+        assert text_of(events) == text_of(mine)
+        assert isinstance(events[-1], Finished)
+    for each in (alone[2], together[2]):
+        assert isinstance(each[-1], Failed)
+        assert each[-1].error.code == "generation_failed"
+    steps = decodes(tmp_path / "trace")
+    tried = [step["alone"] for step in steps if step["alone"] is not None]
+    assert sorted(tried) == sorted(2 * tickets)
+    assert all(step["tickets"] == [step["alone"]] for step in steps if step["alone"])
+    last = max(at for at, step in enumerate(steps) if step["alone"])
+    assert steps[last + 1]["tickets"] == tickets[:2]
+
+
+def test_who_fails_in_company_only_is_answered(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that fail together whenever they decode together are alone for longer each time."""
+    alone: list[Event] = []
+    desk.submit(ask("Please count.", max_tokens=40), alone.append)
+    drain(engine)
+    failed = 0
+    decode = Batch.decode
+
+    def fail(batch: Batch) -> Any:
+        nonlocal failed
+        if len(batch.decoding) > 1:
+            failed += 1
+            raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+        return decode(batch)
+
+    both: list[list[Event]] = [[], []]
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "decode", fail)
+        for events in both:
+            desk.submit(ask("Please count.", max_tokens=40), events.append)
+        drain(engine)
+    for events in both:
+        assert text_of(events) == text_of(alone)
+        assert isinstance(events[-1], Finished)
+    assert 2 <= failed <= 6
+    assert nothing_left(engine, desk)
+
+
+def test_a_suspect_is_paused_and_dropped_like_any_other(
+    engine: Engine, desk: Desk, ask: Any
+) -> None:
+    """Its batch of one takes it out and back, and loses it, as the common one does."""
+    alone: list[Event] = []
+    desk.submit(ask("Please count.", max_tokens=12), alone.append)
+    drain(engine)
+    both: list[list[Event]] = [[], []]
+    tickets = [desk.submit(ask("Please count.", max_tokens=12), each.append) for each in both]
+    while desk.status().decoding < 2:
+        engine.step()
+    rows = rows_of(engine)
+    for ticket in tickets:
+        rows._served[ticket].row.failures = 1
+    lost = rows.rebuild(ValueError())
+    assert lost.suspected == set(tickets)
+    for ticket in tickets:
+        desk.on_lost(ticket, suspected=True)
+    while desk.status().decoding < 2:
+        engine.step()
+    ticket = tickets[1]
+    assert rows.taking_part() == []
+    assert rows.taking_part(ticket) == [ticket]
+    assert rows.pause(ticket)
+    assert rows.taking_part(ticket) == []
+    rows.resume(ticket)
+    assert rows.taking_part(ticket) == [ticket]
+    assert rows.pause(ticket)
+    rows.drop(ticket)
+    desk.on_lost(ticket)
+    drain(engine)
+    assert [text_of(events) for events in both] == [text_of(alone)] * 2
     assert nothing_left(engine, desk)
 
 

@@ -11,6 +11,8 @@ from backends.mlx_backend.generation import Admitted, Begun, Event, Failed, Fini
 from backends.mlx_backend.inbox import ClientGone, Deadlines, Inbox
 
 STOP = Finished("stop", 9, 2, 4)
+# A read that no deadline ends, where one should, is a failure and no hanging test.
+GUARD_S = 5
 WHY = ChatError("generation_failed", "why")
 
 
@@ -55,8 +57,9 @@ async def test_a_step_that_hangs_passes_the_token_deadline() -> None:
     inbox = Inbox(Deadlines(token_s=0.02), Delivery())
     inbox.sink(0)(Admitted())
     await inbox.read()
-    with pytest.raises(ChatError, match=r"0\.02 s without a step") as failure:
-        await inbox.read()
+    async with asyncio.timeout(GUARD_S):
+        with pytest.raises(ChatError, match=r"0\.02 s without a step") as failure:
+            await inbox.read()
     assert failure.value.code == "generation_failed"
 
 
@@ -68,8 +71,9 @@ async def test_a_step_in_time_moves_the_deadline_and_does_not_end_it() -> None:
     await inbox.read()
     begun = loop.time()
     loop.call_later(0.025, sink, Progress())
-    with pytest.raises(ChatError, match=r"0\.04 s without a step"):
-        await inbox.read()
+    async with asyncio.timeout(GUARD_S):
+        with pytest.raises(ChatError, match=r"0\.04 s without a step"):
+            await inbox.read()
     assert loop.time() - begun >= 0.06
 
 
@@ -86,7 +90,7 @@ async def test_a_choice_that_hangs_is_not_saved_by_another_one() -> None:
             alive(Progress())
             await asyncio.sleep(0.005)
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(GUARD_S), asyncio.TaskGroup() as group:
         group.create_task(drip())
         assert await inbox.read() == [(0, Admitted()), (1, Admitted())]
         with pytest.raises(ChatError, match=r"0\.05 s without a step"):
@@ -120,7 +124,7 @@ async def test_a_generation_that_drips_passes_the_total_deadline() -> None:
             sink(Progress())
             await asyncio.sleep(0.005)
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(GUARD_S), asyncio.TaskGroup() as group:
         group.create_task(drip())
         with pytest.raises(ChatError, match=r"0\.05 s in all"):
             await inbox.read()

@@ -18,26 +18,71 @@ from tests.backends.mlx_backend.pictures import BLUE, RED, encoded  # noqa: E402
 pytestmark = pytest.mark.mlx
 
 
+class FixedPace(PrefillPace):
+    """Chunks of one size, however long they take."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(1e-9)
+        self._size = size
+
+    def tokens(self, context: int) -> int:
+        """Return the size."""
+        del context
+        return self._size
+
+
 def test_chunks_grow_to_what_fits_and_shrink_at_once() -> None:
     """A chunk is the power of two that the time allows, at most four times the last one."""
     pace = PrefillPace(0.1)
-    assert pace.tokens == 16
+    assert pace.tokens(0) == 16
     sizes = []
     for _ in range(5):
-        pace.observe(pace.tokens, pace.tokens / 10_000)
-        sizes.append(pace.tokens)
+        pace.observe(pace.tokens(0), 0, pace.tokens(0) / 10_000)
+        sizes.append(pace.tokens(0))
     assert sizes == [64, 256, 512, 512, 512]
-    pace.observe(512, 0.4)
-    assert pace.tokens == 128
-    pace.observe(128, 60.0)
-    assert pace.tokens == 16
+    pace.observe(512, 0, 0.4)
+    assert pace.tokens(0) == 128
+    pace.observe(128, 0, 60.0)
+    assert pace.tokens(0) == 16
 
 
 def test_the_rest_of_a_prompt_says_nothing_about_speed() -> None:
     """A last chunk of few tokens does not change the size."""
     pace = PrefillPace(0.1)
-    pace.observe(3, 5.0)
-    assert pace.tokens == 16
+    pace.observe(3, 0, 5.0)
+    assert pace.tokens(0) == 16
+
+
+def test_a_longer_context_begins_with_smaller_chunks() -> None:
+    """A prompt that goes on from a long known prefix does not overshoot with its first chunk."""
+    pace = PrefillPace(0.1)
+    for _ in range(4):
+        pace.observe(pace.tokens(0), 0, pace.tokens(0) / 10_000)
+    assert [pace.tokens(at) for at in (0, 511, 512, 1024, 2048, 4096, 1 << 20)] == (
+        [512, 512, 256, 128, 64, 32, 16]
+    )
+
+
+def test_the_speed_of_each_context_is_its_own() -> None:
+    """What was measured after many tokens holds after few where those are not known, only there."""
+    pace = PrefillPace(0.1)
+    pace.observe(16, 4096, 0.02)
+    assert pace.tokens(4096) == pace.tokens(0) == 64
+    pace.observe(64, 0, 0.02)
+    assert pace.tokens(0) == 256
+    assert pace.tokens(4096) == 64
+    assert pace.tokens(2048) == 64
+    pace.observe(16, 1024, 0.1)
+    assert pace.tokens(1024) == 16
+
+
+def test_what_has_become_slow_is_slow_after_more_tokens_too() -> None:
+    """A machine that is busy with something else is noticed once for all contexts."""
+    pace = PrefillPace(0.1)
+    pace.observe(64, 4096, 0.02)
+    assert pace.tokens(4096) == 256
+    pace.observe(64, 0, 0.4)
+    assert pace.tokens(4096) == pace.tokens(0) == 16
 
 
 def after_prompt(folder: Path, chunk: int, images: list[bytes]) -> tuple[Any, int]:
@@ -50,13 +95,10 @@ def after_prompt(folder: Path, chunk: int, images: list[bytes]) -> tuple[Any, in
     images_shown = decode_images(pictures, DEFAULT_LIMITS)
     prompt = Reading(model, wanted, images_shown).prompt()
     text: Any = model.model.language_model
-    pace = PrefillPace(1e-9)
-    pace.tokens = chunk
-    prefill = Prefill(text, prompt, make_prompt_cache(text), pace, 0)
+    prefill = Prefill(text, prompt, make_prompt_cache(text), FixedPace(chunk), 0)
     steps = 1
     while (logits := prefill.step()) is None:
         steps += 1
-        pace.tokens = chunk
     model.close()
     return logits, steps
 

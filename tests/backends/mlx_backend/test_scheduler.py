@@ -54,6 +54,8 @@ class Job:
     answer_left: int = 0
     paused: bool = False
     cached: bool = False
+    # How many steps it still has to decode alone; 0 where it decodes with the others.
+    alone_left: int = 0
     protected: int = 0
     # What its cache has come to, and what a token of its answer adds.
     used: int = 0
@@ -90,6 +92,8 @@ class Machine:
         self.last_model_step: Action = Wait(None)
         self.read_lows: deque[bool] = deque(maxlen=OVERTAKEN)
         self.overtaken = 0
+        # Of each model: whether its last decode step was one of rows together.
+        self.company_last: dict[str, bool] = {}
         for model in loaded:
             self.preload(model)
             assert self.step() == Load(model)
@@ -201,8 +205,8 @@ class Machine:
                 self.drop(self.rows[ticket])
             case Prefill(ticket=ticket):
                 self.prefill(self.rows[ticket])
-            case Decode(model=model):
-                self.decode(model)
+            case Decode(model=model, alone=alone):
+                self.decode(model, alone)
             case Expire(ticket=ticket):
                 deadline = self.waiting.pop(ticket).deadline
                 assert deadline is not None
@@ -265,10 +269,13 @@ class Machine:
         assert not job.paused
         assert not job.protected
         unprotected = [other for other in self.running if other.low and not other.protected]
+        newest = [max(other.ticket for other in unprotected)]
         if self.outgrown:
             assert not any(other.cached for other in self.paused)
-            unprotected = [other for other in unprotected if other.cached]
-        assert job.ticket == max(other.ticket for other in unprotected)
+            newest = []
+        # For the sake of its memory, which one that has not begun does not have.
+        newest += [max(other.ticket for other in unprotected if other.cached)] if job.cached else []
+        assert job.ticket in newest
         job.paused = True
 
     def drop(self, job: Job) -> None:
@@ -286,10 +293,10 @@ class Machine:
         assert not any(job.low > other.low and other.cached for other in self.reading) or (
             self.low_prefills_overtaken
         )
-        job.cached = True
+        began, job.cached = job.cached, True
         budget = self.limits.caches_mb
         caches = [other.tokens for other in self.rows.values() if other.cached]
-        assert budget is None or len(caches) == 1 or sum(caches) <= budget
+        assert budget is None or began or len(caches) == 1 or sum(caches) <= budget
         self.read_lows.append(job.low)
         self.begun.setdefault(job.ticket, job.steps_waited)
         self.take_time()
@@ -305,9 +312,18 @@ class Machine:
     def low_prefills_overtaken(self) -> bool:
         return len(self.read_lows) == OVERTAKEN and not any(self.read_lows)
 
-    def decode(self, model: str) -> None:
-        batch = [job for job in self.running if job.model == model and job.decoding]
+    def decode(self, model: str, alone: int | None) -> None:
+        decoding = [job for job in self.running if job.model == model and job.decoding]
+        company = [job for job in decoding if not job.alone_left]
+        batch = company if alone is None else [self.rows[alone]]
         assert batch
+        assert all(job in decoding for job in batch)
+        if alone is None:
+            assert len(company) == len(decoding) or not self.company_last.get(model)
+        else:
+            assert batch[0].alone_left
+            assert not company or self.company_last.get(model, True)
+        self.company_last[model] = alone is None
         if isinstance(self.last_model_step, Decode):
             assert not any(job.cached for job in self.reading), "decoded twice, a prompt waits"
         self.take_time()
@@ -317,8 +333,22 @@ class Machine:
             job.tokens = max(job.tokens, job.used)
             self.scheduler.on_cache_size(job.ticket, job.tokens, job.used)
             job.protected = max(0, job.protected - 1)
+            if job.alone_left:
+                job.alone_left -= 1
+                if not job.alone_left:
+                    self.scheduler.on_acquitted(job.ticket)
             if not job.answer_left:
                 self.end(job.ticket)
+
+    def fail(self, model: str) -> list[int]:
+        """Have a step fail in which rows of this model decode together; they are suspected."""
+        jobs = [job for job in self.rows.values() if job.model == model and job.cached]
+        lost = [job for job in jobs if not job.alone_left]
+        for job in lost:
+            suspected = job.decoding and not job.paused
+            job.cached, job.chunks_left, job.alone_left = False, job.chunks, 2 * suspected
+            self.scheduler.on_lost(job.ticket, suspected=suspected)
+        return [job.ticket for job in lost]
 
     def take_time(self) -> None:
         self.now += 1
@@ -654,6 +684,32 @@ def test_models_decode_in_turn() -> None:
     assert machine.step() == Decode(C)
 
 
+def test_suspects_decode_alone_and_in_turns_with_the_others() -> None:
+    """Each takes its steps by itself; who is acquitted is back in company."""
+    machine = Machine()
+    first, second = machine.submit(HIGH), machine.submit(HIGH)
+    machine.take(5)
+    assert machine.fail(A) == [first, second]
+    other = machine.submit(HIGH)
+    decodes = [step for step in machine.take(16) if isinstance(step, Decode)]
+    assert decodes[:2] == [Decode(A, first)] * 2
+    assert decodes.count(Decode(A, first)) == decodes.count(Decode(A, second)) == 2
+    assert decodes[-1] == Decode(A)
+    assert other in machine.rows
+
+
+def test_a_suspect_does_not_hold_up_those_who_are_none() -> None:
+    """Every other decode step of the model is theirs."""
+    machine = Machine()
+    machine.submit(HIGH)
+    machine.take(3)
+    machine.fail(A)
+    machine.submit(HIGH)
+    machine.rows[1].alone_left = LONG
+    decodes = [step for step in machine.take(20) if isinstance(step, Decode)][2:]
+    assert decodes[:6] in ([Decode(A), Decode(A, 1)] * 3, [Decode(A, 1), Decode(A)] * 3)
+
+
 def test_low_prompt_is_read_under_a_flood_of_high_prompts() -> None:
     """After seven prefills of HIGHs the prompt of a LOW gets one."""
     machine = Machine(limits(active=3))
@@ -811,6 +867,17 @@ def test_row_that_has_begun_goes_on_while_another_waits_for_memory() -> None:
     protected = machine.rows[low]
     assert protected.cached
     assert Prefill(low) in machine.take(2)
+
+
+def test_row_that_has_begun_goes_on_though_a_high_outgrew_its_memory() -> None:
+    """Neither gives way, and neither waits for the other."""
+    machine = Machine(limits(caches_mb=10))
+    first = machine.submit(HIGH, tokens=4, growth=3)
+    second = machine.submit(HIGH, chunks=9, tokens=3)
+    machine.take(3)
+    steps = machine.take(12)
+    assert steps.count(Decode(A)) == steps.count(Prefill(second)) == 6
+    machine.end(first)
 
 
 def test_paused_rows_give_their_caches_newest_first() -> None:
@@ -1483,6 +1550,10 @@ class Promises(RuleBasedStateMachine):
     @rule(model=st.sampled_from([A, B]))
     def preload(self, model: str) -> None:
         self.machine.preload(model)
+
+    @rule(model=st.sampled_from([A, B]))
+    def fail(self, model: str) -> None:
+        self.machine.fail(model)
 
     @rule(seconds=st.sampled_from([1, 20, 1000]))
     def let_time_pass(self, seconds: int) -> None:
