@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,8 @@ class ProviderStore(Protocol):
 class ProviderRow:
     """One provider: how it is reached, on whose word, and whether it is in use.
 
-    `headers` are names only. `state` is `ok` or `disabled`, and `message` says why.
+    `headers` are names only. `state` is `ok`, `disabled`, or that of a breaker which is not closed
+    (`open`, `half_open`), and `message` says why.
     """
 
     name: str
@@ -90,6 +91,12 @@ class Providers:
 
     def row(self, name: str) -> ProviderRow:
         """Return one provider; Refused `not_found` when there is none of this name."""
+        row, reach = self._row(name), self._reaches.get(name)
+        if reach is None or reach.breaker.why is None:
+            return row
+        return replace(row, state=str(reach.breaker.state), message=reach.breaker.why)
+
+    def _row(self, name: str) -> ProviderRow:
         configuration = self._configuration
         in_file = configuration.settings.providers.get(name)
         stored = configuration.stored.get(name)

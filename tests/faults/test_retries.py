@@ -262,7 +262,11 @@ async def test_row_76_the_only_provider_is_tried_again_for_ever(tmp_path: Path) 
             assert (await signalbox.chat(HELLO)).json()["error"]["code"] == "upstream_reset"
             assert (await signalbox.chat(HELLO)).status_code == 503
             assert len(fm.seen) == trial + 1
+            (row,) = (await signalbox.client.get("/admin/providers")).json()["data"]
+            assert (row["state"], row["message"][:3]) == ("open", "p0 ")
             clock.now += 5
+        (row,) = (await signalbox.client.get("/admin/providers")).json()["data"]
+        assert row["state"] == "half_open"
         fm.script = hello
         assert (await signalbox.chat(HELLO)).status_code == 200
         assert (await signalbox.chat(HELLO)).status_code == 200
