@@ -564,6 +564,8 @@ def test_row_21_no_value_fails_the_control_plane(
             (method.upper(), path)
             for path, methods in schema["paths"].items()
             for method in methods
+            # Its answer never ends.
+            if path != "/admin/events"
         ]
         bodies = _objects(
             models=st.lists(st.sampled_from(["fm/model-1", "fm/x"]) | _TEXTS, max_size=3),
@@ -580,7 +582,7 @@ def test_row_21_no_value_fails_the_control_plane(
         )
         def ask_it(route: tuple[str, str], name: str, body: Any, wait: str | None) -> None:
             method, path = route
-            for parameter in ("capability", "name", "model"):
+            for parameter in ("capability", "name", "model", "number"):
                 path = path.replace("{" + parameter + "}", quote(name, safe=""))
             if wait is not None:
                 path += f"?wait={quote(wait)}"
