@@ -1,5 +1,6 @@
 """Requests whose every line a test decides, and the answers decoded."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from tests.harness.scripted_upstream import ScriptedUpstream
 CHAT = "/v1/chat/completions"
 HELLO = {"model": "text", "messages": [{"role": "user", "content": "hello"}]}
 JSON_TYPE = "content-type: application/json"
+# A guard against hanging: uvloop hears of no signal by which pytest would end a test.
+_ANSWER_S = 60
 
 
 def one_provider(upstream: ScriptedUpstream, **sections: Any) -> dict[str, Any]:
@@ -59,7 +62,7 @@ async def post(port: int, body: bytes, path: str = CHAT) -> Told:
 
 async def send(port: int, data: bytes, *, has_body: bool = True) -> Told:
     """Send bytes as they are; return the first answer to them."""
-    async with RawClient(port) as client:
+    async with asyncio.timeout(_ANSWER_S), RawClient(port) as client:
         await client.send(data)
         return await answer(client, has_body=has_body)
 
