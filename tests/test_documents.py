@@ -1,14 +1,18 @@
-"""docs/routing.md says what the code does."""
+"""What the documents say is what the code does."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.classification import chat, messages, responses
+from router.settings import load
+from router.settings.tree import Settings
 from tests.harness.one_provider import DONE, STOP, STREAMED, one_provider, streams
 from tests.harness.routing_tables import ADVICE, FILE, TABLES, codes_in_use, shown_in, written
 
+ROOT = Path(__file__).parents[1]
 TEXT = FILE.read_text("utf-8")
 
 
@@ -51,3 +55,25 @@ async def test_the_headers_of_answers_are_those_that_are_told(tmp_path: Path) ->
         error = await signalbox.chat({"model": "nobody", "messages": []})
     ours = {name for name in (*answer.headers, *error.headers) if name.startswith("x-")}
     assert ours == set(re.findall(r"^\| `(x-[a-z-]+)`", TEXT, re.MULTILINE))
+
+
+def configurations() -> list[Any]:
+    """Return the blocks of the documentation that are parts of a router.yaml."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [
+        pytest.param(block, id=f"{page.name}-{number}")
+        for page in pages
+        for number, block in enumerate(
+            re.findall(r"(?ms)^```yaml\n(.*?)^```", page.read_text("utf-8"))
+        )
+        if block.partition(":")[0] in Settings.model_fields
+    ]
+
+
+@pytest.mark.parametrize("block", configurations())
+def test_configurations_that_are_shown_are_valid(tmp_path: Path, block: str) -> None:
+    """Nobody copies what the router would refuse."""
+    config = tmp_path / "router.yaml"
+    config.write_text(block, "utf-8")
+    environment = {"HOME": str(tmp_path)}
+    assert load(config, {"data_dir": str(tmp_path / "data")}, environment).source
