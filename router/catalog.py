@@ -13,6 +13,12 @@ from router.likeness import Names
 AUTO = "auto"
 
 
+_KEY_HEADERS = {
+    "authorization": (b"authorization", b"Bearer "),
+    "x-api-key": (b"x-api-key", b""),
+}
+
+
 class Kind(StrEnum):
     """How a provider is spoken to."""
 
@@ -57,6 +63,14 @@ class Provider:
     dialects: frozenset[Dialect] = frozenset({Dialect.CHAT})
     key_header: str = "authorization"
     asks_usage: bool = False
+
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every request to it carries: those that are set, and its key."""
+        headers = [(name.encode(), value.encode()) for name, value in self.headers]
+        if self.api_key is not None:
+            name, scheme = _KEY_HEADERS[self.key_header]
+            headers.append((name, scheme + self.api_key.encode()))
+        return headers
 
     def speaks(self, dialect: Dialect | None) -> bool:
         """Tell whether it has a dialect; None stands for OpenAI's endpoints that are no dialogue.
