@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import report
 from bench.child import ServerFailed, end_leftovers
+from bench.decisions import DecisionRound, decisions
 from bench.figures import Measured, Resources
 from bench.load import Wrk
 from bench.machine import MissingTool, choose_placement, find_tools, machine_facts
@@ -65,8 +66,8 @@ def measure(plan: Plan, *, scenarios: Sequence[str], wanted: Sequence[str]) -> M
     }
     with tempfile.TemporaryDirectory(prefix="signalbox-bench-") as name:
         folder = Path(name)
-        # Starts need no other server.
-        targets = [] if set(scenarios) == {"start"} else wanted
+        # Starts and decisions need no other server.
+        targets = wanted if set(scenarios) - {"start", "decisions"} else []
         with Servers(tools, placement, folder, stream_s=plan.stream_s, wanted=targets) as servers:
             wrk = Wrk(tools.wrk, placement.load)
             rounds = Rounds(servers.targets, plan, wrk, folder, _say)
@@ -81,6 +82,7 @@ def measure(plan: Plan, *, scenarios: Sequence[str], wanted: Sequence[str]) -> M
         streams=streams,
         images=images,
         starts=list(starts(plan, _say)) if "start" in scenarios else [],
+        decisions=_decisions(plan) if "decisions" in scenarios else [],
         proxies=proxies,
         absent=servers.absent,
         failures=[*servers.failures, *rounds.failures],
@@ -90,6 +92,10 @@ def measure(plan: Plan, *, scenarios: Sequence[str], wanted: Sequence[str]) -> M
 def _resources(target: Target) -> Resources:
     after_mb = target.proxy.resident_mb() if target.proxy else None
     return Resources(target.name, target.ready_s, target.idle_mb, after_mb)
+
+
+def _decisions(plan: Plan) -> list[DecisionRound]:
+    return list(decisions(plan.decision_rounds, plan.decisions, _say))
 
 
 def _say(text: str) -> None:

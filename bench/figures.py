@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+from bench.decisions import QUESTIONS, SIZES, DecisionRound
 from bench.peers import PEERS
 from bench.rounds import CONNECTIONS, STREAMS, LoadRound, StreamRound
 from bench.servers import Failure
@@ -53,6 +54,7 @@ class Measured:
     streams: Sequence[StreamRound]
     images: Sequence[LoadRound]
     starts: Sequence[Startup]
+    decisions: Sequence[DecisionRound]
     proxies: Sequence[Resources]
     absent: dict[str, str]
     failures: Sequence[Failure]
@@ -176,7 +178,12 @@ def lag_p99_ms(one: StreamRound) -> float:
 
 def bars(run: Measured) -> list[Bar]:
     """Return the project's bars for the scenarios of this run."""
-    every = [*_request_bars(run), *_stream_bars(run), *_start_bars(run)]
+    every = [
+        *_request_bars(run),
+        *_stream_bars(run),
+        *_start_bars(run),
+        *_decision_bars(run),
+    ]
     return [bar for bar in every if bar.scenario in run.scenarios]
 
 
@@ -226,6 +233,36 @@ def _start_bars(run: Measured) -> list[Bar]:
     return [
         Bar("start", name, Relation.MOST, bound, None, spread_of(map(figure, run.starts)))
         for name, bound, figure in figures
+    ]
+
+
+def decision_us(one: DecisionRound) -> float:
+    """Return the CPU microseconds of a decision."""
+    return one.us
+
+
+def of_question(run: Measured, question: str) -> list[DecisionRound]:
+    """Return the rounds of one question."""
+    return [one for one in run.decisions if one.question == question]
+
+
+def grown(rounds: Sequence[DecisionRound], size: int) -> Spread | None:
+    """Return how long a decision takes with so many models, by what it takes with the fewest."""
+    return ratio(rounds, str(size), str(SIZES[0]), decision_us)
+
+
+def _decision_bars(run: Measured) -> list[Bar]:
+    most = SIZES[-1]
+    return [
+        Bar(
+            "decisions",
+            f"{question}: {most:,} models, × {SIZES[0]}",
+            Relation.MOST,
+            1.5,
+            None,
+            grown(of_question(run, question), most),
+        )
+        for question in QUESTIONS
     ]
 
 

@@ -4,14 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
+from bench.decisions import QUESTIONS, SIZES
 from bench.figures import (
     Bar,
     Figure,
     Measured,
     bars,
     cpu_us,
+    decision_us,
     events_per_cpu_s,
+    grown,
     lag_p99_ms,
+    of_question,
     of_target,
     p50_ms,
     per_second,
@@ -137,11 +141,31 @@ def _starts(run: Measured) -> list[str]:
     return [table([("start of the router", ""), *rows])]
 
 
+def _decisions(run: Measured) -> list[str]:
+    few, *others = SIZES
+    head = ["a decision, CPU µs", *(f"{size:,} models" for size in SIZES)]
+    head += [f"{size:,} by {few}" for size in others]
+    rows = []
+    for question in QUESTIONS:
+        rounds = of_question(run, question)
+        took = (spread_of(of_target(rounds, str(size), decision_us).values()) for size in SIZES)
+        times = (grown(rounds, size) for size in others)
+        rows.append(
+            [
+                question,
+                *(shown(spread, ".1f") for spread in took),
+                *(shown(spread, ".2f") for spread in times),
+            ]
+        )
+    return [table([head, *rows])]
+
+
 _SECTIONS: dict[str, Callable[[Measured], list[str]]] = {
     "requests": _requests,
     "streams": _streams,
     "image": _images,
     "start": _starts,
+    "decisions": _decisions,
 }
 
 

@@ -15,7 +15,7 @@ from bench.target import Target
 
 CONNECTIONS: Final = (1, 32)
 STREAMS: Final = (100, 500)
-SCENARIOS: Final = ("requests", "streams", "image", "start")
+SCENARIOS: Final = ("requests", "streams", "image", "start", "decisions")
 # The one at a time that a person sends.
 _IMAGE_CONNECTIONS: Final = 1
 Progress = Callable[[str], None]
@@ -23,7 +23,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured: rounds of each kind and seconds of one, and starts."""
+    """How much is measured: rounds of each kind, seconds of one, starts, decisions in a batch."""
 
     rounds: int
     request_s: int
@@ -32,13 +32,31 @@ class Plan:
     image_rounds: int
     image_s: int
     starts: int
+    decision_rounds: int
+    decisions: int
 
 
 FULL: Final = Plan(
-    rounds=5, request_s=3, stream_rounds=3, stream_s=3, image_rounds=3, image_s=3, starts=5
+    rounds=5,
+    request_s=3,
+    stream_rounds=3,
+    stream_s=3,
+    image_rounds=3,
+    image_s=3,
+    starts=5,
+    decision_rounds=5,
+    decisions=1_000,
 )
 QUICK: Final = Plan(
-    rounds=1, request_s=1, stream_rounds=1, stream_s=1, image_rounds=1, image_s=1, starts=1
+    rounds=1,
+    request_s=1,
+    stream_rounds=1,
+    stream_s=1,
+    image_rounds=1,
+    image_s=1,
+    starts=1,
+    decision_rounds=1,
+    decisions=200,
 )
 
 

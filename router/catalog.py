@@ -7,9 +7,16 @@ from enum import StrEnum
 
 from backends.wire import Priority
 from router.capabilities import Capability, Dialect
+from router.likeness import Names
 
 # The name that leaves the choice to the map.
 AUTO = "auto"
+
+
+_KEY_HEADERS = {
+    "authorization": (b"authorization", b"Bearer "),
+    "x-api-key": (b"x-api-key", b""),
+}
 
 
 class Kind(StrEnum):
@@ -56,6 +63,14 @@ class Provider:
     dialects: frozenset[Dialect] = frozenset({Dialect.CHAT})
     key_header: str = "authorization"
     asks_usage: bool = False
+
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """Return the headers that every request to it carries: those that are set, and its key."""
+        headers = [(name.encode(), value.encode()) for name, value in self.headers]
+        if self.api_key is not None:
+            name, scheme = _KEY_HEADERS[self.key_header]
+            headers.append((name, scheme + self.api_key.encode()))
+        return headers
 
     def speaks(self, dialect: Dialect | None) -> bool:
         """Tell whether it has a dialect; None stands for OpenAI's endpoints that are no dialogue.
@@ -151,6 +166,8 @@ class Catalog:
     left_out: Mapping[str, Locality] = field(default_factory=dict)
     _by_id: Mapping[str, Model] = field(init=False, repr=False, compare=False)
     _assigned: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
+    # Sorted when somebody first names what is not there.
+    _names: Names | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Looked up by requests: a provider may list tens of thousands of models.
@@ -199,6 +216,24 @@ class Catalog:
         One that a remote provider merely lists is named with its provider.
         """
         return self._by_id.get(model_id)
+
+    def like(self, name: str) -> list[str]:
+        """Return names that clients may use and that are like one that is not there."""
+        names = self._names
+        if names is None:
+            names = self._sorted()
+            object.__setattr__(self, "_names", names)
+        return names.like(name)
+
+    def _sorted(self) -> Names:
+        models = self.models.values()
+        written = (
+            AUTO,
+            *(capability for capability in self.bindings if self.bound(capability)),
+            *self.aliases,
+            *(model.name for model in models if not model.listed),
+        )
+        return Names(written, (model.name for model in models if model.listed))
 
     def alias(self, name: str | None) -> Alias | None:
         """Return the alias that a name is: exact names first, then globs in file order."""

@@ -290,8 +290,6 @@ def _headers(provider: Provider) -> tuple[tuple[bytes, bytes], ...]:
         (b"accept", b"application/json"),
         (b"accept-encoding", b"identity"),
         (b"content-type", b"application/json"),
-        *((name.encode(), value.encode()) for name, value in provider.headers),
+        *provider.own_headers(),
     ]
-    if provider.api_key is not None:
-        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
     return tuple(headers)

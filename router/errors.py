@@ -20,7 +20,7 @@ from backends.wire import CODES, SHOULD_RETRY, envelope
 from router.usage import Usage
 
 # Statuses that the SDKs would retry by themselves: only these need the header that forbids it.
-_CONFLICT, _TOO_MANY = 409, 429
+_RETRIED = frozenset({408, 409, 429})
 _SERVER_ERROR = 500
 
 
@@ -69,8 +69,7 @@ class SignalboxError(Exception):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that an answer of the router's own making carries."""
         headers = [(b"content-type", b"application/json"), (b"x-signalbox-error", b"1")]
-        status = self.status
-        retried_by_sdks = status in {_CONFLICT, _TOO_MANY} or status >= _SERVER_ERROR
+        retried_by_sdks = self.status in _RETRIED or self.status >= _SERVER_ERROR
         if retried_by_sdks and not self.spec.retry:
             headers.append((SHOULD_RETRY.encode(), b"false"))
         if self.retry_after_s is not None:

@@ -38,10 +38,8 @@ async def inquire(provider: Provider, reach: Reach) -> Verdict:
     headers = [
         (b"accept", b"application/json"),
         (b"accept-encoding", b"identity"),
-        *((name.encode(), value.encode()) for name, value in provider.headers),
+        *provider.own_headers(),
     ]
-    if provider.api_key is not None:
-        headers.append((b"authorization", b"Bearer " + provider.api_key.encode()))
     url = f"{provider.base_url}/models"
     request = UpstreamRequest("GET", url, tuple(headers), b"")
     within_s = min(_LONGEST_S, reach.deadlines.first_byte_s)

@@ -18,10 +18,6 @@ _MAX_KNOWN = 512
 Ask = Callable[[Collection[str]], Awaitable[None]]
 _REQUEST_ID = REQUEST_ID.encode()
 _PRIORITY = PRIORITY.encode()
-_KEY_HEADERS = {
-    "authorization": (b"authorization", b"Bearer "),
-    "x-api-key": (b"x-api-key", b""),
-}
 
 
 async def _nobody(_providers: Collection[str]) -> None:
@@ -182,12 +178,9 @@ def _sent(route: Route, requirement: Requirement, endpoint: Endpoint) -> FixedHe
     headers = [
         (b"accept", b"text/event-stream" if requirement.stream else whole),
         (b"accept-encoding", b"identity"),
-        *((name.encode(), value.encode()) for name, value in provider.headers),
+        *provider.own_headers(),
     ]
     if not endpoint.form:
         # A form's has a boundary of its own.
         headers.append((b"content-type", b"application/json"))
-    if provider.api_key is not None:
-        name, scheme = _KEY_HEADERS[provider.key_header]
-        headers.append((name, scheme + provider.api_key.encode()))
     return tuple(headers)

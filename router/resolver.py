@@ -1,8 +1,5 @@
 """Requirement + Catalog → ordered Routes, or a typed error. Explaining a decision is making it."""
 
-import difflib
-import itertools
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -24,9 +21,6 @@ from router.errors import LocalityUnknown, Refused
 _KEPT_LOCAL = "is remote, and local_only is set"
 _KEPT_UNKNOWN = "may be remote: its provider has not said yet, and local_only is set"
 _KEPT = (_KEPT_LOCAL, _KEPT_UNKNOWN)
-# Of a list of any length so many names are compared with one that is not there.
-_MAX_COMPARED = 200
-_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,28 +292,9 @@ def _not_assigned(levers: Iterable[Capability], catalog: Catalog) -> Refused:
 
 
 def _unknown_model(name: str, catalog: Catalog) -> Refused:
-    near = difflib.get_close_matches(name[:200], _alike(name[:200], catalog), n=3, cutoff=0.5)
+    near = catalog.like(name)
     hint = f"Did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is."
     return Refused("model_not_found", f"There is no model {name[:200]!r}. {hint}", param="model")
-
-
-def _alike(name: str, catalog: Catalog) -> list[str]:
-    """Return names worth comparing with one that is not there: few, however many there are.
-
-    All that the user wrote, and of what providers merely list those that hold its longest word.
-    """
-    declared = [model for model in catalog.models.values() if not model.listed]
-    known = [
-        AUTO,
-        *(capability for capability in catalog.bindings if catalog.bound(capability)),
-        *catalog.aliases,
-        *(model.name for model in declared),
-        *(model.id for model in declared),
-    ]
-    word = max(_WORD.findall(name), key=len, default=name).lower()
-    listed = (each for each, model in catalog.models.items() if model.listed)
-    holding = (each for each in listed if word in each.lower())
-    return [*known, *itertools.islice(holding, _MAX_COMPARED)]
 
 
 def _mismatch(requirement: Requirement, candidates: Iterable[Candidate]) -> Refused:

@@ -1,10 +1,14 @@
+import re
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
 
 from tests.harness import architecture
 from tests.harness.architecture import RULES, Rule, module_from, modules
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -69,3 +73,11 @@ def test_no_module_needs_itself() -> None:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_every_module_of_the_router_is_on_the_map() -> None:
+    """ARCHITECTURE.md names each of them, in a table or in the line of one request."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    named = set(re.findall(r"[a-z0-9_]+", text))
+    there = {each.stem for each in (ROOT / "router").iterdir() if not each.name.startswith("__")}
+    assert there - named == set()

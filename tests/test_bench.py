@@ -14,6 +14,7 @@ import pytest
 from bench import exchange, figures, nginx, peers, report
 from bench.__main__ import main
 from bench.child import ROOT, Child, FreePorts, ServerFailed
+from bench.decisions import QUESTIONS, SIZES, DecisionRound, catalog_of, decisions
 from bench.figures import Bar, Measured, Relation, Resources
 from bench.load import Load, LoadFailed, Wrk, ask_once, parse, script
 from bench.machine import MissingTool, Placement, find_tools, running_on
@@ -25,6 +26,8 @@ from bench.spread import Spread, percentile
 from bench.startup import Startup
 from bench.streams import StreamReader, Streams, StreamsFailed, measured, read_streams
 from bench.target import Target, Way
+from router.capabilities import Capability, Requirement
+from router.resolver import decide
 
 
 def wrk_output(**changed: int) -> str:
@@ -166,11 +169,16 @@ def a_run() -> Measured:
     ]
     return Measured(
         facts={"machine": "a table"},
-        scenarios=["requests", "streams", "image", "start"],
+        scenarios=["requests", "streams", "image", "start", "decisions"],
         requests=requests,
         streams=streams,
         images=[load_round(1, target, 1, seconds, p50) for target, seconds, p50 in TARGETS],
         starts=[Startup(0.4, 50.0, 0.5, 120.0)],
+        decisions=[
+            DecisionRound(number, "auto", size, us)
+            for number, by_size in ((1, (20.0, 20.0, 40.0)), (2, (20.0, 10.0, 32.0)))
+            for size, us in zip(SIZES, by_size, strict=True)
+        ],
         proxies=[Resources("nginx", 0.1, 10.0, 11.0), Resources("router", 0.4, 50.0, 60.0)],
         absent={"tensorzero": "not installed"},
         failures=[Failure("litellm", "500 streams", "took\ntoo long")],
@@ -281,6 +289,32 @@ def test_report_says_which_bar_and_aim_were_missed() -> None:
     assert line_of(run, "lag p99, × nginx's, 500").endswith("4.000 ≤ 3 MISSED")
     assert line_of(run, "resident with the admin API").endswith("120.000 ≤ 110 MISSED")
     assert line_of(run, "resident when idle").endswith("50.000 ≤ 60 met")
+
+
+def test_report_compares_decisions_with_those_among_few_models() -> None:
+    """A decision's time grows by what the rounds say, and a question without rounds has no bar."""
+    row = "auto 20.0 15.0 (10.0–20.0) 36.0 (32.0–40.0) 0.75 (0.50–1.00) 1.80 (1.60–2.00)"
+    assert line_of(a_run(), "auto  ") == row
+    bar = line_of(a_run(), "auto: 20,000 models, × 10")
+    assert bar.endswith("1.800 (1.600–2.000) ≤ 1.5 MISSED")
+    assert line_of(a_run(), "an alias: 20,000 models").endswith("not measured ≤ 1.5")
+
+
+def test_every_question_is_timed_with_every_size() -> None:
+    """And those that name what is there are decided for it."""
+    said: list[str] = []
+    rounds = list(decisions(1, 1, said.append))
+    assert said == ["decisions, round 1 of 1"]
+    assert [(one.question, one.models) for one in rounds] == [
+        (question, size) for question in QUESTIONS for size in SIZES
+    ]
+    assert all(one.us > 0 for one in rounds)
+    for size in SIZES:
+        catalog = catalog_of(size)
+        assert len(catalog.models) == size
+        for question, name in QUESTIONS.items():
+            decision = decide(Requirement((Capability.TEXT,), model=name), catalog)
+            assert bool(decision.routes) is (question != "an unknown name")
 
 
 def test_report_says_what_was_left_out_and_why() -> None:

@@ -182,7 +182,12 @@ async def _discovered(signalbox: RunningRouter, name: str = "p") -> list[str]:
     return list(listing.models)
 
 
-async def test_a_list_in_openais_dialect_is_asked_for_with_the_key_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("header", "shown"), [("authorization", "Bearer sk-1"), ("x-api-key", "sk-1")]
+)
+async def test_a_list_in_openais_dialect_is_asked_for_with_the_key_alone(
+    tmp_path: Path, header: str, shown: str
+) -> None:
     """The question carries the provider's key and headers, no body, and nothing about us."""
 
     async def script(conversation: Conversation) -> None:
@@ -190,7 +195,8 @@ async def test_a_list_in_openais_dialect_is_asked_for_with_the_key_alone(tmp_pat
         await conversation.answer(json.dumps({"data": rows}).encode())
 
     async with ScriptedUpstream(script) as fm:
-        settings = openai_provider(fm.url, api_key={"env": "KEY"}, headers={"X-Team": "a"})
+        key = {"api_key": {"env": "KEY"}, "key_header": header}
+        settings = openai_provider(fm.url, headers={"X-Team": "a"}, **key)
         async with running_router(
             tmp_path, providers={"p": settings}, environ={"KEY": "sk-1"}
         ) as signalbox:
@@ -198,9 +204,9 @@ async def test_a_list_in_openais_dialect_is_asked_for_with_the_key_alone(tmp_pat
             assert (await signalbox.chat({**HELLO, "model": "org/m"})).is_success
     question = fm.seen[0]
     assert (question.target, question.body) == ("/v1/models", b"")
-    assert question.headers["authorization"] == "Bearer sk-1"
+    assert question.headers[header] == shown
     assert set(question.headers) == {
-        *("host", "accept", "accept-encoding", "content-type", "x-team", "authorization"),
+        *("host", "accept", "accept-encoding", "content-type", "x-team", header),
         "content-length",
     }
 

@@ -52,11 +52,12 @@ def test_an_error_body_is_openais_envelope() -> None:
         ("upstream_unreachable", None),
         ("queue_timeout", None),
         ("queue_full", None),
+        ("spend_limit_reached", b"false"),
         ("invalid_json", None),
     ],
 )
 def test_sdks_are_told_not_to_retry_what_a_retry_cannot_help(code: str, told: bytes | None) -> None:
-    """Conflicts and server errors that do not pass by themselves forbid the SDKs' retry."""
+    """What does not pass by itself forbids the retry that SDKs would try on its status."""
     headers = dict(SignalboxError(code, "x").headers())
     assert headers.get(b"x-should-retry") == told
     assert headers[b"x-signalbox-error"] == b"1"

@@ -1,18 +1,16 @@
-"""`GET /v1/models`: names, what is known of each, and that a long list costs requests nothing."""
+"""`GET /v1/models`: names, and what is known of each."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router import listing
-from router.capabilities import Capability, Requirement
+from router.capabilities import Capability
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.errors import Refused
 from router.listing import ModelList
-from router.resolver import decide
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.harness.served import fake_builtin, served
@@ -133,38 +131,6 @@ async def test_a_long_list_is_rendered_whole(monkeypatch: pytest.MonkeyPatch) ->
     short = await rows(catalog())
     monkeypatch.setattr(listing, "_AT_ONCE", 1)
     assert await rows(catalog()) == short
-
-
-class _Unread(dict[str, Model]):
-    """Models that can be looked up and not be gone through."""
-
-    sealed = False
-
-    def values(self) -> Any:
-        assert not self.sealed
-        return super().values()
-
-    def __iter__(self) -> Iterator[str]:
-        assert not self.sealed
-        return super().__iter__()
-
-
-@pytest.mark.parametrize("name", [None, "auto", "text", "eyes", "org/seer", "here/org/seer", "x9"])
-def test_a_decision_takes_no_longer_for_a_longer_list(name: str | None) -> None:
-    """No request that can be served goes through all models."""
-    models = _Unread({each.name: each for each in (SEER, DARK, BLIND)})
-    known = Catalog(catalog().providers, models, catalog().bindings, aliases=catalog().aliases)
-    models.sealed = True
-    assert decide(Requirement((Capability.TEXT,), model=name), known).routes
-
-
-def test_an_unknown_name_is_compared_with_few_of_many() -> None:
-    """The nearest names are found in a list of any length."""
-    models = [Model("cloud", f"org/tiger-{number}", listed=True) for number in range(20_000)]
-    known = Catalog({"cloud": CLOUD}, {each.name: each for each in models}, {})
-    error = decide(Requirement((Capability.TEXT,), model="tiger-77x"), known).error
-    assert error is not None
-    assert "Did you mean cloud/org/tiger-" in error.message
 
 
 async def test_sdks_find_models_whose_ids_have_slashes(tmp_path: Path) -> None:

@@ -306,6 +306,15 @@ async def test_a_test_says_what_came_of_it(
             assert fm.seen[0].headers["authorization"] == f"Bearer {KEY}"
 
 
+async def test_a_test_shows_the_key_where_the_provider_looks_for_it(tmp_path: Path) -> None:
+    """As requests do."""
+    async with ScriptedUpstream(hello) as fm, running_router(tmp_path) as signalbox:
+        await add(signalbox, "fm", fm.url, api_key=KEY, key_header="x-api-key")
+        await signalbox.client.post(f"{PATH}/fm/test")
+    assert fm.seen[0].headers["x-api-key"] == KEY
+    assert "authorization" not in fm.seen[0].headers
+
+
 async def test_a_remote_provider_is_not_even_tested_where_nothing_may_leave(tmp_path: Path) -> None:
     """Its key would leave the machine."""
     async with ScriptedUpstream() as fm, running_router(tmp_path, local_only=True) as signalbox:

@@ -1,5 +1,6 @@
 """From a requirement and a catalog to routes, or to the error that says why there is none."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -246,6 +247,43 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
     """A typo is met with what may have been meant."""
     with pytest.raises(Refused, match="smollm2-135m"):
         resolve(need("text", model="smollm2-153m"), catalog(TEXT))
+
+
+class Sealed(dict[str, Model]):
+    """Models that can be looked up, and once they are sealed not be gone through."""
+
+    sealed = False
+
+    def __iter__(self) -> Iterator[str]:
+        assert not self.sealed
+        return super().__iter__()
+
+    def items(self) -> Any:
+        assert not self.sealed
+        return super().items()
+
+    def values(self) -> Any:
+        assert not self.sealed
+        return super().values()
+
+
+@pytest.mark.parametrize("levers", [("text",), ("vision", "tool_use")])
+@pytest.mark.parametrize(
+    "name",
+    [None, "auto", "text", "gpt-4o", "claude-x", "cloud/org/model-7", "cloud/x", "other", "gtp"],
+)
+def test_a_decision_does_not_go_through_the_models(
+    name: str | None, levers: tuple[str, ...]
+) -> None:
+    """A provider may list tens of thousands: they are sorted once, and not for each request."""
+    usual = catalog({"text": ["ollama/other"], "vision": ["ollama/seer"]})
+    listed = [Model("cloud", f"org/model-{number}", listed=True) for number in range(300)]
+    models = Sealed({**usual.models, **{model.name: model for model in listed}})
+    many = replace(usual, models=models)
+    first = decide(need(*levers, model="nobody"), many)
+    assert first.error is not None
+    models.sealed = True
+    decide(need(*levers, model=name), many)
 
 
 def test_explaining_tells_each_candidate_and_why() -> None:
