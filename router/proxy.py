@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from router.catalog import Locality
 from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import CHAT, Endpoint
-from router.errors import ProviderFailed, Reply, RouteFailed, StreamFailed
+from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
 from router.opening import Opening
@@ -146,7 +147,7 @@ class Proxy:
         if plans[0].yields:
             plans = self._awake_first(plans)
         for plan in plans:
-            if work.flight.asked and not self._may_ask_another(work.flight):
+            if work.flight.asked and not self._may_ask_another(work.flight, errors):
                 break
             began = time.perf_counter()
             try:
@@ -194,9 +195,14 @@ class Proxy:
                 processes.wake(plan.reach.process)
         return (*[plan for plan in plans if plan not in asleep], *asleep)
 
-    def _may_ask_another(self, flight: Flight) -> bool:
-        """Tell whether a request that failed somewhere may be tried elsewhere, and take note."""
-        return flight.asked <= self.limits.further_attempts and self._retries.spend()
+    def _may_ask_another(self, flight: Flight, errors: Iterable[RouteFailed]) -> bool:
+        """Tell whether a request that failed somewhere may be tried elsewhere, and take note.
+
+        The budget is for when providers fail; one that has no room for a prompt is in good health.
+        """
+        if flight.asked > self.limits.further_attempts:
+            return False
+        return all(error.code == TOO_LONG for error in errors) or self._retries.spend()
 
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
