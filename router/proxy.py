@@ -37,6 +37,7 @@ from router.request import (
     wants_local_only,
 )
 from router.retry_budget import RetryBudget
+from router.room import Prompt, why_no_room
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Work(msgspec.Struct, frozen=True):
 
     path: str
     body: JsonBody | FormBody
+    prompt: Prompt
     requirement: Requirement
     priority: Priority
     flight: Flight
@@ -133,7 +135,9 @@ class Proxy:
                 plans = await self._plans.settle(requirement)
                 wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
                 flight.priority = int(wanted)
-                work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since), own)
+                prompt = Prompt(endpoint, body.fields, len(data))
+                timing = Timing(since)
+                work = Work(endpoint.target, body, prompt, requirement, wanted, flight, timing, own)
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -209,6 +213,9 @@ class Proxy:
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
         stream, size = work.requirement.stream, self.limits.response_bytes
+        no_room = why_no_room(route.model, work.prompt)
+        if no_room is not None:
+            raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
         request = _upstream_request(plan, work)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.

@@ -31,6 +31,7 @@ from router.probes import Probes
 from router.providers import Providers
 from router.request import priority_of
 from router.resolver import Decision, decide
+from router.room import Prompt, why_no_room, without_room
 
 
 class Stored(AssignmentStore, VerdictStore, Protocol):
@@ -238,6 +239,13 @@ def _explain(owners: Owners) -> APIRouter:
                 await owners.discovery.settle(decision.error.providers)
                 catalog = owners.capability_map.catalog
                 decision = decide(requirement, catalog)
+            prompt = Prompt(endpoint, fields)
+            reasons = {
+                route.model.name: why
+                for route in decision.routes
+                if (why := why_no_room(route.model, prompt)) is not None
+            }
+            decision = without_room(decision, reasons)
             if decision.error is not None:
                 return {**_told(decision), "priority": None}
             alias = catalog.alias(requirement.model)

@@ -128,3 +128,50 @@ async def test_the_attempts_of_one_request_are_bounded_all_the_same(tmp_path: Pa
     ):
         assert (await signalbox.chat(HELLO)).status_code == 400
         assert [len(each.seen) for each in (a, b, c)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_cannot_fit_is_not_sent(tmp_path: Path, *, stream: bool) -> None:
+    """The next model with room answers, at no attempt; explain says the same beforehand."""
+    ending = streams(b'data: {"choices":[{"index":0,"finish_reason":"stop"}]}\n\n')
+    long = {**HELLO, "messages": [{"role": "user", "content": "word " * 200}], "stream": stream}
+    async with two_providers(
+        tmp_path,
+        None,
+        hello,
+        ending if stream else hello,
+        models={"fm/model-1": {"context_length": 124}, "other/model-2": {"context_length": 125}},
+    ) as (fm, other, signalbox):
+        told = await signalbox.chat(long)
+        assert told.headers["x-signalbox-provider"] == "other"
+        assert told.headers["x-signalbox-attempts"] == "1"
+        assert (len(fm.seen), len(other.seen)) == (0, 1)
+        answer = await signalbox.client.post("/admin/explain", json={"body": long})
+        explained = answer.json()
+        assert [route["model"] for route in explained["routes"]] == ["model-2"]
+        kept = [(each["model"], each["kept"]) for each in explained["candidates"]]
+        assert kept == [("fm/model-1", False), ("other/model-2", True)]
+        why = explained["candidates"][0]["why"]
+        assert "124 tokens" in why
+        assert "125 at the very least" in why
+
+
+async def test_a_prompt_that_fits_nowhere_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    """400 without anybody asked, in the words that explain has for it."""
+    long = {**HELLO, "messages": [{"role": "user", "content": "word " * 200}]}
+    async with two_providers(
+        tmp_path,
+        None,
+        hello,
+        hello,
+        models={"fm/model-1": {"context_length": 100}, "other/model-2": {"context_length": 50}},
+    ) as (fm, other, signalbox):
+        told = await signalbox.chat(long)
+        assert told.status_code == 400
+        error = told.json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert error["message"].startswith("fm/model-1 has room for 100 tokens")
+        answer = await signalbox.client.post("/admin/explain", json={"body": long})
+        explained = answer.json()["error"]
+        assert explained == {"code": error["code"], "message": error["message"]}
+        assert fm.seen == other.seen == []
