@@ -9,6 +9,7 @@ from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
 from router.errors import LocalityUnknown, Refused, RouteFailed
+from router.question import key_of
 from router.reach import Reach
 from router.resolver import Route, resolve
 from router.upstream import FixedHeaders
@@ -18,10 +19,6 @@ _MAX_KNOWN = 512
 Ask = Callable[[Collection[str]], Awaitable[None]]
 _REQUEST_ID = REQUEST_ID.encode()
 _PRIORITY = PRIORITY.encode()
-_KEY_HEADERS = {
-    "authorization": (b"authorization", b"Bearer "),
-    "x-api-key": (b"x-api-key", b""),
-}
 
 
 async def _nobody(_providers: Collection[str]) -> None:
@@ -187,7 +184,4 @@ def _sent(route: Route, requirement: Requirement, endpoint: Endpoint) -> FixedHe
     if not endpoint.form:
         # A form's has a boundary of its own.
         headers.append((b"content-type", b"application/json"))
-    if provider.api_key is not None:
-        name, scheme = _KEY_HEADERS[provider.key_header]
-        headers.append((name, scheme + provider.api_key.encode()))
-    return tuple(headers)
+    return (*headers, *key_of(provider))

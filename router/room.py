@@ -13,9 +13,14 @@ from router.catalog import Model
 from router.endpoints import Endpoint
 from router.errors import TOO_LONG, Refused
 from router.resolver import Decision
+from router.usage import Usage
 
 # No model reads more of any language's text with one token, on the average: it is 4 in English.
 CHARACTERS_A_TOKEN = 8
+_RAISE_WINDOW = (
+    "Shorten it, or raise Ollama's window: OLLAMA_CONTEXT_LENGTH in its environment, or PARAMETER "
+    "num_ctx in the model's Modelfile."
+)
 
 
 class Prompt:
@@ -56,14 +61,37 @@ class Prompt:
         )
 
 
-def why_no_room(model: Model, prompt: Prompt) -> str | None:
-    """Return why a model has no room for a prompt; None where it may have."""
-    context = model.context_length
+def why_no_room(model: Model, prompt: Prompt, window: int | None = None) -> str | None:
+    """Return why a model has no room for a prompt; None where it may have.
+
+    `window` is what it runs with, where that is known: never more than it was made for.
+    """
+    known = [each for each in (window, model.context_length) if each is not None]
+    context = min(known, default=None)
     if not prompt.exceeds(context):
         return None
+    if context == window:
+        hint = _RAISE_WINDOW
+    else:
+        hint = f"If there is more room, say so: models.{model.name}.context_length in router.yaml."
     return (
         f"has room for {context} tokens, and this prompt has {prompt.least_tokens} at the very "
-        f"least. If there is more room, say so: models.{model.name}.context_length in router.yaml."
+        f"least. {hint}"
+    )
+
+
+def why_cut(model: Model, prompt: Prompt, usage: Usage, window: int) -> str | None:
+    """Return what to say of a prompt that was cut to an Ollama's window; None where it was not.
+
+    One that fills the window was: were it as long by chance, there would be no room for an answer.
+    Of several messages the oldest are left out, and what is read then fits: it is too little.
+    """
+    read = usage.prompt
+    if read < window and not (read and prompt.exceeds(read)):
+        return None
+    return (
+        f"{model.name} reads {window} tokens, and its server has cut the prompt to {read} without "
+        f"saying so. {_RAISE_WINDOW}"
     )
 
 

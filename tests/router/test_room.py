@@ -10,7 +10,8 @@ from router.capabilities import Capability, Requirement
 from router.catalog import Binding, Catalog, Kind, Locality, Model, Provider
 from router.endpoints import CHAT, ENDPOINTS
 from router.resolver import Decision, decide
-from router.room import CHARACTERS_A_TOKEN, Prompt, why_no_room, without_room
+from router.room import CHARACTERS_A_TOKEN, Prompt, why_cut, why_no_room, without_room
+from router.usage import Usage
 
 HERE = Provider("here", Kind.OPENAI, "http://127.0.0.1:1/v1", Locality.LOCAL)
 
@@ -89,3 +90,40 @@ def test_without_any_room_left_the_first_models_reason_is_the_answer() -> None:
         "context_length_exceeded",
         "here/small is small",
     )
+
+
+@pytest.mark.parametrize(
+    ("window", "context", "said"),
+    [(128, 8192, 128), (8192, 128, 128), (128, None, 128), (None, 128, 128), (8192, 8192, None)],
+)
+def test_the_smaller_of_window_and_context_counts(
+    window: int | None, context: int | None, said: int | None
+) -> None:
+    """And the text says how to make that one larger."""
+    why = why_no_room(Model("here", "m", {}, context), Prompt(CHAT, body_of(2000)), window)
+    assert (why is None) == (said is None)
+    if why is not None:
+        assert f"room for {said} tokens" in why
+        assert ("num_ctx" in why) == (window == said)
+
+
+@pytest.mark.parametrize(
+    ("read", "characters", "is_cut"),
+    [
+        (127, 500, False),
+        (128, 500, True),
+        (129, 500, True),
+        (62, 503, False),
+        (62, 504, True),
+        # What was not told says nothing.
+        (0, 504, False),
+    ],
+)
+def test_the_tokens_that_were_read_tell_a_cut_prompt(
+    read: int, characters: int, *, is_cut: bool
+) -> None:
+    """It fills the window, or less was read than it has at the very least."""
+    prompt = Prompt(CHAT, body_of(characters))
+    why = why_cut(Model("here", "m"), prompt, Usage(read, 1), 128)
+    assert (why is not None) == is_cut
+    assert why is None or (f"to {read} without" in why and "num_ctx" in why)
