@@ -364,3 +364,24 @@ async def test_a_window_that_is_known_counts_before_the_prompt_is_sent(tmp_path:
         fm.script = ollama(says(counted(300)), says(larger))
         assert (await signalbox.chat(long)).headers["x-signalbox-provider"] == "ollama"
         assert len(other.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "asks"), [("/v1/completions", True), ("/v1/responses", False), ("/v1/messages", False)]
+)
+async def test_tokens_are_asked_for_where_the_protocol_has_a_way_to_ask(
+    tmp_path: Path, path: str, *, asks: bool
+) -> None:
+    """A stream of choices tells them when asked to, one of typed events by itself."""
+    async with ScriptedUpstream(streams(*stream_of(1))) as fm:
+        dialects = ["chat", "responses", "messages"]
+        url = fm.url.removesuffix("/v1")
+        async with running_router(
+            tmp_path,
+            providers={"ollama": {"kind": "ollama", "base_url": url, "dialects": dialects}},
+            capabilities={"text": ["ollama/m"]},
+        ) as signalbox:
+            body = {"model": "text", "prompt": "x", "input": "x", "messages": [], "stream": True}
+            await signalbox.client.post(path, json=body)
+        (sent,) = (each for each in fm.seen if each.target == path)
+        assert ("stream_options" in sent.json) is asks
