@@ -6,6 +6,7 @@ another route.
 
 import math
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 from router.capabilities import Dialect
 from router.endpoints import CHAT, Answers, Endpoint
 from router.envelope import error_body
-from router.errors import ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
+from router.errors import TOO_LONG, ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
 from router.sse import DONE, ChatStream, EventSplitter, JsonStream, payload_of
 from router.upstream import Answer, Headers
 from router.usage import usage_of
@@ -36,6 +37,14 @@ _MAX_RETRY_AFTER_S = 120
 _LONGEST_DIGITS = 9
 # Codes for a provider's refusals in words of another protocol, by their status.
 _CODE_BY_STATUS = {404: "not_found", 413: "body_too_large", 429: "queue_full"}
+# How servers say that a prompt is too long for the model: OpenAI and many others, llama.cpp, vLLM.
+# Only what a program is meant to read counts; words are never searched.
+_TOO_LONG = (
+    ("code", TOO_LONG),
+    ("type", "exceed_context_size_error"),
+    ("param", "input_tokens"),
+)
+_MAY_BE_TOO_LONG = frozenset({400, 413})
 # Where servers that do not speak OpenAI's dialect put the text of an error.
 _TEXT_KEYS = ("error", "detail", "message")
 _MAX_TEXT = 500
@@ -95,8 +104,9 @@ async def open_answer(
 ) -> Reply | OpenStream | OpenBytes:
     """Return the whole answer, at most `size` bytes of it, or what flows, at its beginning.
 
-    Raises RouteFailed (the codes of a provider's misbehaviour) or ProviderFailed (its own 5xx);
-    a provider's 4xx is the caller's and returned as it is. The words of a local provider that
+    Raises RouteFailed (the codes of a provider's misbehaviour) or ProviderFailed: its own 5xx, and
+    its refusal of a prompt that is too long for it, `context_length_exceeded`. Any other 4xx of a
+    provider is the caller's and returned as it is. The words of a local provider that
     speaks another dialect are shown, those of others are not: they may repeat a key.
     """
     status, head = answer.status, _head_of(answer.headers)
@@ -182,7 +192,10 @@ def _failed_at_once(
 ) -> ProviderFailed:
     """Return the failure of a stream that began with an error: its own words are kept."""
     told = f"{provider} began its stream with an error."
-    body = payload if _error_of(payload) is not None else _wrapped(_BAD_GATEWAY, told, dialect)
+    error = _error_of(payload)
+    if error is not None and _is_too_long(error):
+        return _too_long(provider, Reply(_BAD, head.as_json(), payload))
+    body = payload if error is not None else _wrapped(_BAD_GATEWAY, told, dialect)
     return ProviderFailed(
         "upstream_invalid_response", told, reply=Reply(_BAD_GATEWAY, head.as_json(), body)
     )
@@ -218,9 +231,22 @@ async def _error_answer(
         named = f" ({code[:64]!r})" if isinstance(code, str) else ""
         told = f"{provider} answered {status}{named}."
     reply = Reply(status, head.as_json(), body)
+    if error is not None and status in _MAY_BE_TOO_LONG and _is_too_long(error):
+        raise _too_long(provider, reply)
     if status >= _SERVER_ERROR:
         raise ProviderFailed("upstream_invalid_response", told, reply=reply)
     return reply
+
+
+def _is_too_long(error: Mapping[str, Any]) -> bool:
+    """Tell whether a provider's error says that the prompt does not fit into the model."""
+    return any(error.get(key) == value for key, value in _TOO_LONG)
+
+
+def _too_long(provider: str, reply: Reply) -> ProviderFailed:
+    return ProviderFailed(
+        TOO_LONG, f"{provider} has no room for a prompt of this length.", reply=reply
+    )
 
 
 def _wrapped(status: int, told: str, dialect: Dialect | None) -> bytes:

@@ -299,6 +299,7 @@ class Router:
                     lambda catalog: partial(self._request_path(catalog).serve, CHAT),
                     self.discovery.settle,
                 ),
+                self.reaches,
             )
         )
 

@@ -24,6 +24,7 @@ from router.metadata import (
     ollama_tags,
     openai_list,
 )
+from router.question import question
 from router.reach import Reach
 from router.upstream import UpstreamRequest
 
@@ -186,8 +187,7 @@ class Discovery:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
         else:
             url = f"{provider.base_url}/models"
-        request = UpstreamRequest("GET", url, _headers(provider), b"")
-        body = await self._fetch(name, request, _LIST_S, _LIST_BYTES)
+        body = await self._fetch(name, question(provider, url), _LIST_S, _LIST_BYTES)
         try:
             if len(body) > _AT_ONCE_BYTES:
                 listing = await asyncio.to_thread(self._read, provider, body)
@@ -235,8 +235,7 @@ class Discovery:
 
     async def _show(self, provider: Provider, tag: Tag, places: asyncio.Semaphore) -> Shown | None:
         url = f"{provider.base_url.removesuffix('/v1')}/api/show"
-        body = msgspec.json.encode({"model": tag.id})
-        request = UpstreamRequest("POST", url, _headers(provider), body)
+        request = question(provider, url, msgspec.json.encode({"model": tag.id}))
         async with places:
             try:
                 told = await self._fetch(provider.name, request, _SHOW_S, _SHOW_BYTES)
@@ -282,14 +281,3 @@ class Discovery:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-
-def _headers(provider: Provider) -> tuple[tuple[bytes, bytes], ...]:
-    """Return what is told with the question: the key, and nothing about us or our clients."""
-    headers = [
-        (b"accept", b"application/json"),
-        (b"accept-encoding", b"identity"),
-        (b"content-type", b"application/json"),
-        *provider.own_headers(),
-    ]
-    return tuple(headers)

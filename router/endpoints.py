@@ -11,6 +11,12 @@ from typing import Any, Final
 
 from router.capabilities import Capability, Dialect, Needs, Requirement
 from router.classification.chat import needs_of_chat
+from router.classification.length import (
+    characters_of_chat,
+    characters_of_completion,
+    characters_of_messages,
+    characters_of_responses,
+)
 from router.classification.messages import needs_of_messages
 from router.classification.responses import needs_of_responses
 from router.errors import Refused
@@ -41,7 +47,8 @@ class Endpoint:
 
     `streams` tells whether a request asks for a stream. With `form` the body is
     multipart/form-data, else JSON. Of the client's headers only `passed` go to the provider.
-    `longest_event` is in bytes.
+    `longest_event` is in bytes. `characters` counts the text of a prompt that has to fit as a
+    whole; None where there is none.
     """
 
     path: str
@@ -53,6 +60,7 @@ class Endpoint:
     form: bool = False
     passed: tuple[bytes, ...] = ()
     longest_event: int = _EVENT
+    characters: Callable[[Mapping[str, Any]], int] | None = None
 
     @property
     def target(self) -> str:
@@ -112,14 +120,26 @@ def _form_streams(fields: Mapping[str, Any]) -> bool:
 
 
 _ALL = (
-    Endpoint("/v1/chat/completions", needs_of_chat, Dialect.CHAT, ChatStream),
-    Endpoint("/v1/completions", _only(Capability.TEXT), watch=ChatStream),
+    Endpoint(
+        "/v1/chat/completions",
+        needs_of_chat,
+        Dialect.CHAT,
+        ChatStream,
+        characters=characters_of_chat,
+    ),
+    Endpoint(
+        "/v1/completions",
+        _only(Capability.TEXT),
+        watch=ChatStream,
+        characters=characters_of_completion,
+    ),
     Endpoint(
         "/v1/responses",
         needs_of_responses,
         Dialect.RESPONSES,
         partial(TypedStream, "response.completed", "response.failed", "response.incomplete"),
         longest_event=_PICTURE_EVENT,
+        characters=characters_of_responses,
     ),
     Endpoint(
         "/v1/messages",
@@ -127,6 +147,7 @@ _ALL = (
         Dialect.MESSAGES,
         partial(TypedStream, "message_stop"),
         passed=(b"anthropic-version", b"anthropic-beta"),
+        characters=characters_of_messages,
     ),
     Endpoint(
         "/v1/messages/count_tokens",

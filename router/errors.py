@@ -19,6 +19,8 @@ import msgspec
 from backends.wire import CODES, SHOULD_RETRY, envelope
 from router.usage import Usage
 
+# The code of a prompt that a model has no room for, whoever says so.
+TOO_LONG = "context_length_exceeded"
 # Statuses that the SDKs would retry by themselves: only these need the header that forbids it.
 _RETRIED = frozenset({408, 409, 429})
 _SERVER_ERROR = 500
@@ -135,7 +137,7 @@ class RouteFailed(SignalboxError):
 
 
 class ProviderFailed(RouteFailed):
-    """The provider answered with a server error in OpenAI's shape: `answer` holds it."""
+    """The provider itself said no, in OpenAI's shape, and another may not: `answer` holds it."""
 
     def __init__(self, code: str, message: str, *, reply: "Reply") -> None:
         super().__init__(code, message)

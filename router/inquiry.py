@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from router.catalog import Provider
 from router.errors import RouteFailed
+from router.question import question
 from router.reach import Reach
 from router.upstream import UpstreamRequest
 
@@ -35,13 +36,8 @@ class Verdict:
 
 async def inquire(provider: Provider, reach: Reach) -> Verdict:
     """Return what a provider answers when it is asked for its models; sends its key, no prompt."""
-    headers = [
-        (b"accept", b"application/json"),
-        (b"accept-encoding", b"identity"),
-        *provider.own_headers(),
-    ]
     url = f"{provider.base_url}/models"
-    request = UpstreamRequest("GET", url, tuple(headers), b"")
+    request = question(provider, url)
     within_s = min(_LONGEST_S, reach.deadlines.first_byte_s)
     since = time.monotonic()
     try:

@@ -100,6 +100,17 @@ def ollama_tags(body: bytes) -> list[Tag]:
     return tags
 
 
+def ollama_running(body: bytes) -> dict[str, int]:
+    """Return the windows of the models that `/api/ps` says are loaded, by each of their names."""
+    windows = {}
+    for row in _rows(body, "models")[:MAX_MODELS]:
+        name = _name(row.get("model")) or _name(row.get("name"))
+        window = _length(row.get("context_length"))
+        if name is not None and window is not None:
+            windows[name] = windows[name.removesuffix(":latest")] = window
+    return windows
+
+
 def ollama_show(body: bytes) -> Shown:
     """Return what Ollama's `/api/show` says of a model."""
     shown = _decoded(body)

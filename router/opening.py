@@ -7,19 +7,33 @@ from router.answer import OpenBytes, OpenStream, open_answer
 from router.catalog import Locality
 from router.deadline import Deadline, Sweeper
 from router.endpoints import Answers
-from router.errors import Reply, RouteFailed
+from router.errors import TOO_LONG, Reply, RouteFailed, StreamFailed
 from router.plan import Plan
+from router.room import Prompt, why_cut
+from router.sse import JsonStream
 from router.upstream import UpstreamRequest
+from router.usage import Usage
+from router.window import Windows
 
 
 class Opening:
     """Holds the exchange of one request while entered; `size` bounds a whole answer, in bytes."""
 
-    __slots__ = ("_exchange", "_plan", "_size", "_stream", "_sweeper")
+    __slots__ = ("_exchange", "_plan", "_prompt", "_size", "_stream", "_sweeper", "window")
 
     def __init__(
-        self, plan: Plan, request: UpstreamRequest, sweeper: Sweeper, *, stream: bool, size: int
+        self,
+        plan: Plan,
+        request: UpstreamRequest,
+        prompt: Prompt,
+        sweeper: Sweeper,
+        *,
+        stream: bool,
+        size: int,
     ) -> None:
+        # What the prompt may have been cut to, where that is checked: in tokens.
+        self.window: int | None = None
+        self._prompt = prompt
         self._plan = plan
         self._exchange = plan.reach.upstream.exchange(request)
         self._sweeper = sweeper
@@ -30,7 +44,8 @@ class Opening:
         """Return the whole answer, or what flows, at its beginning.
 
         Raises RouteFailed, `upstream_timeout` when the head and the beginning of what flows take
-        longer than `first_byte_s`, or a whole answer longer than `total_s`.
+        longer than `first_byte_s`, or a whole answer longer than `total_s`;
+        `context_length_exceeded` when only a part of the prompt was read.
         """
         endpoint = self._plan.endpoint
         provider, deadlines = self._plan.route.provider, self._plan.reach.deadlines
@@ -43,7 +58,7 @@ class Opening:
                 if not self._stream and endpoint.answers is not Answers.BYTES:
                     left_s = total_s - (time.monotonic() - since)
                     deadline.expect(left_s, lambda: self._too_slow(total_s))
-                return await open_answer(
+                opened = await open_answer(
                     answer,
                     provider.name,
                     stream=self._stream,
@@ -51,6 +66,10 @@ class Opening:
                     is_local=provider.locality is Locality.LOCAL,
                     endpoint=endpoint,
                 )
+                deadline.silence()
+                if self._plan.reach.windows is not None and endpoint.characters is not None:
+                    await self._check_whole(opened, self._plan.reach.windows)
+                return opened  # noqa: TRY300 what is left by an error is left in one place
             except BaseException as error:
                 await self.__aexit__(type(error), error, error.__traceback__)
                 raise
@@ -63,6 +82,29 @@ class Opening:
     ) -> None:
         """Leave the exchange, whose connection goes back or is closed."""
         await self._exchange.__aexit__(kind, error, traceback)
+
+    async def _check_whole(self, opened: Reply | OpenStream | OpenBytes, windows: Windows) -> None:
+        """Check that the prompt was read to its end, now or when a stream tells its tokens.
+
+        Raises RouteFailed `context_length_exceeded` where it was not.
+        """
+        answer = opened.state if isinstance(opened, OpenStream) else opened
+        if isinstance(answer, OpenBytes) or (isinstance(answer, Reply) and answer.usage is None):
+            return
+        self.window = await windows.of(self._plan.route.model.id, self._prompt.size)
+        if answer.usage is not None and (why := self._why_cut(answer.usage)) is not None:
+            raise RouteFailed(TOO_LONG, why)
+        if isinstance(answer, JsonStream):
+            answer.check_usage = self._check_usage
+
+    def _check_usage(self, usage: Usage) -> None:
+        if (why := self._why_cut(usage)) is not None:
+            raise StreamFailed(TOO_LONG, why)
+
+    def _why_cut(self, usage: Usage) -> str | None:
+        if self.window is None:
+            return None
+        return why_cut(self._plan.route.model, self._prompt, usage, self.window)
 
     def _too_slow(self, seconds: float) -> RouteFailed:
         """Return the failure of a provider that does not answer in time."""

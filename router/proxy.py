@@ -2,8 +2,9 @@
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -15,8 +16,8 @@ from router.capabilities import Requirement
 from router.catalog import Locality
 from router.deadline import Sweeper
 from router.egress import Egress
-from router.endpoints import CHAT, Endpoint
-from router.errors import ProviderFailed, Reply, RouteFailed, StreamFailed
+from router.endpoints import Endpoint
+from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
 from router.opening import Opening
@@ -36,10 +37,18 @@ from router.request import (
     wants_local_only,
 )
 from router.retry_budget import RetryBudget
+from router.room import Prompt
+from router.sse import ChatStream
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-_USAGE_SHIM = ((b"x-signalbox-shims", b"usage"),)
+# By whether the tokens were asked for, and whether they were compared with a window.
+_SHIMS: Final[Mapping[tuple[bool, bool], FixedHeaders]] = {
+    (False, False): (),
+    (True, False): ((b"x-signalbox-shims", b"usage"),),
+    (False, True): ((b"x-signalbox-shims", b"context"),),
+    (True, True): ((b"x-signalbox-shims", b"usage,context"),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class Work(msgspec.Struct, frozen=True):
 
     path: str
     body: JsonBody | FormBody
+    prompt: Prompt
     requirement: Requirement
     priority: Priority
     flight: Flight
@@ -132,7 +142,9 @@ class Proxy:
                 plans = await self._plans.settle(requirement)
                 wanted = priority(scope, body.fields, plans[0].priority or limits.default_priority)
                 flight.priority = int(wanted)
-                work = Work(endpoint.target, body, requirement, wanted, flight, Timing(since), own)
+                prompt = Prompt(endpoint, body.fields, len(data))
+                timing = Timing(since)
+                work = Work(endpoint.target, body, prompt, requirement, wanted, flight, timing, own)
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -146,7 +158,7 @@ class Proxy:
         if plans[0].yields:
             plans = self._awake_first(plans)
         for plan in plans:
-            if work.flight.asked and not self._may_ask_another(work.flight):
+            if work.flight.asked and not self._may_ask_another(work.flight, errors):
                 break
             began = time.perf_counter()
             try:
@@ -194,15 +206,23 @@ class Proxy:
                 processes.wake(plan.reach.process)
         return (*[plan for plan in plans if plan not in asleep], *asleep)
 
-    def _may_ask_another(self, flight: Flight) -> bool:
-        """Tell whether a request that failed somewhere may be tried elsewhere, and take note."""
-        return flight.asked <= self.limits.further_attempts and self._retries.spend()
+    def _may_ask_another(self, flight: Flight, errors: Iterable[RouteFailed]) -> bool:
+        """Tell whether a request that failed somewhere may be tried elsewhere, and take note.
+
+        The budget is for when providers fail; one that has no room for a prompt is in good health.
+        """
+        if flight.asked > self.limits.further_attempts:
+            return False
+        return all(error.code == TOO_LONG for error in errors) or self._retries.spend()
 
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
         stream, size = work.requirement.stream, self.limits.response_bytes
+        no_room = await reach.why_no_room(route.model, work.prompt)
+        if no_room is not None:
+            raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
         request = _upstream_request(plan, work)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
@@ -212,7 +232,9 @@ class Proxy:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
                 self._plans.check_leaving(plan, work.requirement)
-                opening = Opening(plan, request, self._sweeper, stream=stream, size=size)
+                opening = Opening(
+                    plan, request, work.prompt, self._sweeper, stream=stream, size=size
+                )
                 account = self._egress.account(
                     route.provider.name,
                     route.locality or Locality.REMOTE,
@@ -225,7 +247,7 @@ class Proxy:
                         passage.answered()
                         timing.queued_s += queued.waited_s
                         timing.waited_s += time.perf_counter() - began
-                        headers = _told(plan, work)
+                        headers = _told(plan, work, opening.window)
                         if isinstance(opened, Reply):
                             account.answer = opened
                             return await send_reply(send, opened, headers)
@@ -241,7 +263,7 @@ class Proxy:
 
 def _adds_usage(plan: Plan, work: Work) -> bool:
     """Tell whether the provider must be asked for the tokens of a stream."""
-    if not plan.asks_usage or plan.endpoint is not CHAT or not work.requirement.stream:
+    if not plan.asks_usage or not work.requirement.stream or plan.endpoint.watch is not ChatStream:
         return False
     options = work.body.fields.get("stream_options")
     return not (isinstance(options, dict) and options.get("include_usage"))
@@ -264,13 +286,13 @@ def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
     )
 
 
-def _told(plan: Plan, work: Work) -> FixedHeaders:
-    """Return the headers that tell how the answer came about."""
+def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
+    """Return the headers that tell how the answer came about; it was checked by this window."""
     timing = work.timing
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
-        *(_USAGE_SHIM if _adds_usage(plan, work) else ()),
+        *_SHIMS[_adds_usage(plan, work), window is not None],
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

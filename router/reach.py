@@ -12,7 +12,9 @@ from router.breaker import Breaker
 from router.catalog import Model
 from router.deadline import Deadlines
 from router.errors import RouteFailed
+from router.room import Prompt, why_no_room
 from router.upstream import Upstream
+from router.window import Windows
 
 
 class Use:
@@ -52,6 +54,7 @@ class Reach:
     """One provider as requests meet it.
 
     `admission` is None where the provider orders its own work, `process` where it is not ours.
+    `windows` are there where a prompt may be cut to one.
     """
 
     upstream: Upstream
@@ -59,7 +62,16 @@ class Reach:
     breaker: Breaker
     admission: Admission | None = None
     process: str | None = None
+    windows: Windows | None = None
     use: Use = field(default_factory=Use)
+
+    async def why_no_room(self, model: Model, prompt: Prompt) -> str | None:
+        """Return why a model surely has no room for a prompt; None where it may have."""
+        windows = self.windows
+        window = None if windows is None else windows.known(model.id)
+        if windows is not None and prompt.exceeds(window):
+            window = await windows.of(model.id, prompt.size)
+        return why_no_room(model, prompt, window)
 
 
 class NoPlace:

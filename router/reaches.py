@@ -20,6 +20,7 @@ from router.settings.tree import BreakerSettings, LaneSettings
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
 from router.upstream.trust import CaFileError
+from router.window import Windows
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,9 @@ def make_reach(provider: Provider, settings: Settings, kept: Admission | None = 
     admission = kept or Admission(
         provider.name, lane.concurrency, lane.queue, lane.reserve_high, common.queue_s
     )
-    return Reach(upstream, deadlines, breaker(failures=settings.breaker.failures), admission)
+    windows = Windows(provider, upstream) if provider.kind is Kind.OLLAMA else None
+    failures = settings.breaker.failures
+    return Reach(upstream, deadlines, breaker(failures=failures), admission, windows=windows)
 
 
 def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:

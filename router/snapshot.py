@@ -82,7 +82,10 @@ def _provider(
     locality = Locality.LOCAL if provider.is_local else Locality.REMOTE
     headers = tuple((key.lower(), value) for key, value in provider.headers.items())
     limit = provider.spend_limit
-    asks_usage = limit.tokens is not None or limit.cost is not None
+    # Whether an Ollama has cut a prompt, its tokens alone tell.
+    asks_usage = (
+        limit.tokens is not None or limit.cost is not None or isinstance(provider, OllamaProvider)
+    )
     if isinstance(provider, BuiltinProvider):
         base_url = f"http://127.0.0.1:{provider.port}/v1"
         return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers)

@@ -5,6 +5,7 @@ CR, LF or CRLF only, and an event is passed on as the very bytes that came.
 """
 
 import re
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any
 
@@ -98,6 +99,8 @@ class JsonStream:
     """
 
     number = 0
+    # Raises StreamFailed where the tokens that were told mean that the answer is none.
+    check_usage: Callable[[Usage], None] | None = None
 
     def __init__(self) -> None:
         self.said_done = False
@@ -192,6 +195,8 @@ class ChatStream(JsonStream):
         if chunk.get("usage"):
             self.usage = usage_of(chunk) or self.usage
             self.told_usage_alone = not choices
+            if self.check_usage is not None and self.usage is not None:
+                self.check_usage(self.usage)
         return True
 
     def _observe_choice(self, choice: Any) -> None:

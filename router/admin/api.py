@@ -1,6 +1,7 @@
 """The routes under /admin. Each one calls the owner of what it shows or changes, and no more."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any, Literal, Protocol
@@ -16,6 +17,7 @@ from backends.downloads import DownloadError, Downloads
 from backends.process_manager import BackendUnavailable, ProcessManager
 from router.admin.configuration import configuration_routes
 from router.admin.event_stream import event_routes
+from router.admin.explain import explain_routes
 from router.admin.models import model_routes
 from router.admin.providers import provider_routes
 from router.admin.pulls import Pulls
@@ -24,13 +26,11 @@ from router.capability_map import AssignmentStore, CapabilityMap, VerdictStore
 from router.configuration import Configuration
 from router.discovery import Discovery
 from router.egress import Egress
-from router.endpoints import CHAT, ENDPOINTS
-from router.errors import LocalityUnknown, Refused, SignalboxError
+from router.errors import Refused, SignalboxError
 from router.events import Bus, InFlight
 from router.probes import Probes
 from router.providers import Providers
-from router.request import priority_of
-from router.resolver import Decision, decide
+from router.reach import Reach
 
 
 class Stored(AssignmentStore, VerdictStore, Protocol):
@@ -53,6 +53,7 @@ class Owners:
     providers: Providers
     discovery: Discovery
     probes: Probes
+    reaches: Mapping[str, Reach]
 
 
 class Assignment(BaseModel):
@@ -60,16 +61,6 @@ class Assignment(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     models: list[str] = Field(max_length=64)
-
-
-class Question(BaseModel):
-    """A request to be explained instead of served: a form's fields stand in `body` too."""
-
-    model_config = ConfigDict(extra="forbid")
-    path: str = CHAT.path
-    body: dict[str, Any]
-    local_only: bool = False
-    priority: str | int | None = None
 
 
 def control_plane(owners: Owners) -> FastAPI:
@@ -85,7 +76,11 @@ def control_plane(owners: Owners) -> FastAPI:
     app.include_router(_backends(owners))
     app.include_router(_builtin_models(owners))
     app.include_router(model_routes(owners.capability_map, owners.probes, owners.store))
-    app.include_router(_explain(owners))
+    app.include_router(
+        explain_routes(
+            owners.capability_map, owners.configuration, owners.discovery, owners.reaches
+        )
+    )
     app.include_router(_requests(owners.in_flight))
     app.include_router(event_routes(owners.bus))
     app.include_router(_egress(owners))
@@ -213,47 +208,6 @@ def _builtin_models(owners: Owners) -> APIRouter:
     return routes
 
 
-def _explain(owners: Owners) -> APIRouter:
-    routes = APIRouter(tags=["explain"])
-
-    @routes.post("/admin/explain")
-    async def explain(question: Question, request: Request) -> dict[str, Any]:
-        """Return how a request would be routed, and why, without calling a model."""
-        endpoint = ENDPOINTS.get(question.path)
-        if endpoint is None:
-            raise Refused(
-                "invalid_request", f"path must be one of {', '.join(ENDPOINTS)}.", param="path"
-            )
-        wish, fields = question.priority, question.body
-        try:
-            requirement = endpoint.requirement(
-                fields,
-                max_images=owners.configuration.settings.limits.images,
-                local_only=question.local_only,
-            )
-            catalog = owners.capability_map.catalog
-            decision = decide(requirement, catalog)
-            if isinstance(decision.error, LocalityUnknown):
-                # As a request does.
-                await owners.discovery.settle(decision.error.providers)
-                catalog = owners.capability_map.catalog
-                decision = decide(requirement, catalog)
-            if decision.error is not None:
-                return {**_told(decision), "priority": None}
-            alias = catalog.alias(requirement.model)
-            urgency = priority_of(
-                None if wish is None else str(wish),
-                fields,
-                (alias and alias.priority) or owners.configuration.settings.default_priority,
-                request.state.caller,
-            )
-        except Refused as refusal:
-            return {**_UNDECIDED, "error": _refusal(refusal)}
-        return {**_told(decision), "priority": urgency.name.lower()}
-
-    return routes
-
-
 def _requests(in_flight: InFlight) -> APIRouter:
     routes = APIRouter(tags=["requests"])
 
@@ -297,36 +251,6 @@ def _egress(owners: Owners) -> APIRouter:
         }
 
     return routes
-
-
-def _told(decision: Decision) -> dict[str, Any]:
-    error = decision.error
-    return {
-        "needs": list(decision.requirement.needs),
-        "candidates": [
-            {"model": each.model, "kept": each.kept, "why": each.why, "facts": dict(each.facts)}
-            for each in decision.candidates
-        ],
-        "routes": [
-            {
-                "provider": route.provider.name,
-                "model": route.model.id,
-                "capability": route.capability,
-                "locality": route.locality,
-                "shims": list(route.shims),
-            }
-            for route in decision.routes
-        ],
-        "error": None if error is None else _refusal(error),
-    }
-
-
-# What is told of a request that is refused before anything of it is decided.
-_UNDECIDED: dict[str, Any] = {"needs": [], "candidates": [], "routes": [], "priority": None}
-
-
-def _refusal(error: Refused) -> dict[str, str]:
-    return {"code": error.code, "message": error.message}
 
 
 def _known(capability: str) -> Capability:

@@ -10,8 +10,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.harness.one_provider import last_error
 from tests.harness.real_providers import OLLAMA_CONTEXT, RealProvider
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
+from tests.harness.scripted_upstream import ScriptedUpstream
 from tests.harness.served import free_port, served, tiny
 
 pytestmark = pytest.mark.real_provider
@@ -196,15 +198,56 @@ async def test_ollama_says_what_it_cannot_do(ollama: RealProvider, tmp_path: Pat
     assert "remote_host" not in model
 
 
-async def test_ollama_cuts_a_long_prompt_and_does_not_say_so(
-    ollama: RealProvider, tmp_path: Path
+LONG = [{"role": "user", "content": "word " * 2 * OLLAMA_CONTEXT}]
+TURNS = [{"role": role, "content": "A king, please. " * 12} for role in ("user", "assistant") * 6]
+# Each message fits, all of them together do not: it leaves the oldest out.
+HISTORY = [*TURNS, *QUESTION]
+TOLD_SO = "without saying so"
+
+
+@pytest.mark.parametrize("messages", [LONG, HISTORY])
+async def test_what_ollama_cuts_in_silence_is_said(
+    ollama: RealProvider, tmp_path: Path, messages: list[dict[str, str]]
 ) -> None:
-    """It answers 200 to what it has not read; only its count, which is its window, could tell."""
-    long = [{"role": "user", "content": "word " * 2 * OLLAMA_CONTEXT}]
-    async with before(ollama, "ollama", tmp_path) as signalbox:
-        answer = await signalbox.chat(asked(messages=long, max_tokens=1))
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["usage"]["prompt_tokens"] == OLLAMA_CONTEXT
+    """It answers 200 to what it has not read: a client gets an error, the first time too."""
+    for stream in (False, True):
+        await unload(ollama)
+        async with before(ollama, "ollama", tmp_path) as signalbox:
+            answer = await signalbox.chat(asked(messages=messages, max_tokens=1, stream=stream))
+            assert answer.status_code == (200 if stream else 400), answer.text
+            error = last_error(answer.content) if stream else answer.json()["error"]
+            assert error["code"] == "context_length_exceeded"
+            assert f"reads {OLLAMA_CONTEXT} tokens" in error["message"]
+            assert TOLD_SO in error["message"]
+            assert "[DONE]" not in answer.text
+            # By now its window is known, and it need not be asked.
+            answer = await signalbox.chat(asked(messages=messages, max_tokens=1, stream=stream))
+            assert answer.status_code == 400
+            assert f"room for {OLLAMA_CONTEXT} tokens" in answer.json()["error"]["message"]
+
+
+async def test_what_ollama_cuts_goes_to_who_reads_it(
+    ollama: RealProvider, llama_server: RealProvider, tmp_path: Path
+) -> None:
+    """llama.cpp's server has room for it; a prompt that fits stays where it was, and says so."""
+    await unload(ollama)
+    async with running_router(
+        tmp_path,
+        providers={"ollama": of(ollama, "ollama"), "llama": of(llama_server, "llama_server")},
+        capabilities={"text": ["ollama/smollm2", "llama/smollm2"]},
+    ) as signalbox:
+        signalbox.client.timeout = 110
+        for attempts in (2, 1):
+            answer = await signalbox.chat(asked(messages=LONG, max_tokens=1))
+            assert answer.headers["x-signalbox-provider"] == "llama"
+            assert answer.headers["x-signalbox-attempts"] == str(attempts)
+            assert answer.json()["usage"]["prompt_tokens"] > 2 * OLLAMA_CONTEXT
+        for stream in (False, True):
+            answer = await signalbox.chat(asked(stream=stream))
+            assert answer.headers["x-signalbox-provider"] == "ollama"
+            shims = "usage,context" if stream else "context"
+            assert answer.headers["x-signalbox-shims"] == shims
+            assert "usage" not in answer.text if stream else answer.json()["usage"]
 
 
 async def test_ollama_leaves_out_a_picture_and_does_not_say_so(
@@ -252,6 +295,22 @@ def assert_answered_by(name: str, answer: httpx2.Response, *, asked: int) -> Non
     assert answer.headers["x-signalbox-provider"] == name
     assert answer.headers["x-signalbox-attempts"] == str(asked)
     assert whole_text(answer)
+
+
+async def test_a_prompt_that_llama_server_has_no_room_for_goes_on(
+    llama_server: RealProvider, tmp_path: Path
+) -> None:
+    """It refuses it at once, and the next one answers."""
+    async with (
+        ScriptedUpstream() as fm,
+        running_router(
+            tmp_path,
+            providers={"llama": of(llama_server, "llama_server"), "fm": openai_provider(fm.url)},
+            capabilities={"text": ["llama/smollm2", "fm/large"]},
+        ) as signalbox,
+    ):
+        signalbox.client.timeout = 110
+        assert_answered_by("fm", await signalbox.chat(asked(messages=TOO_LONG)), asked=2)
 
 
 async def test_a_client_that_leaves_ends_the_work_at_llama_server(
@@ -335,3 +394,13 @@ async def tokens_predicted(llama_server: RealProvider) -> int:
         metrics = (await client.get(f"{llama_server.url}/metrics")).text
     (line,) = [one for one in metrics.splitlines() if one.startswith(PREDICTED)]
     return int(float(line.split()[1]))
+
+
+async def unload(ollama: RealProvider) -> None:
+    """Have Ollama forget that the model was ever loaded."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        body = {"model": ollama.model, "keep_alive": 0}
+        await client.post(f"{ollama.url}/api/generate", json=body)
+        async with asyncio.timeout(20):
+            while (await client.get(f"{ollama.url}/api/ps")).json()["models"]:
+                await asyncio.sleep(0.01)

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.catalog import Locality, Model, Source
-from router.metadata import MAX_MODELS, Shown, ollama_list, ollama_show, ollama_tags, openai_list
+from router.metadata import (
+    MAX_MODELS,
+    Shown,
+    ollama_list,
+    ollama_running,
+    ollama_show,
+    ollama_tags,
+    openai_list,
+)
 
 
 def _told(model: Model) -> tuple[dict[str, bool], int | None]:
@@ -223,3 +231,24 @@ def test_whatever_bytes_come_are_a_list_or_none(body: bytes) -> None:
     for read in (lambda: openai_list(body, "p"), lambda: ollama_tags(body)):
         with contextlib.suppress(ValueError):
             read()
+
+
+@pytest.mark.parametrize(
+    ("rows", "windows"),
+    [
+        ([{"name": "a:latest", "context_length": 128}], {"a:latest": 128, "a": 128}),
+        ([{"model": "a:1b", "name": "b", "context_length": 5}], {"a:1b": 5}),
+        ([{"model": "a"}, {"context_length": 5}, {"model": "b", "context_length": "5"}, 1], {}),
+        (None, {}),
+    ],
+)
+def test_what_ollama_has_loaded_tells_its_windows(rows: Any, windows: dict[str, int]) -> None:
+    """By each name of a model; an older server that tells none says nothing."""
+    assert ollama_running(json.dumps({"models": rows}).encode()) == windows
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[", b"404 page not found"])
+def test_what_is_no_list_of_loaded_models_is_an_error(body: bytes) -> None:
+    """A server that has no such list is told apart from one that has loaded nothing."""
+    with pytest.raises(ValueError, match=r"JSON|list"):
+        ollama_running(body)
