@@ -18,13 +18,13 @@ def _hang_once(marker: Path) -> None:
     decode = ModelRows.decode
     steps = 0
 
-    def decode_or_hang(rows: ModelRows) -> list[Ended]:
+    def decode_or_hang(rows: ModelRows, alone: int | None = None) -> list[Ended]:
         nonlocal steps
         steps += 1
         if steps > _STEPS_BEFORE and not marker.exists():
             marker.touch()
             threading.Event().wait()
-        return decode(rows)
+        return decode(rows, alone)
 
     ModelRows.decode = decode_or_hang  # type: ignore[method-assign, assignment]  # a method of it
 
