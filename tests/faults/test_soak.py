@@ -42,6 +42,10 @@ PHASES = (
 ANSWERED = "answered"
 
 
+# How asyncio and uvloop name the threads of their pools.
+_POOL = ("asyncio_", "uvloop_")
+
+
 @dataclass(frozen=True)
 class Plan:
     """One request: how it is answered, and how its client leaves it, if it does.
