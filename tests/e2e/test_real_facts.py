@@ -106,12 +106,10 @@ async def test_a_probe_of_llama_server_tells_what_it_really_does(
                 "/admin/models/probe", json={"model": "llama_server/smollm2"}
             )
         ).json()["verdicts"]
-        assert {need: verdict["value"] for need, verdict in told.items()} == {
-            "text": True,
-            "structured_output": True,
-            "vision": False,
-            "tool_use": False,
-        }
+        values = {need: verdict["value"] for need, verdict in told.items()}
+        # An answer that is cut off before it is over shows nothing of tools either way.
+        assert values.pop("tool_use") is not True
+        assert values == {"text": True, "structured_output": True, "vision": False}
         assert all(verdict["why"] and verdict["date"] for verdict in told.values())
         known = await row(signalbox, "llama_server/smollm2")
         assert known["facts"]["tool_use"]["source"] == "probe"
