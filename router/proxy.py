@@ -232,6 +232,8 @@ class Proxy:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
                 self._plans.check_leaving(plan, work.requirement)
+                # Who waited before this one may have had what was left.
+                self._egress.check(route.provider.name)
                 opening = Opening(
                     plan, request, work.prompt, self._sweeper, stream=stream, size=size
                 )

@@ -1,5 +1,6 @@
 """What goes to whom is counted, told, kept, and stopped where its owner says so."""
 
+import asyncio
 import json
 import sqlite3
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from router.egress import Egress, Tariff
 from router.egress_ledger import EgressLedger
+from tests.harness.edited import gated, in_flight
 from tests.harness.one_provider import DELTA, DONE, HELLO, STOP, STREAMED
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
@@ -111,6 +113,23 @@ async def test_a_provider_gets_its_daily_share_and_no_more(
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.headers["x-should-retry"] == "false"
         assert len(fm.seen) == allowed
+
+
+async def test_who_waited_gets_no_more_than_is_left(tmp_path: Path) -> None:
+    """Requests that queued while there was some left are refused once others have used it up."""
+    gate = asyncio.Event()
+    async with ScriptedUpstream(gated(gate)) as fm:
+        settings = {
+            **bound(fm, spend_limit={"requests": 2}),
+            "lanes": {"fm": {"concurrency": 1, "reserve_high": 0}},
+        }
+        async with running_router(tmp_path, **settings) as signalbox:
+            asked = [asyncio.create_task(signalbox.chat(HELLO)) for _ in range(5)]
+            await in_flight(signalbox, 5)
+            gate.set()
+            statuses = sorted([(await each).status_code for each in asked])
+    assert statuses == [200, 200, 429, 429, 429]
+    assert len(fm.seen) == 2
 
 
 async def test_the_next_model_serves_when_one_has_had_its_share(tmp_path: Path) -> None:
