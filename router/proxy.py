@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -151,14 +151,17 @@ class Proxy:
         """Try the routes in order until one answers; the first one's error is the answer else.
 
         What counts is who was asked: a provider that is left alone, a full queue, a model that is
-        not on disk cost nothing, and lead on to the next route.
+        not on disk cost nothing, and lead on to the next route. The budget is for when providers
+        fail; one that has no room for a prompt is in good health.
         """
         errors: list[RouteFailed] = []
+        flight, has_failed = work.flight, False
         self._retries.earn(self.limits.retry_share)
         if plans[0].yields:
             plans = self._awake_first(plans)
         for plan in plans:
-            if work.flight.asked and not self._may_ask_another(work.flight, errors):
+            asked = flight.asked
+            if asked > self.limits.further_attempts or (has_failed and not self._retries.spend()):
                 break
             began = time.perf_counter()
             try:
@@ -173,6 +176,11 @@ class Proxy:
                 work.timing.waited_s += time.perf_counter() - began
                 if error.may_have_run:
                     break
+                has_failed = has_failed or (flight.asked > asked and error.code != TOO_LONG)
+            finally:
+                if has_failed and flight.asked == asked:
+                    # It did not come to it.
+                    self._retries.give_back()
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
@@ -205,15 +213,6 @@ class Proxy:
             if plan.route.model.present and plan.reach.process:
                 processes.wake(plan.reach.process)
         return (*[plan for plan in plans if plan not in asleep], *asleep)
-
-    def _may_ask_another(self, flight: Flight, errors: Iterable[RouteFailed]) -> bool:
-        """Tell whether a request that failed somewhere may be tried elsewhere, and take note.
-
-        The budget is for when providers fail; one that has no room for a prompt is in good health.
-        """
-        if flight.asked > self.limits.further_attempts:
-            return False
-        return all(error.code == TOO_LONG for error in errors) or self._retries.spend()
 
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""

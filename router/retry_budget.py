@@ -29,3 +29,7 @@ class RetryBudget:
             return False
         self._in_hand -= 1
         return True
+
+    def give_back(self) -> None:
+        """Take back an attempt that was spent and not made."""
+        self._in_hand = min(self._in_hand + 1, _AT_MOST)

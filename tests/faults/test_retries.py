@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,34 @@ async def test_row_73_others_serve_meanwhile_without_using_up_retries(tmp_path: 
             assert response.headers["x-signalbox-attempts"] == "1"
         assert len(dead.seen) == 1
         assert len(other.seen) == 100
+
+
+async def test_row_71_what_is_passed_over_costs_no_retry(tmp_path: Path) -> None:
+    """Behind a failure others serve, whoever else is left alone; only who was asked is paid for."""
+    async with (
+        ScriptedUpstream(answers(503)) as failing,
+        ScriptedUpstream(rude) as dead,
+        ScriptedUpstream() as other,
+        running_router(
+            tmp_path,
+            **two(
+                *(failing, dead, other),
+                breaker={"failures": 1},
+                retry={"attempts": 1, "budget": 1.0},
+            ),
+        ) as signalbox,
+    ):
+        assert (await signalbox.chat({**HELLO, "model": "p1/m"})).status_code == 502
+        for _ in range(20):
+            assert (await signalbox.chat(HELLO)).headers["x-signalbox-provider"] == "p2"
+        # Nobody but the one that is left alone remains: nothing is paid for nothing.
+        await signalbox.client.put("/admin/capabilities/text", json={"models": ["p0/m", "p1/m"]})
+        before = repr(signalbox.router._proxy._retries)
+        signalbox.router._proxy.limits = replace(signalbox.router._proxy.limits, retry_share=0.0)
+        for _ in range(5):
+            assert (await signalbox.chat(HELLO)).status_code == 503
+        assert repr(signalbox.router._proxy._retries) == before
+        assert len(dead.seen) == 1
 
 
 async def test_row_74_fifty_callers_one_trial(tmp_path: Path) -> None:
