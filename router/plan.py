@@ -6,7 +6,7 @@ import msgspec
 
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
-from router.catalog import Catalog, Kind, Locality
+from router.catalog import Catalog, Kind, Locality, locality_of
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
 from router.errors import LocalityUnknown, Refused, RouteFailed
 from router.reach import Reach
@@ -130,10 +130,7 @@ class Plans:
         for each in plans:
             if each.route.model.name == name:
                 return each
-        raise RouteFailed(
-            "provider_unavailable",
-            f"{name} does not serve this any more: the configuration has changed. Ask again.",
-        )
+        raise _changed(name)
 
     def check_leaving(self, plan: Plan, requirement: Requirement) -> None:
         """Check once more, after a wait, that the request may go to where it leaves the machine.
@@ -143,9 +140,22 @@ class Plans:
         now = self._catalog_now()
         if plan.catalog is now:
             return
-        provider = now.providers.get(plan.route.provider.name, plan.route.provider)
-        if provider.locality is Locality.REMOTE or plan.route.locality is not Locality.LOCAL:
-            self.of_now(plan, requirement)
+        route = plan.route
+        provider = now.providers.get(route.provider.name, route.provider)
+        model = now.models.get(route.model.name, route.model)
+        if {route.locality, locality_of(provider, model)} == {Locality.LOCAL}:
+            return
+        current = self.of_now(plan, requirement)
+        if route.locality is Locality.REMOTE and current.route.locality is not Locality.REMOTE:
+            # It is allowed to go to where that name leads now, and would go to where it led.
+            raise _changed(route.model.name)
+
+
+def _changed(name: str) -> RouteFailed:
+    return RouteFailed(
+        "provider_unavailable",
+        f"{name} does not serve this any more: the configuration has changed. Ask again.",
+    )
 
 
 def _yields(route: Route, catalog: Catalog) -> bool:

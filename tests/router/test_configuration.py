@@ -106,6 +106,33 @@ async def test_a_provider_that_becomes_remote_gets_nothing_that_must_stay(tmp_pa
             assert len(fm.seen) == 1
 
 
+async def test_a_provider_that_comes_home_takes_who_waits_nowhere_else(tmp_path: Path) -> None:
+    """What waits for its address elsewhere is not sent there once everything has to stay."""
+    gate = asyncio.Event()
+    async with ScriptedUpstream(gated(gate)) as away, ScriptedUpstream() as here:
+        there: dict[str, Any] = {
+            "providers": {"fm": openai_provider(away.url, locality="remote")},
+            "capabilities": {"text": ["fm/m"]},
+            "lanes": {"fm": {"concurrency": 1, "reserve_high": 0}},
+        }
+        async with running_router(tmp_path, **there) as signalbox:
+            first = asyncio.create_task(signalbox.chat(HELLO))
+            await until(lambda: away.seen)
+            waiting = asyncio.create_task(signalbox.chat(HELLO))
+            await in_flight(signalbox, 2)
+            there["providers"] = {"fm": openai_provider(here.url)}
+            save(tmp_path, **there, local_only=True)
+            await reload(signalbox)
+            assert (await signalbox.chat(HELLO)).status_code == 200
+            gate.set()
+            assert (await first).status_code == 200
+            refused = await waiting
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"]) == (503, "provider_unavailable")
+            assert "Ask again" in error["message"]
+            assert (len(away.seen), len(here.seen)) == (1, 1)
+
+
 async def test_what_only_a_start_changes_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from router.app import Router
 from router.discovery import DiscoveryFailed
+from tests.harness.edited import in_flight, until
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
 
@@ -25,6 +26,8 @@ class FakeOllama:
         self.asked: list[str] = []
         self.may_list = asyncio.Event()
         self.may_list.set()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def __call__(self, conversation: Conversation) -> None:
         self.asked.append(conversation.target)
@@ -35,6 +38,7 @@ class FakeOllama:
             shown = self.shown.get(conversation.json["model"], {})
             await conversation.answer(json.dumps(shown).encode())
         else:
+            await self.may_answer.wait()
             await conversation.answer(CHAT)
 
 
@@ -144,6 +148,32 @@ async def test_a_request_that_must_stay_waits_for_the_list(tmp_path: Path) -> No
         script.may_list.set()
         assert (await asking).status_code == 200
         assert script.asked[0] == "/api/tags"
+
+
+async def test_a_request_that_waits_goes_by_what_the_list_says_then(tmp_path: Path) -> None:
+    """A model that turns out to be the cloud's gets nothing that must stay, though it was local."""
+    script = FakeOllama(tag("m"))
+    script.may_answer.clear()
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(
+            tmp_path,
+            providers={"o": ollama(fm)},
+            capabilities={"text": ["o/m"]},
+            lanes={"o": {"concurrency": 1, "reserve_high": 0}},
+        ) as signalbox,
+    ):
+        await signalbox.router.discovery.discover("o")
+        first = asyncio.create_task(signalbox.chat(HELLO, **LOCAL_ONLY))
+        await until(lambda: "/v1/chat/completions" in script.asked)
+        waiting = asyncio.create_task(signalbox.chat(HELLO, **LOCAL_ONLY))
+        await in_flight(signalbox, 2)
+        script.tags = [tag("m", **CLOUD)]
+        await signalbox.router.discovery.discover("o")
+        script.may_answer.set()
+        assert (await first).status_code == 200
+        assert code(await waiting) == (403, "remote_not_allowed")
+        assert script.asked.count("/v1/chat/completions") == 1
 
 
 async def test_a_model_that_the_list_does_not_name_does_not_count_as_local(tmp_path: Path) -> None:
