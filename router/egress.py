@@ -71,8 +71,9 @@ class Egress:
     def __init__(self, tariff: Tariff, now: Callable[[], float] = time.time) -> None:
         self.tariff = tariff
         self._now = now
-        # By day, provider and where the words ended up: one provider may pass some on.
-        self._days: dict[Key, Sent] = {}
+        # By day, then by provider and where the words ended up: one provider may pass some on.
+        # Years may have been restored, and each request to a limited provider looks at today.
+        self._days: dict[str, dict[tuple[str, str], Sent]] = {}
         self._changed: set[Key] = set()
         self._today = ""
         self._today_ends = 0.0
@@ -89,8 +90,8 @@ class Egress:
         limit = self.tariff.limits.get(provider)
         if limit is None:
             return
-        today = self.today()
-        sent = [each for key, each in self._days.items() if key[:2] == (today, provider)]
+        of_today = self._days.get(self.today(), {})
+        sent = [each for (name, _), each in of_today.items() if name == provider]
         tokens = sum(each.prompt_tokens + each.completion_tokens for each in sent)
         for had, most, what in (
             (sum(each.requests for each in sent), limit.requests, "requests"),
@@ -116,12 +117,9 @@ class Egress:
 
     def of_today(self, provider: str, locality: str) -> Sent:
         """Return today's figures of a provider, which will change: they count as unsaved."""
-        key = (self.today(), provider, locality)
-        sent = self._days.get(key)
-        if sent is None:
-            sent = self._days[key] = Sent()
-        self._changed.add(key)
-        return sent
+        today, whither = self.today(), (provider, locality)
+        self._changed.add((today, *whither))
+        return self._days.setdefault(today, {}).setdefault(whither, Sent())
 
     def cost_of(self, model: str, usage: Usage) -> float:
         """Return what an answer cost; 0 for a model without a price."""
@@ -133,12 +131,20 @@ class Egress:
     def restore(self, rows: Iterable[Row]) -> None:
         """Take over the figures of an earlier run, as (day, provider, locality, figures)."""
         for day, provider, locality, sent in rows:
-            self._days[day, provider, locality] = sent
+            self._days.setdefault(day, {})[provider, locality] = sent
 
     def take_changes(self) -> list[Row]:
         """Return what changed since this was asked last, to be saved."""
         changed, self._changed = self._changed, set()
-        return [(*key, msgspec.structs.replace(self._days[key])) for key in sorted(changed)]
+        return [
+            (
+                day,
+                provider,
+                locality,
+                msgspec.structs.replace(self._days[day][provider, locality]),
+            )
+            for day, provider, locality in sorted(changed)
+        ]
 
     def keep_changes(self, rows: Iterable[Row]) -> None:
         """Take back what could not be saved."""
@@ -147,8 +153,12 @@ class Egress:
     def rows(self, since: date | None = None) -> list[Row]:
         """Return (day, provider, locality, figures), the newest day first."""
         least = "" if since is None else since.isoformat()
-        keys = sorted((key for key in self._days if key[0] >= least), reverse=True)
-        return [(*key, self._days[key]) for key in keys]
+        return [
+            (day, *whither, sent)
+            for day in sorted(self._days, reverse=True)
+            if day >= least
+            for whither, sent in sorted(self._days[day].items(), reverse=True)
+        ]
 
 
 class TellsUsage(Protocol):
