@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,6 +38,7 @@ class EgressLedger:
         self._egress = egress
         self._path = path
         self._complained = False
+        self._ending = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -54,10 +55,13 @@ class EgressLedger:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Write what is left."""
+        """Write what is left.
+
+        A write that is under way comes to its end first: what it began with is older.
+        """
+        self._ending.set()
         if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
+            await self._keeping
         await self.write()
 
     def read(self) -> None:
@@ -76,8 +80,10 @@ class EgressLedger:
         )
 
     async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY_S)
+        while not self._ending.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EVERY_S):
+                    await self._ending.wait()
             await self.write()
 
     async def write(self) -> None:
