@@ -49,7 +49,7 @@ class ModelList:
     def __init__(self, catalog: Callable[[], Catalog], status: Status) -> None:
         self._catalog = catalog
         self._status = status
-        self._key: tuple[Catalog, tuple[str | None, ...]] | None = None
+        self._key: tuple[Catalog, Mapping[str, str | None]] | None = None
         self._reply = Reply(200, _JSON_HEADERS, b"")
 
     def __repr__(self) -> str:
@@ -58,14 +58,16 @@ class ModelList:
     async def all(self) -> Reply:
         """Return the list in OpenAI's shape."""
         catalog = self._catalog()
-        ours = [model for model in catalog.models.values() if not model.listed]
-        key = (catalog, tuple([self._status(model) for model in ours]))
-        if self._key is None or self._key[0] is not catalog or self._key[1] != key[1]:
+        # Asked for now: while a long list is rendered, another map may come into force.
+        statuses = {
+            model.name: self._status(model) for model in catalog.models.values() if not model.listed
+        }
+        if self._key is None or self._key[0] is not catalog or self._key[1] != statuses:
             if len(catalog.models) > _AT_ONCE:
-                self._reply = await asyncio.to_thread(_list, catalog, self._status)
+                self._reply = await asyncio.to_thread(_list, catalog, statuses)
             else:
-                self._reply = _list(catalog, self._status)
-            self._key = key
+                self._reply = _list(catalog, statuses)
+            self._key = catalog, statuses
         return self._reply
 
     def one(self, name: str) -> Reply:
@@ -84,8 +86,9 @@ class ModelList:
         return _reply(row)
 
 
-def _list(catalog: Catalog, status: Status) -> Reply:
-    rows = (_row(name, catalog, status) for name in _names(catalog))
+def _list(catalog: Catalog, statuses: Mapping[str, str | None]) -> Reply:
+    """Render the list; what is merely listed has no process of ours."""
+    rows = (_row(name, catalog, lambda model: statuses.get(model.name)) for name in _names(catalog))
     return _reply({"object": "list", "data": [row for row in rows if row is not None]})
 
 

@@ -1,6 +1,7 @@
 """`GET /v1/models`: names, and what is known of each."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,33 @@ async def test_a_long_list_is_rendered_whole(monkeypatch: pytest.MonkeyPatch) ->
     short = await rows(catalog())
     monkeypatch.setattr(listing, "_AT_ONCE", 1)
     assert await rows(catalog()) == short
+
+
+async def test_a_map_that_changes_while_the_list_is_rendered_is_in_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A long list is that of one moment: a provider that goes meanwhile breaks nothing."""
+    monkeypatch.setattr(listing, "_AT_ONCE", 1)
+    before = catalog()
+    after = replace(before, providers={"here": HERE}, models={SEER.name: SEER})
+    now: list[Catalog] = []
+
+    class Passing(dict[str, Model]):
+        """Models of a map that is no more as soon as one of them is looked up."""
+
+        def get(self, name: str, default: Any = None) -> Any:
+            now[0] = after
+            return super().get(name, default)
+
+    def status(model: Model) -> str | None:
+        return now[0].providers[model.provider].kind
+
+    now.append(replace(before, models=Passing(before.models)))
+    known = ModelList(lambda: now[0], status)
+    first = json.loads((await known.all()).body)["data"]
+    assert "ollama/dark" in [row["id"] for row in first]
+    second = json.loads((await known.all()).body)["data"]
+    assert "ollama/dark" not in [row["id"] for row in second]
 
 
 async def test_sdks_find_models_whose_ids_have_slashes(tmp_path: Path) -> None:
