@@ -36,7 +36,12 @@ class FormBody(msgspec.Struct, frozen=True):
     model_at: tuple[int, int] | None
 
     def encode(self, changes: Mapping[str, str]) -> bytes:
-        """Return the form with another `model`, which is all that can be changed in it."""
+        """Return the form with another `model`, which is all that can be changed in it.
+
+        One that names this model already is returned as it is: it may hold an hour of sound.
+        """
+        if self.fields.get(_MODEL) == changes[_MODEL]:
+            return self.data
         model = changes[_MODEL].encode()
         if self.model_at is None:
             head = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n'

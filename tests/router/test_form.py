@@ -55,6 +55,13 @@ def test_a_form_goes_on_with_another_model_and_no_other_byte_changed() -> None:
     )
 
 
+def test_a_form_that_names_the_providers_model_is_not_copied() -> None:
+    """The very bytes that came go on."""
+    data = _form(_part("model", b"whisper-1"), FILE)
+    assert decode_form(data, KIND).encode({"model": "whisper-1"}) is data
+    assert decode_form(data, KIND).encode({"model": "whisper-2"}) != data
+
+
 def test_a_form_without_a_model_gets_one() -> None:
     """As a JSON body does."""
     data = _form(FILE)
