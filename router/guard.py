@@ -11,11 +11,12 @@ import contextlib
 import hmac
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backends.wire import REQUEST_ID, Priority
+from backends.wire import LOCAL_ONLY, PRIORITY, REQUEST_ID, Priority
 from router.endpoints import ENDPOINTS, dialect_of
 from router.envelope import error_frame, error_reply
 from router.errors import ClientGone, Refused, SignalboxError, shutting_down
@@ -44,7 +45,18 @@ _KNOWN_HOSTS = 64
 _REQUEST_ID = REQUEST_ID.encode()
 _REQUEST_ID_MAX = 128
 _EVENT_STREAM = (b"content-type", b"text/event-stream")
-_PREFLIGHT_HEADERS = b"authorization, content-type, x-api-key, x-priority, x-request-id"
+# What a page may send: what we read, what endpoints pass on, and what SDKs insist on in a browser.
+_PAGE_HEADERS = frozenset(
+    {
+        *(b"authorization", b"content-type", b"x-api-key", _REQUEST_ID),
+        *(name.encode() for name in (PRIORITY, LOCAL_ONLY)),
+        *(name for endpoint in ENDPOINTS.values() for name in endpoint.passed),
+        *(b"openai-organization", b"openai-project"),
+        b"anthropic-dangerous-direct-browser-access",
+    }
+)
+# By these SDKs tell what they run on; each version has others.
+_SDK_HEADER = re.compile(rb"x-stainless-[a-z-]+")
 # Nothing more is wanted from who asks for somebody else, and a server that stops keeps nobody.
 _CLOSE = (b"connection", b"close")
 _FOREIGN_PAGE = (
@@ -107,7 +119,7 @@ class Guard:
             if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
                 return await reply.error(shutting_down())
             if origin is not None and _is_preflight(scope, headers):
-                return await reply.preflight(self._methods(scope["path"]))
+                return await reply.preflight(self._methods(scope["path"]), _may_send(headers))
             self._check_content(scope, headers)
             state["caller"] = (
                 self._check_keys(scope["path"], headers) if self._has_keys else ANYBODY
@@ -279,17 +291,13 @@ class _Outgoing:
         with contextlib.suppress(TimeoutError):
             # What is sent is on its way before the first wait, which is for a client to read.
             async with asyncio.timeout(0):
-                if not self._begun:
-                    await self.error(error)
-                elif self._is_stream:
-                    frame = error_frame(error, dialect_of(self._path))
-                    await self._send({"type": "http.response.body", "body": frame})
+                await self.error(error)
 
-    async def preflight(self, methods: tuple[str, ...]) -> None:
+    async def preflight(self, methods: tuple[str, ...], names: Iterable[bytes]) -> None:
         """Tell an allowed page what it may send."""
         headers = [
             (b"access-control-allow-methods", ", ".join(methods).encode()),
-            (b"access-control-allow-headers", _PREFLIGHT_HEADERS),
+            (b"access-control-allow-headers", b", ".join(sorted(names))),
         ]
         await self({"type": "http.response.start", "status": 204, "headers": headers})
         await self({"type": "http.response.body", "body": b""})
@@ -307,6 +315,13 @@ def _request_id(headers: Mapping[bytes, bytes]) -> str:
 
 def _is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
     return scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+
+
+def _may_send(headers: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    """Return the headers that an allowed page may send, those of its SDK by the names it gives."""
+    asked = headers.get(b"access-control-request-headers", b"").lower().split(b",")
+    names = (name.strip() for name in asked)
+    return _PAGE_HEADERS.union(name for name in names if _SDK_HEADER.fullmatch(name))
 
 
 def _check_navigation(scope: Scope, headers: Mapping[bytes, bytes]) -> None:

@@ -228,6 +228,33 @@ async def test_row_138_a_listed_page_learns_the_methods_of_a_path(
     assert "access-control-allow-private-network" not in told.headers
 
 
+async def test_row_138_a_listed_page_may_send_what_sdks_send(tmp_path: Path) -> None:
+    """What OpenAI's and Anthropic's SDKs add in a browser; of what else it asks for, nothing."""
+    of_sdks = {
+        *("x-stainless-lang", "x-stainless-retry-count", "x-stainless-helper-method"),
+        *("openai-organization", "openai-project"),
+        *("anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"),
+    }
+    ours = {
+        *("authorization", "content-type", "x-api-key"),
+        *("x-priority", "x-request-id", "x-signalbox-local-only"),
+    }
+    odd = ["Cookie", "x-evil", "x-stainless-", "x-stainless-a b", "x-stainless-*", "*", ""]
+    server = {"allowed_origins": [TAURI]}
+    async with running_router(tmp_path, server=server) as signalbox:
+        told = await ask(
+            signalbox.port,
+            f"origin: {TAURI}",
+            "access-control-request-method: POST",
+            f"access-control-request-headers: {','.join([*odd, *of_sdks]).title()}",
+            method="OPTIONS",
+            path=CHAT,
+        )
+    allowed = told.headers["access-control-allow-headers"].split(", ")
+    assert set(allowed) == of_sdks | ours
+    assert len(allowed) == len(set(allowed))
+
+
 async def test_row_138_nobody_else_is_told_anything(tmp_path: Path) -> None:
     """A preflight of another page is a 403, one for nothing a 404, and OPTIONS alone a 405."""
     wish = "access-control-request-method: POST"
