@@ -130,6 +130,11 @@ class JsonStream:
             return Ending.FAILED
         return Ending.COMPLETE if self.said_done or self.whole else Ending.OPEN
 
+    def _check(self, usage: Usage | None) -> None:
+        """Raise StreamFailed where the tokens that an event told mean that the answer is none."""
+        if usage is not None and self.check_usage is not None:
+            self.check_usage(usage)
+
     def observe_event(self, event: bytes) -> bool:
         """Take note of a whole event; return whether it had data that is a sign of life.
 
@@ -193,10 +198,10 @@ class ChatStream(JsonStream):
             for choice in choices:
                 self._observe_choice(choice)
         if chunk.get("usage"):
-            self.usage = usage_of(chunk) or self.usage
             self.told_usage_alone = not choices
-            if self.check_usage is not None and self.usage is not None:
-                self.check_usage(self.usage)
+            usage = usage_of(chunk)
+            self.usage = usage or self.usage
+            self._check(usage)
         return True
 
     def _observe_choice(self, choice: Any) -> None:
@@ -223,6 +228,8 @@ class TypedStream(JsonStream):
         self._ends = ends
         self._goes_on = goes_on
         self._ended = False
+        # A message begins with the tokens of its prompt, which some servers estimate.
+        self._begun = Usage(0, 0)
 
     @property
     def whole(self) -> bool:
@@ -230,7 +237,7 @@ class TypedStream(JsonStream):
         return self._ended
 
     def look(self, chunk: dict[str, Any]) -> bool:
-        """Take note of an event's type; a ping is no sign of life."""
+        """Take note of an event's type and tokens; a ping is no sign of life."""
         kind = chunk.get("type")
         number = chunk.get("sequence_number")
         if type(number) is int:
@@ -240,7 +247,18 @@ class TypedStream(JsonStream):
             self.said_done = not self._goes_on
         elif kind == "error":
             self.said_error = True
+        self._observe_usage(chunk)
         return kind != "ping"
+
+    def _observe_usage(self, chunk: dict[str, Any]) -> None:
+        """Take note of tokens, told by an event itself or by the response or message in it."""
+        usage = usage_of(chunk) or usage_of(chunk.get("response"))
+        if usage is None:
+            self._begun = usage_of(chunk.get("message")) or self._begun
+            return
+        # It may end with those of its completion alone.
+        self.usage = usage if usage.prompt else usage._replace(prompt=self._begun.prompt)
+        self._check(usage)
 
 
 def _is_named_error(event: bytes) -> bool:

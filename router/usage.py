@@ -4,6 +4,8 @@ from typing import Any, NamedTuple, TypeGuard
 
 # What a provider may claim to have counted; more than that is no count.
 _MOST = 1 << 40
+# Anthropic tells what it read from its cache, or wrote to it, apart; others within the prompt.
+_CACHED = ("cache_creation_input_tokens", "cache_read_input_tokens")
 
 
 class Usage(NamedTuple):
@@ -18,11 +20,17 @@ def usage_of(answer: Any) -> Usage | None:
     told = answer.get("usage") if isinstance(answer, dict) else None
     if not isinstance(told, dict):
         return None
-    prompt = told.get("prompt_tokens", told.get("input_tokens", 0))
-    completion = told.get("completion_tokens", told.get("output_tokens", 0))
-    if _is_count(prompt) and _is_count(completion):
-        return Usage(prompt, completion)
-    return None
+    prompt = told.get("prompt_tokens", told.get("input_tokens"))
+    completion = told.get("completion_tokens", told.get("output_tokens"))
+    if prompt is None and completion is None:
+        # Another unit: seconds of sound, or a sum of both.
+        return None
+    prompt = 0 if prompt is None else prompt
+    completion = 0 if completion is None else completion
+    if not (_is_count(prompt) and _is_count(completion)):
+        return None
+    cached = [each for key in _CACHED if _is_count(each := told.get(key))]
+    return Usage(prompt + sum(cached), completion)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.endpoints import ALL_DIALECTS
 from tests.harness.one_provider import HELLO, STREAMED, last_error, streams, two_providers
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, Script, ScriptedUpstream, hello
@@ -374,14 +375,60 @@ async def test_tokens_are_asked_for_where_the_protocol_has_a_way_to_ask(
 ) -> None:
     """A stream of choices tells them when asked to, one of typed events by itself."""
     async with ScriptedUpstream(streams(*stream_of(1))) as fm:
-        dialects = ["chat", "responses", "messages"]
         url = fm.url.removesuffix("/v1")
         async with running_router(
             tmp_path,
-            providers={"ollama": {"kind": "ollama", "base_url": url, "dialects": dialects}},
+            providers={"ollama": {"kind": "ollama", "base_url": url, "dialects": ALL_DIALECTS}},
             capabilities={"text": ["ollama/m"]},
         ) as signalbox:
             body = {"model": "text", "prompt": "x", "input": "x", "messages": [], "stream": True}
             await signalbox.client.post(path, json=body)
         (sent,) = (each for each in fm.seen if each.target == path)
         assert ("stream_options" in sent.json) is asks
+
+
+def _typed(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+
+
+def message_of(tokens: int) -> tuple[bytes, ...]:
+    """Return a message as Ollama streams it: it begins with an estimate, and ends with a count."""
+    usage = {"input_tokens": tokens, "output_tokens": 1}
+    begun = {"usage": {"input_tokens": 9 * WINDOW, "output_tokens": 0}}
+    return (
+        _typed("message_start", message=begun),
+        _typed("message_delta", usage=usage),
+        _typed("message_stop"),
+    )
+
+
+def response_of(tokens: int) -> tuple[bytes, ...]:
+    """Return a response as it is streamed, with its tokens in the last event."""
+    usage = {"input_tokens": tokens, "output_tokens": 1}
+    return (
+        _typed("response.created", response={"usage": None}),
+        _typed("response.completed", response={"usage": usage}),
+    )
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+@pytest.mark.parametrize("tokens", [WINDOW - 1, WINDOW])
+async def test_a_stream_of_another_protocol_is_checked_too(
+    tmp_path: Path, path: str, tokens: int
+) -> None:
+    """By the count at its end and not by the estimate that it begins with."""
+    events = (message_of if path == "/v1/messages" else response_of)(tokens)
+    async with ScriptedUpstream(ollama(streams(*events))) as fm:
+        told = {"kind": "ollama", "base_url": fm.url.removesuffix("/v1"), "dialects": ALL_DIALECTS}
+        settings: dict[str, Any] = {"providers": {"o": told}, "capabilities": {"text": ["o/m"]}}
+        async with running_router(tmp_path, **settings) as signalbox:
+            body = {"model": "text", "input": "x", "messages": [], "stream": True}
+            answer = await signalbox.client.post(path, json=body)
+            (sent,) = (await signalbox.client.get("/admin/egress")).json()["data"]
+    assert answer.headers["x-signalbox-shims"] == "context"
+    assert (sent["prompt_tokens"], sent["untold"]) == (tokens, 0)
+    if tokens < WINDOW:
+        assert answer.content == b"".join(events)
+    else:
+        assert answer.content.startswith(events[0] + b"event: error\n")
+        assert last_error(answer.content)["code"] == "context_length_exceeded"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router.errors import StreamFailed
 from router.sse import ChatStream, Ending, EventSplitter, TypedStream, payload_of
+from router.usage import Usage
 
 EVENTS = [
     b'data: {"a":"\xc3\xa4\xe2\x80\xa8\xc2\x85"}\n\n',
@@ -169,3 +170,45 @@ def test_a_ping_is_no_sign_of_life() -> None:
     assert not stream.observe_event(b'event: ping\ndata: {"type": "ping"}\n\n')
     assert stream.observe_event(b'data: {"type":"delta","sequence_number":4}\n\n')
     assert stream.number == 5
+
+
+MESSAGE_START = (
+    b'{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}'
+)
+CREATED = b'{"type":"response.created","response":{"usage":null}}'
+
+
+@pytest.mark.parametrize(
+    ("payloads", "usage", "checked"),
+    [
+        ([MESSAGE_START], None, []),
+        ([MESSAGE_START, b'{"usage":{"output_tokens":15}}'], (25, 15), [(0, 15)]),
+        (
+            [MESSAGE_START, b'{"usage":{"input_tokens":24,"output_tokens":15}}'],
+            (24, 15),
+            [(24, 15)],
+        ),
+        ([CREATED], None, []),
+        (
+            [CREATED, b'{"response":{"usage":{"input_tokens":7,"output_tokens":2}}}'],
+            (7, 2),
+            [(7, 2)],
+        ),
+        (
+            [b'{"usage":{"type":"tokens","input_tokens":14,"output_tokens":45}}'],
+            (14, 45),
+            [(14, 45)],
+        ),
+        ([b'{"usage":7,"response":"x","message":[]}'], None, []),
+    ],
+)
+def test_a_stream_of_typed_events_tells_its_tokens_at_its_end(
+    payloads: list[bytes], usage: object, checked: list[object]
+) -> None:
+    """What a message begins with is an estimate at some servers: nothing is concluded from it."""
+    stream, seen = TypedStream("end"), list[Usage]()
+    stream.check_usage = seen.append
+    for payload in payloads:
+        stream.observe(payload)
+    assert stream.usage == usage
+    assert seen == checked
