@@ -6,7 +6,13 @@ from typing import Any
 from router.capabilities import Capability, Input, Needs, objects, some, text_of
 
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
-_INPUT_PARTS = {"input_audio": Input.AUDIO, "file": Input.FILE, "video_url": Input.VIDEO}
+_INPUT_PARTS = {
+    "input_audio": Input.AUDIO,
+    "audio_url": Input.AUDIO,
+    "file": Input.FILE,
+    "video_url": Input.VIDEO,
+}
+_KINDS = _IMAGE_PARTS.union(_INPUT_PARTS)
 SCHEMA_FORMATS = frozenset({"json_schema", "json_object"})
 # The second is the older name of the first.
 _TOOL_ROLES = frozenset({"tool", "function"})
@@ -48,8 +54,19 @@ def _look_at_message(message: Mapping[str, Any], needs: Needs) -> None:
     if not isinstance(content, list):
         return
     for part in objects(content):
-        kind = text_of(part.get("type"))
+        kind = _kind_of(part)
         if kind in _IMAGE_PARTS:
             needs.add_picture()
         elif kind in _INPUT_PARTS:
             needs.add(_INPUT_PARTS[kind])
+
+
+def _kind_of(part: Mapping[str, Any]) -> str:
+    """Return what a part is: by its type, and where it tells none, by the field that it has.
+
+    vLLM reads it so, and a picture that it sees must not have been taken for text.
+    """
+    kind = part.get("type")
+    if kind is None:
+        return next((name for name in part if name in _KINDS), "")
+    return text_of(kind)

@@ -47,7 +47,8 @@ SAMPLES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "/v1/chat/completions": {
         "a part `image_url`": _says(_IMAGE),
         "a part `image` or `input_image`": _says({"type": "image"}),
-        "a part `input_audio`": _says({"type": "input_audio"}),
+        "a part without a `type`, but with a field `image_url`": _says({"image_url": {}}),
+        "a part `input_audio` or `audio_url`": _says({"type": "input_audio"}),
         "a part `file`": _says({"type": "file"}),
         "a part `video_url`": _says({"type": "video_url"}),
         "`tools`, or `functions`": {"tools": _TOOLS},

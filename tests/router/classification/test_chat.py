@@ -56,6 +56,11 @@ def _parts(*kinds: str) -> dict[str, Any]:
         (_parts("input_audio"), ["text", "audio"]),
         (_parts("file", "video_url"), ["text", "file", "video"]),
         (_parts("image_url", "input_audio"), ["vision", "audio"]),
+        (_parts("audio_url"), ["text", "audio"]),
+        ({"messages": [{"content": [{"text": "x", "image_url": {"url": "data:"}}]}]}, ["vision"]),
+        ({"messages": [{"content": [{"type": None, "audio_url": {}}]}]}, ["text", "audio"]),
+        ({"messages": [{"content": [{"type": "text", "image_url": {}}]}]}, ["text"]),
+        ({"messages": [{"content": [{"text": "x"}]}]}, ["text"]),
         ({"messages": [{"role": "user", "content": "draw me an image_url, use tools"}]}, ["text"]),
     ],
 )
