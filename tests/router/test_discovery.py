@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from router.app import Router
 from router.discovery import DiscoveryFailed
-from tests.harness.edited import in_flight, until
+from tests.harness.children import until
+from tests.harness.edited import in_flight
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
 
@@ -460,18 +462,22 @@ async def test_a_provider_that_was_down_is_asked_again_soon(
     async def script(conversation: Conversation) -> None:
         await conversation.answer(b'{"data": [{"id": "m"}]}')
 
-    async with ScriptedUpstream() as gone:
-        port = gone.port
-    async with (
-        ScriptedUpstream(script) as here,
-        running_router(
-            tmp_path,
-            discovery={"every_s": 300},
-            providers={"late": openai_provider(gone.url), "here": openai_provider(here.url)},
-        ) as signalbox,
-    ):
-        await signalbox.client.get("/admin/capabilities")
-        await heard_of(signalbox.router, "here/m")
-        async with ScriptedUpstream(script, port=port):
-            await heard_of(signalbox.router, "late/m")
-        assert len(here.seen) == 1
+    # Held until it is needed, or it would be given to somebody else's connection meanwhile.
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        late = openai_provider(f"http://127.0.0.1:{port}/v1")
+        async with (
+            ScriptedUpstream(script) as here,
+            running_router(
+                tmp_path,
+                discovery={"every_s": 300},
+                providers={"late": late, "here": openai_provider(here.url)},
+            ) as signalbox,
+        ):
+            await signalbox.client.get("/admin/capabilities")
+            await heard_of(signalbox.router, "here/m")
+            async with ScriptedUpstream(script, port=port):
+                await heard_of(signalbox.router, "late/m")
+            assert len(here.seen) == 1
