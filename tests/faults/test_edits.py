@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness.edited import gated, reload, stream, until
+from tests.harness.children import until
+from tests.harness.edited import gated, reload, stream
 from tests.harness.one_provider import DELTA, DONE, HELLO, STOP
 from tests.harness.running_router import openai_provider, running_router, save
 from tests.harness.scripted_upstream import ScriptedUpstream

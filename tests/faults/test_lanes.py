@@ -33,6 +33,12 @@ class Slow:
         """Answer the request that came as this one."""
         self.gates[number].set()
 
+    async def serve(self, number: int) -> None:
+        """Answer so many requests, in the order in which they come."""
+        for each in range(number):
+            await until(lambda each=each: len(self.gates) > each)  # type: ignore[misc]
+            self.let_go(each)
+
 
 def lane(fm: ScriptedUpstream, **numbers: Any) -> dict[str, Any]:
     """Return settings with one provider and its lane."""
@@ -57,7 +63,7 @@ async def waiting(signalbox: RunningRouter, number: int) -> None:
 
 
 async def test_row_77_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
-    """Four places and no queue: the others hear 429 before anything was sent, streams too."""
+    """Two places and two that wait: the others hear 429 before anything was sent, streams too."""
     slow = Slow()
     async with (
         ScriptedUpstream(slow) as fm,
@@ -74,9 +80,7 @@ async def test_row_77_a_full_queue_is_told_at_once(tmp_path: Path) -> None:
         assert {each.json()["error"]["type"] for each in refused} == {"rate_limit_error"}
         assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
         assert {each.headers["content-type"] for each in refused} == {"application/json"}
-        for number in range(4):
-            await until(lambda number=number: len(slow.gates) > number)  # type: ignore[misc]
-            slow.let_go(number)
+        await slow.serve(4)
         assert {(await caller).status_code for caller in callers} == {200}
         assert len(fm.seen) == 4
 
@@ -95,9 +99,7 @@ async def test_row_77_retry_after_is_what_the_queue_will_take(tmp_path: Path) ->
         await waiting(signalbox, 2)
         refused = await signalbox.chat(HELLO)
         assert refused.headers["retry-after"] == "60"
-        for number in range(3):
-            await until(lambda number=number: len(slow.gates) > number)  # type: ignore[misc]
-            slow.let_go(number)
+        await slow.serve(3)
         await asyncio.gather(*callers)
 
 
@@ -133,9 +135,7 @@ async def test_row_79_interactive_overtakes_batch(tmp_path: Path) -> None:
         # One service time of waiting, where two are allowed.
         await until(lambda: len(slow.gates) == 3)
         assert slow.order[2] == "high"
-        for number in range(1, 41):
-            await until(lambda number=number: len(slow.gates) > number)  # type: ignore[misc]
-            slow.let_go(number)
+        await slow.serve(41)
         answers = [await caller for caller in [*batch, high]]
         assert {answer.status_code for answer in answers} == {200}
 
@@ -152,9 +152,7 @@ async def test_row_79_a_reserved_place_is_free_at_once(tmp_path: Path) -> None:
         high = ask(signalbox, "high", "high")
         await until(lambda: "high" in slow.order)
         assert len(slow.order) == 3
-        for number in range(11):
-            await until(lambda number=number: len(slow.gates) > number)  # type: ignore[misc]
-            slow.let_go(number)
+        await slow.serve(11)
         await asyncio.gather(*batch, high)
 
 
@@ -172,9 +170,7 @@ async def test_row_79_a_queue_full_of_batch_makes_room(tmp_path: Path) -> None:
         high = ask(signalbox, "high", "high")
         displaced = await batch[3]
         assert (displaced.status_code, displaced.json()["error"]["code"]) == (429, "queue_full")
-        for number in range(4):
-            await until(lambda number=number: len(slow.gates) > number)  # type: ignore[misc]
-            slow.let_go(number)
+        await slow.serve(4)
         assert {(await caller).status_code for caller in [*batch[:3], high]} == {200}
         assert slow.order == ["low 0", "high", "low 1", "low 2"]
 
@@ -192,9 +188,7 @@ async def test_row_80_a_flood_of_interactive_lets_batch_through(tmp_path: Path) 
         await waiting(signalbox, 40)
         flood = [ask(signalbox, f"high {number}", "high") for number in range(200)]
         await waiting(signalbox, 240)
-        for number in range(242):
-            await until(lambda number=number: len(slow.gates) > number)  # type: ignore[misc]
-            slow.let_go(number)
+        await slow.serve(242)
         served = slow.order[2:202]
         assert sum(name.startswith("low") for name in served) >= 200 // 8
         # None of them waits longer than for seven others.

@@ -46,6 +46,11 @@ async def rude(conversation: Conversation) -> None:
     conversation.reset()
 
 
+async def silent(conversation: Conversation) -> None:
+    """Say nothing until the router leaves."""
+    await conversation.left()
+
+
 def two(*upstreams: ScriptedUpstream, **sections: Any) -> dict[str, Any]:
     """Return settings in which `text` is bound to these providers, in order."""
     return {
@@ -205,10 +210,6 @@ async def test_row_74_fifty_callers_one_trial(tmp_path: Path) -> None:
 
 async def test_row_74_a_trial_whose_client_leaves_is_nobodys(tmp_path: Path) -> None:
     """The next request tries it instead."""
-
-    async def silent(conversation: Conversation) -> None:
-        await conversation.left()
-
     async with (
         ScriptedUpstream(rude) as fm,
         running_router(tmp_path, **two(fm)) as signalbox,
@@ -243,10 +244,6 @@ async def test_row_75_a_provider_that_refuses_is_there(tmp_path: Path, status: i
 
 async def test_row_75_clients_that_leave_open_nothing(tmp_path: Path) -> None:
     """Ten clients lose patience with a slow provider, and the eleventh is sent to it."""
-
-    async def silent(conversation: Conversation) -> None:
-        await conversation.left()
-
     async with (
         ScriptedUpstream(silent) as fm,
         running_router(tmp_path, **two(fm)) as signalbox,

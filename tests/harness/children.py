@@ -113,7 +113,7 @@ class Yard:
         await until(lambda: manager.status("fake").generation == generation)
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
     """Wait for something outside this process; TimeoutError if it does not come about."""
     async with asyncio.timeout(within_s):
         while not condition():

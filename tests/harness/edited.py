@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from tests.harness.children import until
 from tests.harness.one_provider import DELTA, DONE, HELLO, STOP, STREAMED
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import RunningRouter
@@ -47,13 +48,6 @@ async def reload(signalbox: RunningRouter) -> Any:
     response = await signalbox.client.post("/admin/reload")
     assert response.status_code == 200, response.text
     return response.json()
-
-
-async def until(seen: Callable[[], object], within_s: float = 5.0) -> None:
-    """Return when it is so; TimeoutError else."""
-    async with asyncio.timeout(within_s):
-        while not seen():
-            await asyncio.sleep(0.005)
 
 
 async def in_flight(signalbox: RunningRouter, number: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from router.catalog import Alias
-from tests.harness.edited import gated, in_flight, reload, stream, until, whole
+from tests.harness.children import until
+from tests.harness.edited import gated, in_flight, reload, stream, whole
 from tests.harness.one_provider import DELTA, DONE, HELLO, STOP
 from tests.harness.running_router import openai_provider, running_router, save
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
