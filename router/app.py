@@ -18,7 +18,7 @@ from backends.process_manager import ProcessManager, ProcessSpec
 from backends.wire import NEWS_NAMES, BackendEvent, DownloadEvent, ProcessEvent
 from router import collector
 from router.body import BodyLimits, Buffered
-from router.capability_map import CapabilityMap
+from router.capability_map import CapabilityMap, MapRow
 from router.catalog import Catalog
 from router.configuration import Configuration
 from router.data_folder import DataFolder, DataFolderError
@@ -135,8 +135,8 @@ class Router:
         self._watch_s = watch_s
         self._server: Server | None = None
         self._resources = AsyncExitStack()
-        self.in_flight = InFlight()
         self.bus = Bus()
+        self.in_flight = InFlight(self.bus)
         self.egress = Egress(tariff_of(settings))
 
     async def __aenter__(self) -> Self:
@@ -178,7 +178,9 @@ class Router:
             emit=self._tell_process,
         )
         await enter.enter_async_context(processes)
-        self.capability_map = CapabilityMap(ground, overrides, processes, learned)
+        self.capability_map = CapabilityMap(
+            ground, overrides, processes, learned, tell=self._tell_capability
+        )
         self.downloads = Downloads(
             self._folder.models,
             emit=self._tell_download,
@@ -261,6 +263,9 @@ class Router:
             # The backend's own log has these.
             news = event.news
             self.bus.publish(NEWS_NAMES[type(news)], {"name": event.name, **asdict(news)})
+
+    def _tell_capability(self, row: MapRow) -> None:
+        self.bus.publish("capability", asdict(row))
 
     def _tell_download(self, event: DownloadEvent) -> None:
         log.info("%s: %s", event.model, event.message)

@@ -67,7 +67,10 @@ class MapRow:
 
 
 class CapabilityMap:
-    """The map of one running router."""
+    """The map of one running router.
+
+    `tell` is told each row that a change of the map has changed.
+    """
 
     def __init__(
         self,
@@ -75,6 +78,8 @@ class CapabilityMap:
         overrides: Mapping[Capability, Override],
         processes: ProcessManager,
         learned: Learned = NOTHING,
+        *,
+        tell: Callable[[MapRow], None],
     ) -> None:
         self._ground = ground
         self._overrides = dict(overrides)
@@ -84,6 +89,8 @@ class CapabilityMap:
         self.writing = asyncio.Lock()
         self.catalog = build_catalog(ground, overrides, learned)
         self._tell_shadowed(overrides)
+        self._tell = tell
+        self._told = self.rows()
 
     def _tell_shadowed(self, overrides: Mapping[Capability, Override]) -> None:
         for capability, override in overrides.items():
@@ -213,6 +220,10 @@ class CapabilityMap:
         self._overrides = dict(overrides)
         self.catalog = build_catalog(self._ground, overrides, self.learned)
         self.reconcile()
+        before, self._told = self._told, self.rows()
+        for was, row in zip(before, self._told, strict=True):
+            if row != was:
+                self._tell(row)
 
     def rows(self) -> list[MapRow]:
         """Return every capability that can be bound, in the order of `Capability`."""

@@ -10,15 +10,20 @@ from typing import Any, Self
 
 import msgspec
 
+from router.errors import ClientGone, SignalboxError
+
 # How many events wait for a reader that is slow; it misses the oldest of more.
 _KEPT = 256
+# The event that tells of a request that has ended.
+_REQUEST = "request"
 
 
 class Flight(msgspec.Struct):
     """One request in flight; its fields are filled in as they become known.
 
     `asked` counts the providers that it was sent to; `stop` ends it by the error that it is given,
-    and is None while there is nothing to end yet.
+    and is None while there is nothing to end yet. `failure` is the code of what its answer told or
+    broke off by, where nothing was raised.
     """
 
     id: int
@@ -31,6 +36,7 @@ class Flight(msgspec.Struct):
     priority: int | None = None
     asked: int = 0
     stop: Callable[[Exception], None] | None = None
+    failure: str | None = None
 
     def row(self, now_s: float) -> dict[str, Any]:
         """Return what may be shown of it; nothing of what it says."""
@@ -48,9 +54,13 @@ class Flight(msgspec.Struct):
 
 
 class InFlight:
-    """The registry of requests in flight; its length is the gauge that must return to zero."""
+    """The registry of requests in flight; its length is the gauge that must return to zero.
 
-    def __init__(self) -> None:
+    Those that end are told to the bus.
+    """
+
+    def __init__(self, bus: "Bus") -> None:
+        self._bus = bus
         self._flights: dict[int, Flight] = {}
         self._ids = itertools.count(1)
 
@@ -69,17 +79,19 @@ class InFlight:
 
     def track(self, request_id: str) -> "Tracked":
         """Return a context manager that keeps one request in the registry."""
-        return Tracked(self._flights, Flight(next(self._ids), request_id, time.monotonic()))
+        flight = Flight(next(self._ids), request_id, time.monotonic())
+        return Tracked(self._flights, flight, self._bus)
 
 
 class Tracked:
-    """Keeps one flight in the registry while it is entered."""
+    """Keeps one flight in the registry while it is entered, and tells how it ended."""
 
-    __slots__ = ("_flight", "_flights")
+    __slots__ = ("_bus", "_flight", "_flights")
 
-    def __init__(self, flights: dict[int, Flight], flight: Flight) -> None:
+    def __init__(self, flights: dict[int, Flight], flight: Flight, bus: "Bus") -> None:
         self._flights = flights
         self._flight = flight
+        self._bus = bus
 
     def __enter__(self) -> Flight:
         self._flights[self._flight.id] = self._flight
@@ -91,7 +103,23 @@ class Tracked:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        del self._flights[self._flight.id]
+        flight = self._flight
+        del self._flights[flight.id]
+        # There are thousands a second, and mostly nobody who wants to hear of them.
+        if self._bus.heard:
+            code = flight.failure if error is None else _code_of(error)
+            told = {**flight.row(time.monotonic()), "state": "ended", "error": code}
+            self._bus.publish(_REQUEST, told)
+
+
+def _code_of(error: BaseException) -> str:
+    """Return what a request ended by: an error's code, or that there was nobody to be told."""
+    if isinstance(error, SignalboxError):
+        return error.code
+    if isinstance(error, ClientGone):
+        return "client_left"
+    # Nobody but the server cancels a request, when its grace at the end is over.
+    return "shutting_down" if isinstance(error, asyncio.CancelledError) else "internal_error"
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -112,6 +140,11 @@ class Bus:
 
     def __repr__(self) -> str:
         return f"<Bus {len(self._subscriptions)}{' closed' if self._closed else ''}>"
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody is there to be told."""
+        return bool(self._subscriptions)
 
     def publish(self, name: str, data: Mapping[str, Any]) -> None:
         """Tell an event; nobody is waited for."""

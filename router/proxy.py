@@ -184,6 +184,7 @@ class Proxy:
         first = errors[0]
         if not isinstance(first, ProviderFailed):
             raise first
+        flight.failure = first.code
         return await send_reply(send, first.answer, _told(plans[0], work))
 
     async def _pass_on(
@@ -257,6 +258,7 @@ class Proxy:
                         headers = (*opened.headers, *headers)
                         failure = await self._pass_on(opened, send, headers, plan, work)
                         if failure is not None:
+                            flight.failure = failure.code
                             passage.broke_off(failure)
                             log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None

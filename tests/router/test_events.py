@@ -9,7 +9,10 @@ from typing import Any
 import httpx2
 
 from router.events import Bus, Event, Subscription
-from tests.harness.running_router import RunningRouter, running_router
+from tests.harness.children import until
+from tests.harness.one_provider import DELTA, HELLO, STREAMED, one_provider
+from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
+from tests.harness.scripted_upstream import Conversation, hello
 
 EVENTS = "/admin/events"
 
@@ -117,3 +120,85 @@ async def test_a_reader_delays_no_stop(tmp_path: Path) -> None:
         await anext(stream)
         signalbox.server.stop()
         assert [each async for each in stream] == []
+
+
+async def cut(conversation: Conversation) -> None:
+    """Break off within a stream, or say that something went wrong."""
+    if not conversation.json.get("stream"):
+        error = {"error": {"message": "no", "type": "x", "code": "y"}}
+        return await conversation.answer(json.dumps(error).encode(), status=500)
+    await conversation.begin_stream()
+    await conversation.event(DELTA)
+    return await conversation.end_stream()
+
+
+async def test_each_request_that_ends_is_told_with_what_it_ended_by(tmp_path: Path) -> None:
+    """As it was in flight, and the code of its error however that was told; none of its words."""
+    async with one_provider(tmp_path, None, hello) as (fm, signalbox):
+        async with signalbox.client.stream("GET", EVENTS) as answer:
+            stream = frames(answer)
+            await anext(stream)
+            await signalbox.chat(HELLO, **{"x-priority": "high", "x-request-id": "r-1"})
+            told = await anext(stream)
+            age_s = told["data"].pop("age_s")
+            assert (told["event"], age_s >= 0) == ("request", True)
+            assert told["data"] == {
+                "id": 1,
+                "request_id": "r-1",
+                "provider": "fm",
+                "model": "model-1",
+                "needs": ["text"],
+                "priority": 1,
+                "state": "ended",
+                "attempts": 1,
+                "error": None,
+            }
+            fm.script = cut
+            for body, code in (
+                (b"{", "invalid_json"),
+                ({**HELLO, "model": "nobody"}, "model_not_found"),
+                (HELLO, "upstream_invalid_response"),
+                (STREAMED, "upstream_truncated"),
+            ):
+                await signalbox.chat(body)
+                assert (await anext(stream))["data"]["error"] == code
+            fm.script = lambda conversation: conversation.left()
+            asking = asyncio.create_task(signalbox.chat(HELLO))
+            await until(lambda: len(fm.seen) == 4)
+            asking.cancel()
+            assert (await anext(stream))["data"]["error"] == "client_left"
+        await subscribed(signalbox, 0)
+        fm.script = hello
+        await signalbox.chat(HELLO)
+        # With nobody there, nothing is made for nobody.
+        with signalbox.router.bus.subscribe():
+            signalbox.router.bus.publish("next", {})
+        assert next(signalbox.router.bus._numbers) == 8
+
+
+async def test_what_changes_of_the_map_is_told(tmp_path: Path) -> None:
+    """The row as it is then, whoever changed it; what stays as it was is not."""
+    there: dict[str, Any] = {"providers": {"p": openai_provider("http://127.0.0.1:9/v1")}}
+    async with (
+        running_router(tmp_path, **there) as signalbox,
+        signalbox.client.stream("GET", EVENTS) as answer,
+    ):
+        stream = frames(answer)
+        await anext(stream)
+        for _ in range(2):
+            await signalbox.client.put("/admin/capabilities/text", json={"models": ["p/m"]})
+            told = await anext(stream)
+            assert told["event"] == "capability"
+            shown = (await signalbox.client.get("/admin/capabilities/text")).json()
+            assert told["data"] == shown
+            assert (shown["models"], shown["source"]) == (["p/m"], "stored")
+            await signalbox.client.delete("/admin/capabilities/text")
+            assert (await anext(stream))["data"]["state"] == "unassigned"
+        save(tmp_path, **there, capabilities={"vision": ["p/m"]}, aliases={"x": "auto"})
+        await signalbox.client.post("/admin/reload")
+        told = await anext(stream)
+        assert (told["data"]["capability"], told["data"]["source"]) == ("vision", "file")
+        save(tmp_path, **there, capabilities={"vision": ["p/m"]})
+        await signalbox.client.post("/admin/reload")
+        signalbox.router.bus.publish("next", {})
+        assert (await anext(stream))["event"] == "next"
