@@ -45,8 +45,10 @@ LEFT_OUT: Final = frozenset(
         *("fallbacks", "fallback_credit_token"),
     }
 )
-# Refused unless they ask for nothing.
-CHECKED: Final = frozenset({"context_management", "mcp_servers"})
+# Refused, but for these values.
+CHECKED: Final = {"context_management": "`clear_thinking` edits", "mcp_servers": "none"}
+# Refused, as is every field that is not known.
+REFUSED: Final = frozenset({"billing_policy", "compaction", "container", "inference_geo", "thread"})
 # Thoughts of earlier turns are forgotten by the models' own templates, or are no hindrance.
 _HARMLESS_EDIT: Final = "clear_thinking_20251015"
 _THINKING_FIELDS: Final = frozenset({"type", "budget_tokens", "display"})
