@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,13 +14,14 @@ from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement
 from router.catalog import Locality
 from router.deadline import Sweeper
+from router.dialects.translation import Translation
 from router.egress import Egress
 from router.endpoints import Endpoint
 from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
 from router.opening import Opening
-from router.plan import Plan, Plans
+from router.plan import Plan, Plans, as_chat
 from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
@@ -42,13 +42,7 @@ from router.sse import ChatStream
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-# By whether the tokens were asked for, and whether they were compared with a window.
-_SHIMS: Final[Mapping[tuple[bool, bool], FixedHeaders]] = {
-    (False, False): (),
-    (True, False): ((b"x-signalbox-shims", b"usage"),),
-    (False, True): ((b"x-signalbox-shims", b"context"),),
-    (True, True): ((b"x-signalbox-shims", b"usage,context"),),
-}
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +80,6 @@ class Timing(msgspec.Struct):
 class Work(msgspec.Struct, frozen=True):
     """One request, understood: its body, what it needs, how urgent it is, and how far it is."""
 
-    path: str
     body: JsonBody | FormBody
     prompt: Prompt
     requirement: Requirement
@@ -144,7 +137,7 @@ class Proxy:
                 flight.priority = int(wanted)
                 prompt = Prompt(endpoint, body.fields, len(data))
                 timing = Timing(since)
-                work = Work(endpoint.target, body, prompt, requirement, wanted, flight, timing, own)
+                work = Work(body, prompt, requirement, wanted, flight, timing, own)
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -199,7 +192,7 @@ class Proxy:
         deadlines = plan.reach.deadlines
         if isinstance(opened, OpenBytes):
             return await pour(opened, send, headers, deadlines, self._sweeper)
-        opened.state.withholds_usage = _adds_usage(plan, work)
+        opened.state.withholds_usage = plan.translate is None and _adds_usage(plan, work)
         return await pump(opened, send, headers, deadlines, self._sweeper)
 
     def _awake_first(self, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
@@ -223,7 +216,10 @@ class Proxy:
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-        request = _upstream_request(plan, work)
+        translation = None
+        if plan.translate is not None:
+            translation = as_chat(plan.translate, work.body.fields, flight.request_id)
+        request = _upstream_request(plan, work, translation)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
@@ -235,7 +231,13 @@ class Proxy:
                 # Who waited before this one may have had what was left.
                 self._egress.check(route.provider.name)
                 opening = Opening(
-                    plan, request, work.prompt, self._sweeper, stream=stream, size=size
+                    plan,
+                    request,
+                    work.prompt,
+                    self._sweeper,
+                    stream=stream,
+                    size=size,
+                    translation=translation,
                 )
                 account = self._egress.account(
                     route.provider.name,
@@ -266,27 +268,43 @@ class Proxy:
 
 def _adds_usage(plan: Plan, work: Work) -> bool:
     """Tell whether the provider must be asked for the tokens of a stream."""
-    if not plan.asks_usage or not work.requirement.stream or plan.endpoint.watch is not ChatStream:
+    if not plan.asks_usage or not work.requirement.stream or plan.asked.watch is not ChatStream:
         return False
     options = work.body.fields.get("stream_options")
     return not (isinstance(options, dict) and options.get("include_usage"))
 
 
-def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
+def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     route = plan.route
     changes: dict[str, Any] = {"model": route.model.id}
     if _adds_usage(plan, work):
         options = work.body.fields.get("stream_options")
-        own = options if isinstance(options, dict) else {}
+        own = options if isinstance(options, dict) and translation is None else {}
         changes["stream_options"] = {**own, "include_usage": True}
     return UpstreamRequest(
         method="POST",
-        url=route.provider.base_url + work.path,
+        url=route.provider.base_url + plan.asked.target,
         headers=plan.sent,
-        body=work.body.encode(changes),
-        own=(*plan.own(work.flight.request_id.encode(), work.priority), *work.passed),
+        body=_ENCODER.encode({**translation.chat, **changes})
+        if translation
+        else work.body.encode(changes),
+        # Headers of one protocol mean nothing in another.
+        own=(
+            *plan.own(work.flight.request_id.encode(), work.priority),
+            *(() if translation else work.passed),
+        ),
     )
+
+
+def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:
+    """Return the header that names what was changed on the way; none where nothing was."""
+    names = plan.route.shims
+    if _adds_usage(plan, work):
+        names = (*names, "usage")
+    if window is not None:
+        names = (*names, "context")
+    return ((b"x-signalbox-shims", ",".join(names).encode()),) if names else ()
 
 
 def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
@@ -295,7 +313,7 @@ def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
-        *_SHIMS[_adds_usage(plan, work), window is not None],
+        *_shims(plan, work, window),
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

@@ -16,7 +16,7 @@ from router.catalog import (
     Source,
     locality_of,
 )
-from router.errors import LocalityUnknown, Refused
+from router.errors import LocalityUnknown, Refused, RouteFailed
 
 _KEPT_LOCAL = "is remote, and local_only is set"
 _KEPT_UNKNOWN = "may be remote: its provider has not said yet, and local_only is set"
@@ -105,6 +105,23 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
     return Decision(requirement, tuple(candidates), (), error)
 
 
+def without(decision: Decision, failures: Mapping[str, RouteFailed]) -> Decision:
+    """Return a decision less the routes to these models, each of which is told why."""
+    if not failures:
+        return decision
+    candidates = [
+        replace(each, kept=False, why=failures[each.model].message)
+        if each.kept and each.model in failures
+        else each
+        for each in decision.candidates
+    ]
+    routes = tuple(route for route in decision.routes if route.model.name not in failures)
+    # As by request: of several reasons, the first route's.
+    first = next(iter(failures.values()))
+    error = decision.error if routes else Refused(first.code, first.message)
+    return replace(decision, candidates=tuple(candidates), routes=routes, error=error)
+
+
 def _choices(requirement: Requirement, catalog: Catalog) -> Iterable[_Choice]:
     """Return the groups of models to consider, in order: the first with a fit one serves.
 
@@ -157,7 +174,7 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
     provider = catalog.providers[model.provider]
     if (
         provider.kind is Kind.BUILTIN
-        and provider.speaks(requirement.dialect)
+        and provider.serves(requirement.dialect)
         and not catalog.points_at(provider.name)
     ):
         raise Refused(
@@ -172,7 +189,7 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
 def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Catalog) -> Candidate:
     """Decide whether a model may serve: its provider can be asked, and no fact is against it."""
     provider = catalog.providers[model.provider]
-    if not provider.speaks(requirement.dialect):
+    if not provider.serves(requirement.dialect):
         return Candidate(model.name, kept=False, why=_unspoken(provider, requirement), facts={})
     facts = {need: _fact(model, need, choice, catalog) for need in requirement.needs}
     told = {
@@ -189,10 +206,10 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
 
 def _unspoken(provider: Provider, requirement: Requirement) -> str:
     if provider.kind is Kind.BUILTIN:
-        return f"has no {requirement.path}: the builtin backend serves chat completions only"
+        return f"has no {requirement.path}: the builtin backend serves conversations only"
     return (
-        f"is at {provider.name}, which is not said to have {requirement.path} (providers."
-        f"{provider.name}.dialects in router.yaml), and translating it is not built yet"
+        f"is at {provider.name}, which is not said to have {requirement.path} or chat completions "
+        f"(providers.{provider.name}.dialects in router.yaml)"
     )
 
 
@@ -251,8 +268,16 @@ def _routes(
             # Whichever it turns out to be, what comes after it must not be more than a fallback.
             behind_local = True
         if model in fit:
-            routes.append(Route(provider, model, choice.capability, choice.reason))
+            shims = _shims(provider, requirement)
+            routes.append(Route(provider, model, choice.capability, choice.reason, shims))
     return tuple(routes), away
+
+
+def _shims(provider: Provider, requirement: Requirement) -> tuple[str, ...]:
+    """Return what a request goes through on its way to a provider, whatever it says."""
+    if provider.needs_translation(requirement.dialect):
+        return (f"{requirement.dialect}_to_chat",)
+    return ()
 
 
 def _stays_here(kept_away: Mapping[str, str]) -> Refused:

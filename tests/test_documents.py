@@ -9,6 +9,7 @@ import pytest
 from router.classification import chat, messages, responses
 from router.settings import load
 from router.settings.tree import Settings
+from tests.harness import dialect_tables
 from tests.harness.one_provider import DONE, STOP, STREAMED, one_provider, streams
 from tests.harness.routing_tables import ADVICE, FILE, TABLES, codes_in_use, shown_in, written
 
@@ -24,6 +25,13 @@ def test_the_tables_are_what_the_code_decides() -> None:
 def test_every_table_has_its_place() -> None:
     """No table is lost by an edit of the words around it."""
     assert shown_in(TEXT) == list(TABLES)
+
+
+def test_the_tables_of_dialects_are_what_the_tests_hold() -> None:
+    """scripts/routing-docs rewrites them, and no dialect is without its table."""
+    text = dialect_tables.FILE.read_text("utf-8")
+    assert dialect_tables.written(text) == text, "docs/dialects.md is old: scripts/routing-docs"
+    assert sorted(shown_in(text)) == sorted(dialect_tables.tables())
 
 
 def test_advice_is_given_for_the_codes_in_use_and_no_others() -> None:

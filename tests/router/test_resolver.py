@@ -9,8 +9,8 @@ import pytest
 from router.capabilities import Capability, Dialect, Requirement
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.endpoints import CHAT, ENDPOINTS
-from router.errors import LocalityUnknown, Refused
-from router.resolver import decide, resolve
+from router.errors import LocalityUnknown, Refused, RouteFailed
+from router.resolver import decide, resolve, without
 
 BUILTIN = Provider("builtin", Kind.BUILTIN, "http://127.0.0.1:60316/v1", Locality.LOCAL)
 OLLAMA = Provider("ollama", Kind.OLLAMA, "http://127.0.0.1:11434/v1", Locality.LOCAL)
@@ -307,7 +307,7 @@ def _asked(path: str, **fields: Any) -> Requirement:
     return ENDPOINTS[path].requirement(fields, max_images=0)
 
 
-def test_the_builtin_backend_serves_chat_only() -> None:
+def test_the_builtin_backend_serves_conversations_only() -> None:
     """Another endpoint passes its models over, and says so where there is no other."""
     embeddings = _asked("/v1/embeddings")
     completions = _asked("/v1/completions")
@@ -322,7 +322,7 @@ def test_the_builtin_backend_serves_chat_only() -> None:
     ):
         error = _refused(requirement, bound)
         assert error.code == "capability_mismatch"
-        assert "chat completions only" in error.message
+        assert "conversations only" in error.message
 
 
 def test_a_builtin_model_named_where_it_can_never_serve_is_not_told_to_be_assigned() -> None:
@@ -333,17 +333,32 @@ def test_a_builtin_model_named_where_it_can_never_serve_is_not_told_to_be_assign
 
 
 def test_a_dialect_is_no_way_around_locality() -> None:
-    """Passing over a local model that has not the dialect is falling back from it."""
+    """Passing over a local model that can answer in none is falling back from it."""
     messages = _asked("/v1/messages")
     known = catalog(BOTH)
-    cloud = replace(CLOUD, dialects=frozenset({Dialect.MESSAGES}))
-    known = replace(known, providers={**known.providers, "cloud": cloud})
+    providers = {
+        name: replace(provider, dialects=frozenset({Dialect.RESPONSES}))
+        for name, provider in known.providers.items()
+    }
+    providers["cloud"] = replace(CLOUD, dialects=frozenset({Dialect.MESSAGES}))
+    known = replace(known, providers=providers)
     assert _refused(messages, known).code == "capability_mismatch"
     bindings = {
         name: replace(binding, allow_remote_fallback=True)
         for name, binding in known.bindings.items()
     }
     assert names(messages, replace(known, bindings=bindings)) == ["cloud/gpt"]
+
+
+def test_who_has_not_a_dialect_is_asked_in_chat() -> None:
+    """The route says so; who has it is asked in it, and a chat is nothing else."""
+    known = catalog(BOTH)
+    native = replace(CLOUD, dialects=frozenset(Dialect))
+    for path, shims in (("/v1/messages", ("messages_to_chat",)), ("/v1/chat/completions", ())):
+        local, *_ = resolve(_asked(path), known)
+        assert local.shims == shims
+        both = replace(known, providers=dict.fromkeys(known.providers, native))
+        assert resolve(_asked(path), both)[0].shims == ()
 
 
 @pytest.mark.parametrize(
@@ -388,3 +403,39 @@ def test_what_may_be_remote_counts_as_neither(local_only: bool) -> None:
     assert names(need("text"), unknown_last) == ["ollama/seer"]
     allowed = catalog({"text": ["ollama/seer", "ollama/unheard"]}, allow_remote_fallback=True)
     assert names(need("text"), allowed) == ["ollama/seer", "ollama/unheard"]
+
+
+# What a decision comes to where a request would not even be sent by some of its routes
+
+
+def _failures(**messages: str) -> dict[str, RouteFailed]:
+    return {
+        f"ollama/{model}": RouteFailed("context_length_exceeded", text)
+        for model, text in messages.items()
+    }
+
+
+def test_who_would_not_be_asked_is_passed_over() -> None:
+    """Its route is gone and its candidate says why; the others stay as they were."""
+    before = decide(
+        _asked("/v1/chat/completions"), catalog({"text": ["ollama/seer", "ollama/other"]})
+    )
+    after = without(before, _failures(seer="is small"))
+    assert [route.model.id for route in after.routes] == ["other"]
+    assert [(each.kept, each.why) for each in after.candidates] == [
+        (False, "is small"),
+        (True, before.candidates[1].why),
+    ]
+    assert after.error is None
+    assert without(before, {}) is before
+
+
+def test_where_nobody_would_be_asked_the_first_ones_reason_is_the_answer() -> None:
+    """A request is refused by the words of the route that it would have taken."""
+    before = decide(
+        _asked("/v1/chat/completions"), catalog({"text": ["ollama/seer", "ollama/other"]})
+    )
+    after = without(before, _failures(seer="is small", other="too"))
+    assert after.routes == ()
+    assert after.error is not None
+    assert (after.error.code, after.error.message) == ("context_length_exceeded", "is small")
