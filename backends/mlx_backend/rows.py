@@ -318,10 +318,14 @@ class ModelRows:
         """Throw the batch away after a step that failed.
 
         A row that decoded in it alone ends. Who decoded in such a step in company, twice, has a
-        batch of its own from now on, until `is_acquitted`.
+        batch of its own from now on, until `is_acquitted`. A row that `rejoin` failed for is in no
+        batch any more, and ends too.
         """
         failed = self._batch_of(alone)
         lost = Lost([], [], set())
+        if alone is not None and alone not in failed:
+            lost.ended.append(Ended(alone, refusal(error)))
+            return lost
         decoding = failed.decoding
         in_batch = [ticket for ticket in self._served if ticket in failed]
         if failed is self._batch:

@@ -351,6 +351,41 @@ def test_who_fails_in_company_only_is_answered(
     assert nothing_left(engine, desk)
 
 
+def suspect(engine: Engine, desk: Desk, tickets: list[int]) -> None:
+    """Have a step of two rows fail, which is the second one for these."""
+    while desk.status().decoding < 2:
+        engine.step()
+    rows = rows_of(engine)
+    for ticket in tickets:
+        rows._served[ticket].row.failures = 1
+    lost = rows.rebuild(ValueError())
+    assert lost.suspected == set(tickets)
+    for ticket in lost.again:
+        desk.on_lost(ticket, suspected=ticket in lost.suspected)
+
+
+def test_a_suspect_that_cannot_come_back_ends(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out as it joins the others is told to its client, and ends nobody else."""
+    alone: list[Event] = []
+    desk.submit(ask("Please count.", max_tokens=12), alone.append)
+    drain(engine)
+    both: list[list[Event]] = [[], []]
+    tickets = [desk.submit(ask("Please count.", max_tokens=12), each.append) for each in both]
+    suspect(engine, desk, tickets[:1])
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "take_over", fail)
+        drain(engine)
+    assert isinstance(both[0][-1], Failed)
+    assert text_of(both[1]) == text_of(alone)
+    assert nothing_left(engine, desk)
+
+
 def test_a_suspect_is_paused_and_dropped_like_any_other(
     engine: Engine, desk: Desk, ask: Any
 ) -> None:
@@ -360,15 +395,8 @@ def test_a_suspect_is_paused_and_dropped_like_any_other(
     drain(engine)
     both: list[list[Event]] = [[], []]
     tickets = [desk.submit(ask("Please count.", max_tokens=12), each.append) for each in both]
-    while desk.status().decoding < 2:
-        engine.step()
+    suspect(engine, desk, tickets)
     rows = rows_of(engine)
-    for ticket in tickets:
-        rows._served[ticket].row.failures = 1
-    lost = rows.rebuild(ValueError())
-    assert lost.suspected == set(tickets)
-    for ticket in tickets:
-        desk.on_lost(ticket, suspected=True)
     while desk.status().decoding < 2:
         engine.step()
     ticket = tickets[1]
