@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 import threading
@@ -11,6 +12,7 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
 from mlx_vlm.utils import load as mlx_vlm_load  # noqa: E402  imports MLX
+from PIL import Image  # noqa: E402  follows it
 
 from backends.mlx_backend.actions import Wait  # noqa: E402  likewise
 from backends.mlx_backend.batch import Batch  # noqa: E402  likewise
@@ -585,6 +587,32 @@ def test_a_picture_that_was_known_is_seen_again(
         event.cached_tokens > 0 for each in answers for event in each if isinstance(event, Begun)
     ]
     assert known == [False, resumes, resumes]
+
+
+def test_pictures_are_kept_no_longer_than_they_are_needed(
+    engine: Engine, desk: Desk, ask: Any
+) -> None:
+    """Once they are tokens their pixels are gone, however long the answer becomes."""
+
+    def decoded() -> int:
+        gc.collect()
+        return sum(isinstance(one, Image.Image) for one in gc.get_objects())
+
+    desk.submit(ask(max_tokens=1), lambda _: None)
+    drain(engine)
+    before = decoded()
+    parts = [{"type": "image"}, {"type": "text", "text": "What colour is this?"}]
+    wanted = replace(
+        ask(max_tokens=1000),
+        messages=[{"role": "user", "content": parts}],
+        images=[Picture(encoded(RED, (120, 120)))],
+    )
+    ticket = desk.submit(wanted, lambda _: None)
+    while not desk.status().decoding:
+        engine.step()
+    assert decoded() == before
+    desk.cancel(ticket)
+    drain(engine)
 
 
 def test_what_an_answer_is_expected_to_take_is_no_limit(
