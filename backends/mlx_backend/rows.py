@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from backends.mlx_backend.batch import Batch
@@ -218,7 +219,8 @@ class ModelRows:
     def _remember(self, served: _Served, cache: list[Any]) -> None:
         """Keep what was made of a prompt, and of its answer so far, for one that begins alike."""
         if served.keys is not None:
-            self.model.prefixes.put([*served.keys, *served.row.tokens], cache)
+            answer = np.array(served.row.tokens, np.int64)
+            self.model.prefixes.put(np.concatenate([served.keys, answer]), cache)
 
     def _sampler(self, served: _Served, reading: Reading) -> RowSampler | None:
         plan, constraint = served.plan, served.row.generation.constraint
