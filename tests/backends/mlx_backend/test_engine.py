@@ -768,6 +768,7 @@ def test_a_model_that_cannot_be_batched_is_served_one_by_one(
     drain(engine)
     assert [text_of(events) for events in answers] == ["I see no picture."] * 3
     assert "cannot be batched" in desk.status().why
+    assert "not this cache" in caplog.text
     assert "one generation at a time" in caplog.text
 
 
