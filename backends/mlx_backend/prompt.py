@@ -10,7 +10,7 @@ import numpy as np
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
-from backends.mlx_backend.embeddings import embed
+from backends.mlx_backend.embeddings import embed, resumable
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.images import picture_hash
 from backends.mlx_backend.prefix_cache import (
@@ -18,7 +18,6 @@ from backends.mlx_backend.prefix_cache import (
     picture_key_ids,
     pictures_within,
     placeholder_runs,
-    resumable,
 )
 from backends.mlx_backend.vision import PromptPictures
 

@@ -8,9 +8,8 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from backends.mlx_backend.batch import Batch
-from backends.mlx_backend.embeddings import embed
+from backends.mlx_backend.embeddings import embed, resumable
 from backends.mlx_backend.prefill import PrefillPace
-from backends.mlx_backend.prefix_cache import resumable
 from backends.mlx_backend.prompt import Prompt
 
 _VOCABULARY = 64
