@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import clear_frames
 
 import mlx.core as mx
 
@@ -98,20 +99,25 @@ class LoadedModels:
                 "model",
             )
         try:
-            model = LoadedModel(
-                name,
-                folder,
-                chunk_s=self._chunk_s,
-                kv_bits=self._kv_bits,
-                prefixes_mb=self._prefixes_mb,
-                image_limits=self._image_limits,
-                progress=progress,
-            )
-            why = self._test(model, folder, progress)
-            self._models[key] = ModelRows(model, self._decoders, self.totals, why)
-        except BaseException:
+            self._models[key] = self._rows(name, folder, progress)
+        except BaseException as error:
+            # Its frames hold what they have read.
+            clear_frames(error.__traceback__)
             give_back_memory()
             raise
+
+    def _rows(self, name: str, folder: Path, progress: LoadProgress) -> ModelRows:
+        model = LoadedModel(
+            name,
+            folder,
+            chunk_s=self._chunk_s,
+            kv_bits=self._kv_bits,
+            prefixes_mb=self._prefixes_mb,
+            image_limits=self._image_limits,
+            progress=progress,
+        )
+        why = self._test(model, folder, progress)
+        return ModelRows(model, self._decoders, self.totals, why)
 
     def _test(self, model: LoadedModel, folder: Path, progress: LoadProgress) -> str:
         """Tell why rows of a model may not share a batch; an empty text where they may."""

@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,23 @@ def test_a_self_test_that_failed_is_done_again(
         assert models.why_serial == "rows differ"
         models.unload("key")
     assert phases(models, tiny_vision_model)[-1] == (LoadPhase.SELF_TEST, 1.0)
+    models.close()
+
+
+def test_nothing_is_left_of_a_load_that_failed(
+    tiny_vision_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that were read before are gone when it is told."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no such grammar")
+
+    models = LoadedModels(chunk_s=1e-9)
+    before_mb = models.memory_mb
+    monkeypatch.setattr("backends.mlx_backend.models.Grammars.prepare", fail)
+    with pytest.raises(RuntimeError, match="no such grammar"):
+        models.load("key", "tiny", tiny_vision_model, 1)
+    assert models.memory_mb <= before_mb
     models.close()
 
 
