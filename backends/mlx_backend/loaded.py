@@ -1,5 +1,6 @@
 """The models that are in memory, each with its rows; the MLX thread's own."""
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from backends.mlx_backend.passed_tests import PassedTests, describe_test, librar
 from backends.mlx_backend.rows import ModelRows
 from backends.mlx_backend.self_test import try_batching
 from backends.wire import LoadPhase
+
+log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 # Of the memory that MLX may take: the models' weights, the caches of their rows, and what is kept
@@ -120,18 +123,23 @@ class LoadedModels:
         return ModelRows(model, self._decoders, self.totals, why)
 
     def _test(self, model: LoadedModel, folder: Path, progress: LoadProgress) -> str:
-        """Tell why rows of a model may not share a batch; an empty text where they may."""
+        """Tell why rows of a model may not share a batch; an empty text where they may.
+
+        A model that fails has another try with prompts with pictures read in one step, and keeps to
+        that: reading them in parts may be all that is wrong.
+        """
         circumstances = f"{mx.default_device()} {mx.device_info()} kv_bits={self._kv_bits}"
         test = describe_test(folder, library_versions(), circumstances)
         if test in self._passed:
             return ""
-        progress(LoadPhase.SELF_TEST, 0)
-        verdict = try_batching(
-            model.open_batch, model.samples(), lambda done: progress(LoadPhase.SELF_TEST, done)
-        )
-        if not verdict.why:
+        why = _try(model, progress)
+        if not why:
             self._passed.add(test)
-        return verdict.why
+        elif model.sees:
+            log.warning("prompts with pictures are read in one step from now on: %s", why)
+            model.reads_pictures_whole = True
+            why = _try(model, progress)
+        return why
 
     def unload(self, key: str) -> None:
         """Give a model's memory back."""
@@ -166,6 +174,13 @@ class LoadedModels:
         self._decoders.shutdown(cancel_futures=True)
         for key in list(self._models):
             self.unload(key)
+
+
+def _try(model: LoadedModel, progress: LoadProgress) -> str:
+    progress(LoadPhase.SELF_TEST, 0)
+    return try_batching(
+        model.open_batch, model.samples(), lambda done: progress(LoadPhase.SELF_TEST, done)
+    ).why
 
 
 def _machine_mb() -> float:

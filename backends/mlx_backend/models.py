@@ -159,6 +159,8 @@ class LoadedModel:
         # Whether prompts without pictures, and with them, can be gone on with after a known prefix;
         # the first one of each kind tells.
         self.resumes: dict[bool, bool] = {}
+        # Whether the self-test found that prompts with pictures must be read in one step.
+        self.reads_pictures_whole = False
         self.prefixes = PrefixCache(int(prefixes_mb * _MIB))
 
     def __repr__(self) -> str:

@@ -139,7 +139,8 @@ class Reading:
             embeddings = embed(model, ids, self._inputs.get("pixel_values"), rest)
         for place, token in written.items():
             embeddings["inputs_embeds"][:, place] = plain[token]["inputs_embeds"][:, 0]
-        resumes = resumable(model.language_model, embeddings)
+        whole = self._shows_pictures and self._model.reads_pictures_whole
+        resumes = not whole and resumable(model.language_model, embeddings)
         self._model.resumes[self._shows_pictures] = resumes
         if not resumes:
             self.key_ids = None
