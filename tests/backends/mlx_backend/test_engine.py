@@ -523,6 +523,28 @@ def test_stopping_ends_everyone_at_once(engine: Engine, desk: Desk, ask: Any) ->
         desk.unload(lambda: None)
 
 
+def test_what_fails_at_the_end_skips_nothing(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trace is whole, and the thread leaves nothing that MLX would abort the process for."""
+    models, trace = LoadedModels(chunk_s=1e-9), Trace(tmp_path / "trace")
+    engine = Engine(desk, models, trace)
+    cleared: list[str] = []
+    close = models.close
+
+    def fail() -> None:
+        close()
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(models, "close", fail)
+    monkeypatch.setattr("backends.mlx_backend.engine.mx.clear_streams", lambda: cleared.append(""))
+    desk.stop()
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        engine.run(lambda: None)
+    assert cleared
+    assert trace._file.closed
+
+
 def test_a_high_row_takes_the_place_of_a_low_one(engine: Engine, desk: Desk, ask: Any) -> None:
     """Its prefill starts after the step under way; the paused answer is what it would have been."""
     alone: list[Event] = []
