@@ -199,7 +199,7 @@ class ManagedProcess:
         )
 
     async def _starting(self) -> None:
-        self._wishes.restart = False
+        self._wishes.restart, self._failure_after_stop = False, None
         timeouts = self._spec.timeouts
         self._started_at = self._clock()
         child = await self._spawn()

@@ -162,18 +162,15 @@ class ProcessManager:
         return self._processes[name].is_ready
 
     def wake(self, name: str) -> None:
-        """Have a process started, where it may live, without waiting for it; harmless twice."""
+        """Have a process started, where it may live, without waiting for it; harmless twice.
+
+        KeyError for a name that no spec has.
+        """
         if name not in self._waking:
             self._waking[name] = task = asyncio.create_task(  # noqa: TID251 awaited in __aexit__
-                self._wake(name), name=f"wake {name}"
+                _wake(self.lease(name)), name=f"wake {name}"
             )
             task.add_done_callback(lambda _: self._waking.pop(name))
-
-    async def _wake(self, name: str) -> None:
-        # Whoever asks for it next is told why it does not come.
-        with suppress(BackendUnavailable):
-            async with self.lease(name):
-                pass
 
     def status(self, name: str) -> BackendStatus:
         """Return what can be told of one process."""
@@ -198,6 +195,13 @@ class ProcessManager:
     def logs(self, name: str) -> list[str]:
         """Return the last lines of a child's output."""
         return self._processes[name].logs()
+
+
+async def _wake(lease: Lease) -> None:
+    # Whoever asks for it next is told why it does not come.
+    with suppress(BackendUnavailable):
+        async with lease:
+            pass
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

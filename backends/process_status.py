@@ -40,7 +40,8 @@ class BackendStatus:
 
     `code` and `message` are of the failure that keeps it down; while it starts, `message` is what
     it last said of its progress. `port` is where it listens, `memory_mb` the child's own resident
-    MiB, `restarts` counts starts after a failure, `generation` all starts.
+    MiB, `restarts` counts starts after a failure, `generation` all starts. `models` are those that
+    it says are in its memory, first the one that was loaded first; `loading` is how far a load is.
     """
 
     name: str

@@ -75,7 +75,7 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Give back what the batches hold and nobody uses; the models stay."""
+    """Let the system page out what nobody uses; the models stay."""
 
 
 @dataclass(frozen=True, slots=True)

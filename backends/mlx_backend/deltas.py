@@ -15,10 +15,10 @@ import msgspec
 
 THINK, END_THINK = "<think>", "</think>"
 CALL, END_CALL = "<tool_call>", "</tool_call>"
+MARKERS = (CALL, END_CALL, THINK, END_THINK)
 
 _CALL_BORDER = re.compile(f"{CALL}|{END_CALL}")
-_MARKER = re.compile(f"{CALL}|{END_CALL}|{THINK}|{END_THINK}")
-_MARKERS = (CALL, END_CALL, THINK, END_THINK)
+_MARKER = re.compile("|".join(MARKERS))
 # Some models were taught the one word for them, some the other.
 _ARGUMENTS = ("arguments", "parameters")
 # The usual beginning of a call; from here on the arguments are passed on as they come.
@@ -179,7 +179,7 @@ class AnswerParser:
             at = _At.CALL if marker[0] == CALL else _At.TEXT_OR_CALL
             self._go_on(at, self._held[marker.end() :])
             return True
-        self._say_certain(Content, _MARKERS, final=final)
+        self._say_certain(Content, MARKERS, final=final)
         return False
 
     def _call(self, final: bool) -> bool:  # noqa: FBT001 likewise

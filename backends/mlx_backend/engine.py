@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 
 import mlx.core as mx
@@ -268,12 +268,14 @@ class Engine:
             beats.join()
 
     def _close(self) -> None:
-        self._desk.stop()
-        self._models.close()
-        if self._trace is not None:
-            self._trace.close()
-        # MLX aborts the process at exit if a thread leaves its streams behind.
-        mx.clear_streams()
+        # Each of them is done, whatever comes of the others; from the last to the first.
+        with ExitStack() as ending:
+            # MLX aborts the process at exit if a thread leaves its streams behind.
+            ending.callback(mx.clear_streams)
+            if self._trace is not None:
+                ending.callback(self._trace.close)
+            ending.callback(self._models.close)
+            self._desk.stop()
 
 
 def _load_failed(name: str, error: Exception) -> ChatError:

@@ -1,8 +1,10 @@
 """The models that are in memory, each with its rows; the MLX thread's own."""
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import clear_frames
 
 import mlx.core as mx
 
@@ -14,6 +16,8 @@ from backends.mlx_backend.passed_tests import PassedTests, describe_test, librar
 from backends.mlx_backend.rows import ModelRows
 from backends.mlx_backend.self_test import try_batching
 from backends.wire import LoadPhase
+
+log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 # Of the memory that MLX may take: the models' weights, the caches of their rows, and what is kept
@@ -98,34 +102,44 @@ class LoadedModels:
                 "model",
             )
         try:
-            model = LoadedModel(
-                name,
-                folder,
-                chunk_s=self._chunk_s,
-                kv_bits=self._kv_bits,
-                prefixes_mb=self._prefixes_mb,
-                image_limits=self._image_limits,
-                progress=progress,
-            )
-            why = self._test(model, folder, progress)
-            self._models[key] = ModelRows(model, self._decoders, self.totals, why)
-        except BaseException:
+            self._models[key] = self._rows(name, folder, progress)
+        except BaseException as error:
+            # Its frames hold what they have read.
+            clear_frames(error.__traceback__)
             give_back_memory()
             raise
 
+    def _rows(self, name: str, folder: Path, progress: LoadProgress) -> ModelRows:
+        model = LoadedModel(
+            name,
+            folder,
+            chunk_s=self._chunk_s,
+            kv_bits=self._kv_bits,
+            prefixes_mb=self._prefixes_mb,
+            image_limits=self._image_limits,
+            progress=progress,
+        )
+        why = self._test(model, folder, progress)
+        return ModelRows(model, self._decoders, self.totals, why)
+
     def _test(self, model: LoadedModel, folder: Path, progress: LoadProgress) -> str:
-        """Tell why rows of a model may not share a batch; an empty text where they may."""
+        """Tell why rows of a model may not share a batch; an empty text where they may.
+
+        A model that fails has another try with prompts with pictures read in one step, and keeps to
+        that: reading them in parts may be all that is wrong.
+        """
         circumstances = f"{mx.default_device()} {mx.device_info()} kv_bits={self._kv_bits}"
         test = describe_test(folder, library_versions(), circumstances)
         if test in self._passed:
             return ""
-        progress(LoadPhase.SELF_TEST, 0)
-        verdict = try_batching(
-            model.open_batch, model.samples(), lambda done: progress(LoadPhase.SELF_TEST, done)
-        )
-        if not verdict.why:
+        why = _try(model, progress)
+        if not why:
             self._passed.add(test)
-        return verdict.why
+        elif model.sees:
+            log.warning("prompts with pictures are read in one step from now on: %s", why)
+            model.reads_pictures_whole = True
+            why = _try(model, progress)
+        return why
 
     def unload(self, key: str) -> None:
         """Give a model's memory back."""
@@ -160,6 +174,13 @@ class LoadedModels:
         self._decoders.shutdown(cancel_futures=True)
         for key in list(self._models):
             self.unload(key)
+
+
+def _try(model: LoadedModel, progress: LoadProgress) -> str:
+    progress(LoadPhase.SELF_TEST, 0)
+    return try_batching(
+        model.open_batch, model.samples(), lambda done: progress(LoadPhase.SELF_TEST, done)
+    ).why
 
 
 def _machine_mb() -> float:

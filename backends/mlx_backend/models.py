@@ -13,7 +13,7 @@ from mlx_vlm.utils import load
 from PIL import Image
 
 from backends.mlx_backend.batch import Batch
-from backends.mlx_backend.deltas import CALL, END_CALL, END_THINK, THINK
+from backends.mlx_backend.deltas import MARKERS
 from backends.mlx_backend.detokenize import text_of_tokens
 from backends.mlx_backend.embeddings import embed
 from backends.mlx_backend.errors import ChatError
@@ -36,7 +36,6 @@ _DEFAULT_CONTEXT = 8192
 _PIECE_BYTES = 32 * _MIB
 # Of pictures to try a model with, in pixels; different ones, so that rows are shifted differently.
 _SAMPLE_SIZES = ((128, 96), (96, 192))
-_MARKERS = frozenset({CALL, END_CALL, THINK, END_THINK})
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
@@ -159,6 +158,8 @@ class LoadedModel:
         # Whether prompts without pictures, and with them, can be gone on with after a known prefix;
         # the first one of each kind tells.
         self.resumes: dict[bool, bool] = {}
+        # Whether the self-test found that prompts with pictures must be read in one step.
+        self.reads_pictures_whole = False
         self.prefixes = PrefixCache(int(prefixes_mb * _MIB))
 
     def __repr__(self) -> str:
@@ -261,7 +262,7 @@ def _silent_tokens(tokenizer: Any) -> frozenset[int]:
     reads the answer looks for them.
     """
     special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return frozenset(token for token, text in special if text not in _MARKERS)
+    return frozenset(token for token, text in special if text not in MARKERS)
 
 
 def _vocabulary_size(config: dict[str, Any]) -> int:

@@ -27,7 +27,7 @@ class Parent:
         self._fd = descriptor
         self._lock = threading.Lock()
         self._kept: deque[tuple[bool, bytes]] = deque(maxlen=_KEPT)
-        self._writer: threading.Thread | None = None
+        self._writing = False
         if descriptor is not None:
             os.set_inheritable(descriptor, False)  # noqa: FBT003  its only spelling
             os.set_blocking(descriptor, False)
@@ -47,18 +47,19 @@ class Parent:
                 self._kept.pop()
             self._kept.append((passing, data))
             # While a thread writes, whoever comes queues behind it.
-            if self._writer is None and not self._flush():
-                self._writer = threading.Thread(
-                    target=self._write_on, args=(self._fd,), name="parent", daemon=True
-                )
-                self._writer.start()
+            if self._writing or self._flush():
+                return
+            threading.Thread(
+                target=self._write_on, args=(self._fd,), name="parent", daemon=True
+            ).start()
+            self._writing = True
 
     def _write_on(self, fd: int) -> None:
         while True:
             select.select([], [fd], [])
             with self._lock:
                 if self._flush():
-                    self._writer = None
+                    self._writing = False
                     return
 
     def _flush(self) -> bool:

@@ -33,10 +33,10 @@ def library_versions() -> dict[str, str]:
 def describe_test(folder: Path, versions: Mapping[str, str], circumstances: str) -> str:
     """Return what stands for testing the model in this folder, now and under these circumstances.
 
-    Files of the model are told apart by size and time, not read. OSError where one cannot be
-    looked at.
+    Files of the model are told apart by size and time, not read; links that lead nowhere are none.
+    OSError where one cannot be looked at.
     """
-    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    stats = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if path.exists()]
     files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     told = [str(folder), files, dict(versions), circumstances, _digest(b"".join(code))]

@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_vlm.generate.ar import _chunked_prefill_enabled
 
-from backends.mlx_backend.prefix_cache import cut_span
+from backends.mlx_backend.embeddings import cut_span
 from backends.mlx_backend.prompt import Prompt
 
 _SMALLEST = 16

@@ -6,7 +6,7 @@ there. Everything but the pure functions on ids belongs to the MLX thread.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -21,24 +21,7 @@ Ids = npt.NDArray[np.int64]
 # Less is not worth an entry: a chat template's opening words are shared by everybody.
 MIN_PREFIX_TOKENS = 16
 
-# What a prompt's arguments hold a column a token of: along the last axis, or along the second.
-_ALONG_LAST = frozenset({"position_ids", "visual_pos_masks", "token_type_ids", "mm_token_type_ids"})
-_ALONG_SECOND = frozenset({"inputs_embeds", "per_layer_inputs", "pos_hw", "attention_mask"})
-# What looks at the prompt as a whole: it cannot be fed in parts.
-_WHOLE = frozenset(
-    {
-        "attention_mask_4d",
-        "cross_attention_states",
-        "cross_attention_mask",
-        "full_text_row_masked_out_mask",
-        "decoder_inputs_embeds",
-    }
-)
-# What language models have that know more of positions than how many tokens came before.
-_POSITIONING = ("get_rope_index", "_position_ids", "_rope_deltas")
 _ID_BYTES = 8
-_DEEPSTACK = "deepstack_visual_embeds"
-_VISUAL = "visual_pos_masks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,41 +199,3 @@ def before_picture(key_ids: Ids, tokens: int) -> int:
 def pictures_within(key_ids: Ids, tokens: int, counts: Sequence[int]) -> int:
     """Return how many pictures the first `tokens` ids hold whole."""
     return bisect_right(list(accumulate(counts)), int((key_ids[:tokens] < 0).sum()))
-
-
-def resumable(language_model: Any, embeddings: Mapping[str, Any]) -> bool:
-    """Whether a prompt can be fed from a token in its middle on.
-
-    Not where something looks at the prompt as a whole, nor where the model works out the positions
-    of pictures from the tokens that it is fed, or keeps them to itself.
-    """
-    if any(embeddings.get(name) is not None for name in _WHOLE):
-        return False
-    return embeddings.get("position_ids") is not None or not any(
-        hasattr(language_model, name) for name in _POSITIONING
-    )
-
-
-def cut_span(embeddings: Mapping[str, Any], start: int, stop: int, length: int) -> dict[str, Any]:
-    """Return the arguments of a prompt of `length` tokens for its tokens `start` to `stop`.
-
-    What has a column a token is cut; of the features for deeper layers, which have a row a visual
-    token, those of the span stay. Everything else is as it was.
-    """
-    span = slice(start, stop)
-    cut = {name: _cut(name, value, span, length) for name, value in embeddings.items()}
-    if (deepstack := embeddings.get(_DEEPSTACK)) is not None:
-        mask = np.array(embeddings[_VISUAL])
-        rows = slice(int(mask[:, :start].sum()), int(mask[:, :stop].sum()))
-        cut[_DEEPSTACK] = [layer[rows] for layer in deepstack]
-    return cut
-
-
-def _cut(name: str, value: Any, span: slice, length: int) -> Any:
-    if not isinstance(value, mx.array):
-        return value
-    if name in _ALONG_LAST and value.shape[-1] == length:
-        return value[..., span]
-    if name in _ALONG_SECOND and value.ndim > 1 and value.shape[1] == length:
-        return value[:, span]
-    return value

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_vlm.utils import prepare_inputs
 from PIL import Image
 
-from backends.mlx_backend.embeddings import embed
+from backends.mlx_backend.embeddings import embed, resumable
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.images import picture_hash
 from backends.mlx_backend.prefix_cache import (
@@ -18,7 +18,6 @@ from backends.mlx_backend.prefix_cache import (
     picture_key_ids,
     pictures_within,
     placeholder_runs,
-    resumable,
 )
 from backends.mlx_backend.vision import PromptPictures
 
@@ -140,7 +139,8 @@ class Reading:
             embeddings = embed(model, ids, self._inputs.get("pixel_values"), rest)
         for place, token in written.items():
             embeddings["inputs_embeds"][:, place] = plain[token]["inputs_embeds"][:, 0]
-        resumes = resumable(model.language_model, embeddings)
+        whole = self._shows_pictures and self._model.reads_pictures_whole
+        resumes = not whole and resumable(model.language_model, embeddings)
         self._model.resumes[self._shows_pictures] = resumes
         if not resumes:
             self.key_ids = None

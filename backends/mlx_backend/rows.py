@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from backends.mlx_backend.batch import Batch
@@ -77,11 +78,14 @@ class _Trial:
 
 @dataclass(slots=True, eq=False)
 class _Served:
-    """A row and what belongs to it; `reading` until its prompt is in the batch."""
+    """A row and what belongs to it: its `images` until they are read, and `reading` from then on.
+
+    Neither is kept once its prompt is in the batch.
+    """
 
     row: Row
     plan: SamplingPlan
-    images: Future[list[Image.Image]]
+    images: Future[list[Image.Image]] | None
     reading: Reading | None = None
     sampler: RowSampler | None = None
     # What the tokens of its prompt are in the prefix cache; None where it cannot be there.
@@ -151,21 +155,24 @@ class ModelRows:
         row = Row(generation, sink, decode=model.decode, ends=model.ends)
         served = _Served(row, model.plan(wanted, seed), self._decode_images(generation))
         self._served[ticket] = served
-        if not generation.images:
+        if served.images is None:
             self._read(served)
 
-    def _decode_images(self, generation: Generation) -> Future[list[Image.Image]]:
-        if generation.images:
-            limits = self.model.image_limits
-            return self._decoders.submit(decode_images, generation.images, limits)
-        # Not behind the pictures of others: the MLX thread reads text at once.
-        nothing: Future[list[Image.Image]] = Future()
-        nothing.set_result([])
-        return nothing
+    def _decode_images(self, generation: Generation) -> Future[list[Image.Image]] | None:
+        if not generation.images:
+            return None
+        limits = self.model.image_limits
+        return self._decoders.submit(decode_images, generation.images, limits)
 
-    def _read(self, served: _Served) -> Reading:
+    def _read(self, served: _Served) -> Reading | None:
+        """Make tokens of a conversation once its pictures are decoded; None until then."""
         generation = served.row.generation
-        images = served.images.result()
+        images: list[Image.Image] = []
+        if served.images is not None:
+            if not wait([served.images], _LOOK_S).done:
+                return None
+            # Not kept: a picture takes megabytes, and an answer minutes.
+            images, served.images = served.images.result(), None
         reading = Reading(self.model, generation, images, served.row.tokens)
         served.reading = reading
         served.prompt_tokens = reading.prompt_tokens
@@ -186,11 +193,9 @@ class ModelRows:
 
     def _begin(self, ticket: int, served: _Served) -> bool:
         """Bring a prompt into the batch; False where this step was needed for its pictures."""
-        reading = served.reading
+        reading = served.reading or self._read(served)
         if reading is None:
-            if not wait([served.images], _LOOK_S).done:
-                return False
-            reading = self._read(served)
+            return False
         reading.recall()
         if reading.encode_picture():
             self._totals.images += 1
@@ -214,7 +219,8 @@ class ModelRows:
     def _remember(self, served: _Served, cache: list[Any]) -> None:
         """Keep what was made of a prompt, and of its answer so far, for one that begins alike."""
         if served.keys is not None:
-            self.model.prefixes.put([*served.keys, *served.row.tokens], cache)
+            answer = np.array(served.row.tokens, np.int64)
+            self.model.prefixes.put(np.concatenate([served.keys, answer]), cache)
 
     def _sampler(self, served: _Served, reading: Reading) -> RowSampler | None:
         plan, constraint = served.plan, served.row.generation.constraint
@@ -309,7 +315,8 @@ class ModelRows:
         served = self._served.pop(ticket, None)
         if served is None:
             return
-        served.images.cancel()
+        if served.images is not None:
+            served.images.cancel()
         cache = batch.remove(ticket)
         if cache is not None:
             self._remember(served, cache)
@@ -318,10 +325,14 @@ class ModelRows:
         """Throw the batch away after a step that failed.
 
         A row that decoded in it alone ends. Who decoded in such a step in company, twice, has a
-        batch of its own from now on, until `is_acquitted`.
+        batch of its own from now on, until `is_acquitted`. A row that `rejoin` failed for is in no
+        batch any more, and ends too.
         """
         failed = self._batch_of(alone)
         lost = Lost([], [], set())
+        if alone is not None and alone not in failed:
+            lost.ended.append(Ended(alone, refusal(error)))
+            return lost
         decoding = failed.decoding
         in_batch = [ticket for ticket in self._served if ticket in failed]
         if failed is self._batch:

@@ -30,8 +30,8 @@ class Limits:
     At most `active` rows run, `max_low` of them LOW, and LOW leaves the last `reserve_high` slots
     free. `queue` requests may wait. `memory_mb` bounds the models' sizes together, `caches_mb`
     what all caches may grow to; None: nothing bounds them. A model is unloaded after
-    `idle_unload_s` without use, and the batches' memory is given back `queue_idle_stop_s` after
-    anything ran. ValueError for limits under which LOW could never run.
+    `idle_unload_s` without use; `queue_idle_stop_s` after anything ran the system may page out what
+    is loaded. ValueError for limits under which LOW could never run.
     """
 
     active: int = 4

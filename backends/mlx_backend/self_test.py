@@ -3,6 +3,7 @@
 mlx-vlm's caches and models change; a model whose rows disturb each other must not be batched.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from jinja2 import TemplateError
 from backends.mlx_backend.batch import Batch
 from backends.mlx_backend.errors import ChatError
 from backends.mlx_backend.prompt import Prompt
+
+log = logging.getLogger(__name__)
 
 # How many tokens of each row are compared.
 _POSITIONS = 6
@@ -72,7 +75,9 @@ def try_batching(
     """
     try:
         gap, equal = _compare(open_batch, samples, progress)
-    except Exception as error:  # noqa: BLE001  models fail in any way there is
+    except Exception as error:
+        # Models fail in any way there is. Logged with its stack and converted.
+        log.exception("the self-test failed")
         return Verdict(float("inf"), 0.0, f"the model cannot be batched ({type(error).__name__})")
     on_cpu = mx.default_device().type == mx.DeviceType.cpu
     tolerance = _TOLERANCE_ON_CPU if on_cpu else _TOLERANCE

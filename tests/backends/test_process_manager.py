@@ -356,6 +356,34 @@ async def test_a_defect_of_the_owner_leaves_no_child(
             assert lease.generation == 2
 
 
+async def test_a_failure_that_was_not_told_is_forgotten_with_its_run(yard: Yard) -> None:
+    """A defect while a run that failed is stopped says nothing of the next run."""
+    defects = [RuntimeError("the bus is gone")]
+
+    def emit(event: ProcessEvent) -> None:
+        if isinstance(event, BackendEvent) and event.state is S.STOPPING and defects:
+            raise defects.pop()
+        yard.emit(event)
+
+    late = yard.spec("--never-ready", timeouts=dataclasses.replace(QUICK, start_s=0.2))
+    async with ProcessManager([late], run_dir=yard.run_dir, emit=emit) as manager:
+        manager.set_desired({"fake": Want.EAGER})
+        await until(lambda: manager.status("fake").state is S.FATAL)
+        manager.renew([yard.spec()])
+        async with asyncio.timeout(10), manager.lease("fake"):
+            pass
+        manager.set_desired({})
+        await manager.wait_for("fake", "gone")
+        assert S.BACKOFF not in yard.states()
+
+
+async def test_a_name_that_nobody_has_cannot_be_woken(yard: Yard) -> None:
+    """Whoever asks hears of it, and leaving the manager does not."""
+    async with yard.manager(yard.spec()) as manager:
+        with pytest.raises(KeyError):
+            manager.wake("other")
+
+
 async def test_a_bus_that_is_gone_for_good_delays_no_shutdown(yard: Yard) -> None:
     """Even when every event fails to be told, the manager can be left and no child stays."""
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import hanging_backend
 from tests.harness.served import served, tiny
 
 pytestmark = pytest.mark.mlx
@@ -20,7 +19,7 @@ async def test_a_backend_that_hangs_is_started_again(
 ) -> None:
     """Its stream ends in an error, and the next process answers."""
     program = tmp_path / "python"
-    script = f"{sys.executable} -m {hanging_backend.__name__} {tmp_path / 'marker'}"
+    script = f"{sys.executable} -m tests.harness.hanging_backend {tmp_path / 'marker'}"
     # Without `-m backends.mlx_backend`.
     program.write_text(f'#!/bin/sh\nshift 2\nexec {script} "$@" --token-deadline-s 1\n')
     program.chmod(0o700)

@@ -25,7 +25,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, LoopFactory]:
     return {"asyncio": asyncio.new_event_loop}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def folders(tiny_vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return models by name: one that works, its twin, and one broken in each known way."""
     root = tmp_path_factory.mktemp("folders")
@@ -67,9 +67,12 @@ def _arguments(folders: dict[str, Path], root: Path) -> list[str]:
     return [*arguments, "--queue", "60", "--prefill-chunk-ms", "5", *named]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def child(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """Run a backend with all of them."""
+    """Run a backend with all of them, which tests share: importing MLX takes seconds.
+
+    What is loaded when a test begins, and known of earlier prompts, is left open.
+    """
     root = tmp_path_factory.mktemp("backend")
     with backend(*_arguments(folders, root), log=root / "log") as running:
         yield running

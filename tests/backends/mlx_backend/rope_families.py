@@ -8,21 +8,23 @@ import mlx.core as mx
 from mlx.utils import tree_map
 
 from backends.mlx_backend.batch import Batch
-from backends.mlx_backend.embeddings import embed
+from backends.mlx_backend.embeddings import embed, resumable
 from backends.mlx_backend.prefill import PrefillPace
-from backends.mlx_backend.prefix_cache import resumable
 from backends.mlx_backend.prompt import Prompt
 
 _VOCABULARY = 64
 _IMAGE, _VIDEO, _START, _END = 60, 61, 62, 63
 _TOKENS = {
     "image_token_id": _IMAGE,
+    "im_patch_id": _IMAGE,
     "video_token_id": _VIDEO,
     "vision_start_token_id": _START,
     "image_start_token_id": _START,
     "vision_end_token_id": _END,
     "image_end_token_id": _END,
 }
+# What some have besides the configurations of their parts.
+_SIZES = {"pixel_hidden_size": 64, "hidden_size": 64}
 _TEXT = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 64,
@@ -39,6 +41,7 @@ _VISION = {
     "depth": 1,
     "num_hidden_layers": 1,
     "hidden_size": 64,
+    "embed_dim": 64,
     "intermediate_size": 64,
     "num_heads": 2,
     "num_attention_heads": 2,
@@ -58,6 +61,7 @@ _FAMILIES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"rope_parameters": {**_ROPE, "partial_rotary_factor": 1.0, "rope_theta": 10000.0}},
         (3 * 2 * 14 * 14,),
     ),
+    "ernie4_5_moe_vl": ({"mrope_section": [6, 6, 4]}, (3 * 14 * 14,)),
     # The width is written into its code.
     "paddleocr_vl": ({"rope_scaling": _ROPE, "hidden_size": 1024}, (3, 14, 14)),
 }
@@ -68,6 +72,7 @@ class Family:
     """A tiny model of a family, and prompts for it."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         text, self._patch = _FAMILIES[name]
         package = import_module(f"mlx_vlm.models.{name}")
         mx.random.seed(5)
@@ -76,7 +81,7 @@ class Family:
             text_config=package.TextConfig.from_dict({**_TEXT, **text, "model_type": name}),
             vision_config=package.VisionConfig.from_dict({**_VISION, "model_type": name}),
             model_type=name,
-            **{key: token for key, token in _TOKENS.items() if key in known},
+            **{key: value for key, value in {**_TOKENS, **_SIZES}.items() if key in known},
         )
         self.model = package.Model(config)
         # Larger than a training begins with, or where a token stands would hardly matter.

@@ -1,3 +1,4 @@
+import gc
 import json
 import shutil
 import threading
@@ -11,6 +12,7 @@ import pytest
 mx = pytest.importorskip("mlx.core", reason="MLX has no wheels for this machine")
 
 from mlx_vlm.utils import load as mlx_vlm_load  # noqa: E402  imports MLX
+from PIL import Image  # noqa: E402  follows it
 
 from backends.mlx_backend.actions import Wait  # noqa: E402  likewise
 from backends.mlx_backend.batch import Batch  # noqa: E402  likewise
@@ -351,6 +353,41 @@ def test_who_fails_in_company_only_is_answered(
     assert nothing_left(engine, desk)
 
 
+def suspect(engine: Engine, desk: Desk, tickets: list[int]) -> None:
+    """Have a step of two rows fail, which is the second one for these."""
+    while desk.status().decoding < 2:
+        engine.step()
+    rows = rows_of(engine)
+    for ticket in tickets:
+        rows._served[ticket].row.failures = 1
+    lost = rows.rebuild(ValueError())
+    assert lost.suspected == set(tickets)
+    for ticket in lost.again:
+        desk.on_lost(ticket, suspected=ticket in lost.suspected)
+
+
+def test_a_suspect_that_cannot_come_back_ends(
+    engine: Engine, desk: Desk, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out as it joins the others is told to its client, and ends nobody else."""
+    alone: list[Event] = []
+    desk.submit(ask("Please count.", max_tokens=12), alone.append)
+    drain(engine)
+    both: list[list[Event]] = [[], []]
+    tickets = [desk.submit(ask("Please count.", max_tokens=12), each.append) for each in both]
+    suspect(engine, desk, tickets[:1])
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("[malloc] Unable to allocate 9 bytes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batch, "take_over", fail)
+        drain(engine)
+    assert isinstance(both[0][-1], Failed)
+    assert text_of(both[1]) == text_of(alone)
+    assert nothing_left(engine, desk)
+
+
 def test_a_suspect_is_paused_and_dropped_like_any_other(
     engine: Engine, desk: Desk, ask: Any
 ) -> None:
@@ -360,15 +397,8 @@ def test_a_suspect_is_paused_and_dropped_like_any_other(
     drain(engine)
     both: list[list[Event]] = [[], []]
     tickets = [desk.submit(ask("Please count.", max_tokens=12), each.append) for each in both]
-    while desk.status().decoding < 2:
-        engine.step()
+    suspect(engine, desk, tickets)
     rows = rows_of(engine)
-    for ticket in tickets:
-        rows._served[ticket].row.failures = 1
-    lost = rows.rebuild(ValueError())
-    assert lost.suspected == set(tickets)
-    for ticket in tickets:
-        desk.on_lost(ticket, suspected=True)
     while desk.status().decoding < 2:
         engine.step()
     ticket = tickets[1]
@@ -493,6 +523,28 @@ def test_stopping_ends_everyone_at_once(engine: Engine, desk: Desk, ask: Any) ->
         desk.unload(lambda: None)
 
 
+def test_what_fails_at_the_end_skips_nothing(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trace is whole, and the thread leaves nothing that MLX would abort the process for."""
+    models, trace = LoadedModels(chunk_s=1e-9), Trace(tmp_path / "trace")
+    engine = Engine(desk, models, trace)
+    cleared: list[str] = []
+    close = models.close
+
+    def fail() -> None:
+        close()
+        raise RuntimeError("the device is lost")
+
+    monkeypatch.setattr(models, "close", fail)
+    monkeypatch.setattr("backends.mlx_backend.engine.mx.clear_streams", lambda: cleared.append(""))
+    desk.stop()
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        engine.run(lambda: None)
+    assert cleared
+    assert trace._file.closed
+
+
 def test_a_high_row_takes_the_place_of_a_low_one(engine: Engine, desk: Desk, ask: Any) -> None:
     """Its prefill starts after the step under way; the paused answer is what it would have been."""
     alone: list[Event] = []
@@ -557,6 +609,32 @@ def test_a_picture_that_was_known_is_seen_again(
         event.cached_tokens > 0 for each in answers for event in each if isinstance(event, Begun)
     ]
     assert known == [False, resumes, resumes]
+
+
+def test_pictures_are_kept_no_longer_than_they_are_needed(
+    engine: Engine, desk: Desk, ask: Any
+) -> None:
+    """Once they are tokens their pixels are gone, however long the answer becomes."""
+
+    def decoded() -> int:
+        gc.collect()
+        return sum(isinstance(one, Image.Image) for one in gc.get_objects())
+
+    desk.submit(ask(max_tokens=1), lambda _: None)
+    drain(engine)
+    before = decoded()
+    parts = [{"type": "image"}, {"type": "text", "text": "What colour is this?"}]
+    wanted = replace(
+        ask(max_tokens=1000),
+        messages=[{"role": "user", "content": parts}],
+        images=[Picture(encoded(RED, (120, 120)))],
+    )
+    ticket = desk.submit(wanted, lambda _: None)
+    while not desk.status().decoding:
+        engine.step()
+    assert decoded() == before
+    desk.cancel(ticket)
+    drain(engine)
 
 
 def test_what_an_answer_is_expected_to_take_is_no_limit(
@@ -712,6 +790,7 @@ def test_a_model_that_cannot_be_batched_is_served_one_by_one(
     drain(engine)
     assert [text_of(events) for events in answers] == ["I see no picture."] * 3
     assert "cannot be batched" in desk.status().why
+    assert "not this cache" in caplog.text
     assert "one generation at a time" in caplog.text
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("llguidance", reason="it comes with MLX, which has no wheels for this machine")
+pytest.importorskip("llguidance", reason="MLX has no wheels for this machine")
 
 from llguidance import LLMatcher, LLTokenizer
 

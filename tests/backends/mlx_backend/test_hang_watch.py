@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from backends.mlx_backend.desk import Desk
-from backends.mlx_backend.generation import LoadStatus
+from backends.mlx_backend.generation import EngineStatus, LoadStatus
 from backends.mlx_backend.hang_watch import HangWatch
 from backends.mlx_backend.scheduler import Limits, Scheduler
 from backends.wire import LoadPhase
@@ -28,9 +28,9 @@ def load(seconds: float, stalled_s: float) -> LoadStatus:
         (replace(IDLE, loading=load(4000, 120)), "model_load_failed"),
     ],
 )
-def test_what_hangs(now: object, code: str | None) -> None:
+def test_what_hangs(now: EngineStatus, code: str | None) -> None:
     """A step by its length, a load by its silence."""
-    hang = WATCH.judge(now)  # type: ignore[arg-type]  # a table's
+    hang = WATCH.judge(now)
     assert (None if hang is None else hang.error.code) == code
 
 
@@ -51,6 +51,6 @@ def test_what_is_said_of_a_load_that_hangs() -> None:
         (replace(IDLE, loading=load(200, 115)), 5),
     ],
 )
-def test_when_to_look_again(now: object, left_s: float) -> None:
+def test_when_to_look_again(now: EngineStatus, left_s: float) -> None:
     """Not before anything can hang, neither what goes on now nor a step that begins now."""
-    assert WATCH.left_s(now) == left_s  # type: ignore[arg-type]  # a table's
+    assert WATCH.left_s(now) == left_s

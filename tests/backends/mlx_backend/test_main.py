@@ -10,6 +10,8 @@ import httpx2
 import psutil
 import pytest
 
+pytest.importorskip("llguidance", reason="MLX has no wheels for this machine")
+
 from backends.mlx_backend.__main__ import _listen, parse_arguments
 from tests.backends.mlx_backend.child import TOKEN, Child, backend
 

@@ -122,6 +122,24 @@ def test_what_is_kept_for_a_parent_is_bounded(pipe: tuple[int, int]) -> None:
     assert [line["model_loaded"]["load_s"] for line in lines[:-1]] == list(range(901, 1000))
 
 
+def test_a_thread_that_cannot_be_started_is_started_later(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be written then is, with what comes next."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    skip = fill(pipe[1])
+    parent = Parent(pipe[1])
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            parent.tell(progress="first")
+    parent.tell(ready=True)
+    assert read_lines(pipe[0], skip, "ready") == [{"progress": "first"}, {"ready": True}]
+
+
 def test_a_parent_that_has_gone_is_no_failure(pipe: tuple[int, int]) -> None:
     """Neither before nor while something waits to be written."""
     fill(pipe[1])

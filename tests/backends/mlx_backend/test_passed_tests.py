@@ -42,6 +42,17 @@ def test_what_makes_it_another_test(folder: Path) -> None:
     assert len(seen) == 6
 
 
+def test_a_link_that_leads_nowhere_is_no_file(folder: Path) -> None:
+    """A cache of downloads may lack what no model needs; it counts once it is there."""
+    test = describe_test(folder, VERSIONS, "cpu")
+    (folder / "README.md").symlink_to(folder / "blob")
+    assert describe_test(folder, VERSIONS, "cpu") == test
+    (folder.parent / "blob").write_text("more")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(folder.parent / "blob")
+    assert describe_test(folder, VERSIONS, "cpu") != test
+
+
 def test_the_libraries_are_known() -> None:
     """The two that every test depends on are among them."""
     assert {"mlx", "mlx-vlm"} <= library_versions().keys()

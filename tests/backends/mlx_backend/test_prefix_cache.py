@@ -19,16 +19,15 @@ from mlx_vlm.models.cache import (  # noqa: E402  imports MLX
     make_prompt_cache,
 )
 
-from backends.mlx_backend.images import picture_hash  # noqa: E402  follows them
+from backends.mlx_backend.embeddings import cut_span, resumable  # noqa: E402  follows them
+from backends.mlx_backend.images import picture_hash  # noqa: E402  likewise
 from backends.mlx_backend.prefix_cache import (  # noqa: E402  likewise
     MIN_PREFIX_TOKENS,
     PrefixCache,
     before_picture,
-    cut_span,
     picture_key_ids,
     pictures_within,
     placeholder_runs,
-    resumable,
     supports,
 )
 from backends.mlx_backend.vision import VisionEncoder  # noqa: E402  likewise
@@ -311,71 +310,6 @@ def test_a_found_prefix_never_ends_within_a_picture() -> None:
     assert cache.find(keys[:28])[0] == 20
     other = np.where(keys == -5, -6, keys)
     assert cache.find(other)[0] == 20
-
-
-def test_what_looks_at_the_whole_prompt_is_not_resumable() -> None:
-    """Masks over the whole prompt, and positions that a model works out itself, need all of it."""
-
-    class Plain:
-        pass
-
-    class Positioned:
-        def get_rope_index(self) -> None: ...
-
-    assert resumable(Plain(), {"inputs_embeds": mx.zeros((1, 3, 4))})
-    assert resumable(Plain(), {"attention_mask_4d": None})
-    assert not resumable(Plain(), {"attention_mask_4d": mx.zeros((1, 1, 3, 3))})
-    assert not resumable(Positioned(), {"inputs_embeds": mx.zeros((1, 3, 4))})
-    assert resumable(Positioned(), {"position_ids": mx.zeros((3, 1, 3))})
-
-
-def test_what_has_no_column_a_token_stays() -> None:
-    """Only what is aligned with the prompt is cut, by name and by length."""
-    grid = mx.array([[1, 4, 20]])
-    cut = cut_span(
-        {
-            "inputs_embeds": mx.zeros((1, 20, 3)),
-            "position_ids": mx.arange(20)[None],
-            "token_type_ids": mx.zeros((1, 20)),
-            "per_layer_inputs": mx.zeros((1, 20, 2, 5)),
-            "attention_mask": mx.zeros((1, 7)),
-            "rope_deltas": mx.array([[4]]),
-            "image_grid_thw": grid,
-            "pos_hw": None,
-            "mm_token_type_ids": mx.zeros((1, 7)),
-        },
-        5,
-        9,
-        20,
-    )
-    shapes = {name: value.shape for name, value in cut.items() if value is not None}
-    assert shapes == {
-        "inputs_embeds": (1, 4, 3),
-        "position_ids": (1, 4),
-        "token_type_ids": (1, 4),
-        "per_layer_inputs": (1, 4, 2, 5),
-        "attention_mask": (1, 7),
-        "mm_token_type_ids": (1, 7),
-        "rope_deltas": (1, 1),
-        "image_grid_thw": (1, 3),
-    }
-    assert cut["position_ids"].tolist() == [[5, 6, 7, 8]]
-    assert cut["image_grid_thw"] is grid
-
-
-def test_deeper_features_go_with_their_tokens() -> None:
-    """Of features that have a row a visual token, each span takes the rows of its own."""
-    mask = mx.array([[token in {2, 3, 4, 7, 8} for token in range(10)]])
-    layers = [mx.arange(5)[:, None] + 10 * layer for layer in range(2)]
-    prompt = {"visual_pos_masks": mask, "deepstack_visual_embeds": layers}
-    expected = {(0, 2): [], (0, 4): [0, 1], (3, 8): [1, 2, 3], (5, 7): [], (8, 10): [4]}
-    for (start, stop), rows in expected.items():
-        cut = cut_span(prompt, start, stop, 10)
-        assert cut["visual_pos_masks"].tolist() == [mask[0, start:stop].tolist()]
-        for index, layer in enumerate(cut["deepstack_visual_embeds"]):
-            assert layer[:, 0].tolist() == [row + 10 * index for row in rows]
-    rest = cut_span(prompt, 3, 10, 10)
-    assert cut_span(rest, 1, 5, 7)["deepstack_visual_embeds"][0][:, 0].tolist() == [2, 3]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+pytest.importorskip("jinja2", reason="MLX has no wheels for this machine")
+
 from jinja2 import Environment
 
 from backends.mlx_backend.deltas import AnswerParser, CallArguments, CallBegun
