@@ -65,6 +65,7 @@ async def _client(
             folder,
             providers={"fm": openai_provider(fm.url, **provider)},
             capabilities={str(capability): ["fm/m"] for capability in Capability},
+            aliases={"claude-*": "auto"},
         ) as signalbox,
         sdk(signalbox.port) as client,
     ):
@@ -316,13 +317,19 @@ async def test_a_turn_of_claude_code(tmp_path: Path) -> None:
     says = _says({"content": "Done."})
     async with _client(tmp_path, says) as (_, fm, signalbox):
         answer = await signalbox.client.post(
-            claude_code.TARGET, json=claude_code.request(), headers=claude_code.HEADERS
+            claude_code.TARGET,
+            json=claude_code.request("claude-opus-5"),
+            headers=claude_code.HEADERS,
         )
         title = await signalbox.client.post(
-            claude_code.TARGET, json=claude_code.title(), headers=claude_code.HEADERS
+            claude_code.TARGET,
+            json=claude_code.title("claude-haiku-4-5"),
+            headers=claude_code.HEADERS,
         )
         tokens = await signalbox.client.post(
-            claude_code.COUNT_TARGET, json=claude_code.tokens_of(), headers=claude_code.HEADERS
+            claude_code.COUNT_TARGET,
+            json=claude_code.tokens_of(model="claude-opus-5"),
+            headers=claude_code.HEADERS,
         )
         # A look whether anybody is there; whatever the answer, it comes at once.
         probe = await signalbox.client.head("/")
