@@ -15,7 +15,7 @@ from tests.harness.running_router import RunningRouter, openai_provider, running
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTED = "http://127.0.0.1:60315/v1"
+DOCUMENTED = "http://127.0.0.1:60315"
 HIGH, LOCAL = '"x-priority": "high"', '"x-signalbox-local-only": "true"'
 AT_MOST_S = 60
 ANSWER = json.dumps({**json.loads(CHAT), "created": 1, "model": "m"}).encode()
@@ -37,7 +37,7 @@ async def run(recipe: str, signalbox: RunningRouter) -> tuple[int | None, bytes,
     """Run a recipe as it stands, but for the port; return its status and what it printed."""
     assert DOCUMENTED in recipe
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", recipe.replace(DOCUMENTED, signalbox.url)),
+        *(sys.executable, "-c", recipe.replace(DOCUMENTED, f"http://127.0.0.1:{signalbox.port}")),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
