@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from router.capabilities import Dialect
+from router.dialects.translation import Translation
 from router.endpoints import CHAT, Answers, Endpoint
 from router.envelope import error_body
 from router.errors import TOO_LONG, ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
@@ -60,7 +61,8 @@ class OpenStream(msgspec.Struct, frozen=True):
     """A stream whose first event with data is at hand: what follows can only end in a frame.
 
     `first` are the events up to it, `pending` those that came in the same piece after it; the rest
-    is still to be read from `answer`.
+    is still to be read from `answer`. With a `translation` the client gets what that makes of the
+    events: of `first` it has been made already.
     """
 
     answer: Answer
@@ -70,6 +72,12 @@ class OpenStream(msgspec.Struct, frozen=True):
     splitter: EventSplitter
     state: JsonStream
     dialect: Dialect | None
+    translation: Translation | None = None
+
+    @property
+    def number(self) -> int:
+        """What the client's next event has, where its protocol counts them."""
+        return self.state.number if self.translation is None else self.translation.number
 
 
 class OpenBytes(msgspec.Struct, frozen=True):
@@ -101,17 +109,19 @@ async def open_answer(
     size: int,
     is_local: bool = False,
     endpoint: Endpoint = CHAT,
+    dialect: Dialect | None = None,
 ) -> Reply | OpenStream | OpenBytes:
     """Return the whole answer, at most `size` bytes of it, or what flows, at its beginning.
+
+    Errors are told in `dialect`: in that of the endpoint that was asked where it is None.
 
     Raises RouteFailed (the codes of a provider's misbehaviour) or ProviderFailed: its own 5xx, and
     its refusal of a prompt that is too long for it, `context_length_exceeded`. Any other 4xx of a
     provider is the caller's and returned as it is. The words of a local provider that
     speaks another dialect are shown, those of others are not: they may repeat a key.
     """
-    status, head = answer.status, _head_of(answer.headers)
+    status, head, dialect = answer.status, _head_of(answer.headers), dialect or endpoint.dialect
     if _BAD <= status < _NO_STATUS:
-        dialect = endpoint.dialect
         return await _error_answer(answer, head, provider, is_local=is_local, dialect=dialect)
     if status != _OK:
         raise _invalid(provider, f"status {status}")
@@ -120,7 +130,7 @@ async def open_answer(
     if not _is_due(head.kind, endpoint.answers, stream=stream):
         raise _invalid(provider, f"content type {head.kind.decode('latin-1') or 'none'!r}")
     if head.kind == _EVENTS:
-        return await _open_stream(answer, head, provider, endpoint)
+        return await _open_stream(answer, head, provider, endpoint, dialect)
     if endpoint.answers is Answers.BYTES:
         return await _open_bytes(answer, head, provider)
     body = await _read_whole(answer, provider, size)
@@ -155,10 +165,10 @@ async def _open_bytes(answer: Answer, head: _Head, provider: str) -> OpenBytes:
 
 
 async def _open_stream(
-    answer: Answer, head: _Head, provider: str, endpoint: Endpoint
+    answer: Answer, head: _Head, provider: str, endpoint: Endpoint, dialect: Dialect | None
 ) -> OpenStream:
     """Read up to the first event with data, so that an error in its place is still a fallback."""
-    longest, dialect = endpoint.longest_event, endpoint.dialect
+    longest = endpoint.longest_event
     splitter, state = EventSplitter(longest), (endpoint.watch or ChatStream)()
     held: list[bytes] = []
     held_bytes = 0
@@ -195,7 +205,7 @@ def _failed_at_once(
     error = _error_of(payload)
     if error is not None and _is_too_long(error):
         return _too_long(provider, Reply(_BAD, head.as_json(), payload))
-    body = payload if error is not None else _wrapped(_BAD_GATEWAY, told, dialect)
+    body = _in_dialect(payload, dialect) if error else _wrapped(_BAD_GATEWAY, told, dialect)
     return ProviderFailed(
         "upstream_invalid_response", told, reply=Reply(_BAD_GATEWAY, head.as_json(), body)
     )
@@ -230,6 +240,7 @@ async def _error_answer(
         code = error.get("code")
         named = f" ({code[:64]!r})" if isinstance(code, str) else ""
         told = f"{provider} answered {status}{named}."
+        body = _in_dialect(body, dialect)
     reply = Reply(status, head.as_json(), body)
     if error is not None and status in _MAY_BE_TOO_LONG and _is_too_long(error):
         raise _too_long(provider, reply)
@@ -254,6 +265,14 @@ def _wrapped(status: int, told: str, dialect: Dialect | None) -> bytes:
     server_error = status >= _SERVER_ERROR
     fallback = "upstream_invalid_response" if server_error else "invalid_request"
     return error_body(Refused(_CODE_BY_STATUS.get(status, fallback), told), dialect)
+
+
+def _in_dialect(body: bytes, dialect: Dialect | None) -> bytes:
+    """Return an error as the client's protocol has it: Anthropic's SDK reads one field more."""
+    decoded = _decoded(body)
+    if dialect is not Dialect.MESSAGES or decoded.get("type") == "error":
+        return body
+    return msgspec.json.encode({"type": "error", **decoded})
 
 
 def _error_of(body: bytes) -> dict[str, Any] | None:

@@ -81,6 +81,14 @@ class Provider:
             return self.kind is not Kind.BUILTIN
         return dialect in self.dialects
 
+    def serves(self, dialect: Dialect | None) -> bool:
+        """Tell whether it can answer in a dialect: in its own words, or in those of a chat."""
+        return self.speaks(dialect) or self.needs_translation(dialect)
+
+    def needs_translation(self, dialect: Dialect | None) -> bool:
+        """Tell whether what is asked in a dialect has to be put as a chat for it."""
+        return dialect is not None and not self.speaks(dialect) and self.speaks(Dialect.CHAT)
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:

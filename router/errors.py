@@ -129,10 +129,11 @@ class RouteFailed(SignalboxError):
         code: str,
         message: str,
         *,
+        param: str | None = None,
         retry_after_s: float | None = None,
         may_have_run: bool = False,
     ) -> None:
-        super().__init__(code, message, retry_after_s=retry_after_s)
+        super().__init__(code, message, param=param, retry_after_s=retry_after_s)
         self.may_have_run = may_have_run
 
 

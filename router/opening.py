@@ -4,8 +4,10 @@ import time
 from types import TracebackType
 
 from router.answer import OpenBytes, OpenStream, open_answer
+from router.back_translation import put_back
 from router.catalog import Locality
 from router.deadline import Deadline, Sweeper
+from router.dialects.translation import Translation
 from router.endpoints import Answers
 from router.errors import TOO_LONG, Reply, RouteFailed, StreamFailed
 from router.plan import Plan
@@ -17,9 +19,21 @@ from router.window import Windows
 
 
 class Opening:
-    """Holds the exchange of one request while entered; `size` bounds a whole answer, in bytes."""
+    """Holds the exchange of one request while entered; `size` bounds a whole answer, in bytes.
 
-    __slots__ = ("_exchange", "_plan", "_prompt", "_size", "_stream", "_sweeper", "window")
+    With a `translation` the request went out as what that makes of it.
+    """
+
+    __slots__ = (
+        "_exchange",
+        "_plan",
+        "_prompt",
+        "_size",
+        "_stream",
+        "_sweeper",
+        "_translation",
+        "window",
+    )
 
     def __init__(
         self,
@@ -30,6 +44,7 @@ class Opening:
         *,
         stream: bool,
         size: int,
+        translation: Translation | None = None,
     ) -> None:
         # What the prompt may have been cut to, where that is checked: in tokens.
         self.window: int | None = None
@@ -39,6 +54,7 @@ class Opening:
         self._sweeper = sweeper
         self._stream = stream
         self._size = size
+        self._translation = translation
 
     async def __aenter__(self) -> Reply | OpenStream | OpenBytes:
         """Return the whole answer, or what flows, at its beginning.
@@ -47,7 +63,7 @@ class Opening:
         longer than `first_byte_s`, or a whole answer longer than `total_s`;
         `context_length_exceeded` when only a part of the prompt was read.
         """
-        endpoint = self._plan.endpoint
+        endpoint, asked = self._plan.endpoint, self._plan.asked
         provider, deadlines = self._plan.route.provider, self._plan.reach.deadlines
         since = time.monotonic()
         with Deadline(self._sweeper) as deadline:
@@ -55,7 +71,7 @@ class Opening:
             deadline.expect(first_byte_s, lambda: self._too_slow(first_byte_s))
             answer = await self._exchange.__aenter__()
             try:
-                if not self._stream and endpoint.answers is not Answers.BYTES:
+                if not self._stream and asked.answers is not Answers.BYTES:
                     left_s = total_s - (time.monotonic() - since)
                     deadline.expect(left_s, lambda: self._too_slow(total_s))
                 opened = await open_answer(
@@ -64,9 +80,12 @@ class Opening:
                     stream=self._stream,
                     size=self._size,
                     is_local=provider.locality is Locality.LOCAL,
-                    endpoint=endpoint,
+                    endpoint=asked,
+                    dialect=endpoint.dialect,
                 )
                 deadline.silence()
+                if self._translation is not None:
+                    opened = put_back(opened, self._translation, provider.name)
                 if self._plan.reach.windows is not None and endpoint.characters is not None:
                     await self._check_whole(opened, self._plan.reach.windows)
                 return opened  # noqa: TRY300 what is left by an error is left in one place

@@ -7,6 +7,8 @@ import msgspec
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
+from router.dialects import translator
+from router.dialects.translation import Translate
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
 from router.errors import LocalityUnknown, Refused, RouteFailed
 from router.reach import Reach
@@ -27,8 +29,9 @@ async def _nobody(_providers: Collection[str]) -> None:
 class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
-    `told` goes to the client, `sent` to the provider. `priority` is that of the alias by which the
-    client named the model. One that `yields` goes behind the others while its process starts;
+    `told` goes to the client, `sent` to the provider, who is asked at `asked`: where that is not
+    the client's own `endpoint`, `translate` puts one as the other. `priority` is that of the alias
+    by which the client named the model. One that `yields` goes behind the others while its process starts;
     one that `asks_usage` has its provider tell the tokens of a stream. `catalog` is what it was
     made by.
     """
@@ -39,6 +42,8 @@ class Plan(msgspec.Struct, frozen=True):
     told: FixedHeaders
     sent: FixedHeaders
     endpoint: Endpoint = CHAT
+    asked: Endpoint = CHAT
+    translate: Translate | None = None
     priority: Priority | None = None
     yields: bool = False
     asks_usage: bool = False
@@ -93,27 +98,33 @@ class Plans:
             routes = resolve(requirement, catalog)
             alias = catalog.alias(requirement.model)
             usual = None if alias is None else alias.priority
-            endpoint = ENDPOINTS[requirement.path]
-            plans = tuple(
-                [
-                    Plan(
-                        catalog,
-                        route,
-                        self._reaches[route.provider.name],
-                        _told(route, requirement),
-                        _sent(route, requirement, endpoint),
-                        endpoint,
-                        usual,
-                        yields=_yields(route, catalog),
-                        asks_usage=route.provider.asks_usage,
-                    )
-                    for route in routes
-                ]
-            )
+            plans = tuple([self._plan(route, requirement, catalog, usual) for route in routes])
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[requirement] = plans
         return plans
+
+    def _plan(
+        self, route: Route, requirement: Requirement, catalog: Catalog, priority: Priority | None
+    ) -> Plan:
+        endpoint = ENDPOINTS[requirement.path]
+        translate = None
+        if route.provider.needs_translation(requirement.dialect):
+            translate = translator(requirement.path)
+        asked = endpoint if translate is None else CHAT
+        return Plan(
+            catalog,
+            route,
+            self._reaches[route.provider.name],
+            _told(route, requirement),
+            _sent(route, requirement, asked),
+            endpoint,
+            asked,
+            translate,
+            priority,
+            yields=_yields(route, catalog),
+            asks_usage=route.provider.asks_usage or translate is not None,
+        )
 
     def of_now(self, plan: Plan, requirement: Requirement) -> Plan:
         """Return the plan that leads to the same model by the catalog of the moment.
@@ -163,8 +174,6 @@ def _told(route: Route, requirement: Requirement) -> FixedHeaders:
         "capability": ",".join((served, *needs)),
         "reason": route.reason,
     }
-    if route.shims:
-        told["shims"] = ",".join(route.shims)
     return tuple(
         (b"x-signalbox-" + name.encode(), value.encode("ascii", "replace"))
         for name, value in told.items()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement
 from router.catalog import Locality
 from router.deadline import Sweeper
+from router.dialects.translation import Translation
 from router.egress import Egress
 from router.endpoints import Endpoint
-from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
+from router.errors import TOO_LONG, ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
 from router.opening import Opening
@@ -42,13 +43,7 @@ from router.sse import ChatStream
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-# By whether the tokens were asked for, and whether they were compared with a window.
-_SHIMS: Final[Mapping[tuple[bool, bool], FixedHeaders]] = {
-    (False, False): (),
-    (True, False): ((b"x-signalbox-shims", b"usage"),),
-    (False, True): ((b"x-signalbox-shims", b"context"),),
-    (True, True): ((b"x-signalbox-shims", b"usage,context"),),
-}
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +81,6 @@ class Timing(msgspec.Struct):
 class Work(msgspec.Struct, frozen=True):
     """One request, understood: its body, what it needs, how urgent it is, and how far it is."""
 
-    path: str
     body: JsonBody | FormBody
     prompt: Prompt
     requirement: Requirement
@@ -144,7 +138,7 @@ class Proxy:
                 flight.priority = int(wanted)
                 prompt = Prompt(endpoint, body.fields, len(data))
                 timing = Timing(since)
-                work = Work(endpoint.target, body, prompt, requirement, wanted, flight, timing, own)
+                work = Work(body, prompt, requirement, wanted, flight, timing, own)
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -190,7 +184,7 @@ class Proxy:
         deadlines = plan.reach.deadlines
         if isinstance(opened, OpenBytes):
             return await pour(opened, send, headers, deadlines, self._sweeper)
-        opened.state.withholds_usage = _adds_usage(plan, work)
+        opened.state.withholds_usage = plan.translate is None and _adds_usage(plan, work)
         return await pump(opened, send, headers, deadlines, self._sweeper)
 
     def _awake_first(self, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
@@ -223,7 +217,8 @@ class Proxy:
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-        request = _upstream_request(plan, work)
+        translation = _translated(plan, work)
+        request = _upstream_request(plan, work, translation)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
@@ -233,7 +228,13 @@ class Proxy:
             async with Ready(reach, route.model, self._processes):
                 self._plans.check_leaving(plan, work.requirement)
                 opening = Opening(
-                    plan, request, work.prompt, self._sweeper, stream=stream, size=size
+                    plan,
+                    request,
+                    work.prompt,
+                    self._sweeper,
+                    stream=stream,
+                    size=size,
+                    translation=translation,
                 )
                 account = self._egress.account(
                     route.provider.name,
@@ -263,27 +264,58 @@ class Proxy:
 
 def _adds_usage(plan: Plan, work: Work) -> bool:
     """Tell whether the provider must be asked for the tokens of a stream."""
-    if not plan.asks_usage or not work.requirement.stream or plan.endpoint.watch is not ChatStream:
+    if not plan.asks_usage or not work.requirement.stream or plan.asked.watch is not ChatStream:
         return False
     options = work.body.fields.get("stream_options")
     return not (isinstance(options, dict) and options.get("include_usage"))
 
 
-def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
+def _translated(plan: Plan, work: Work) -> Translation | None:
+    """Return the request as a chat completion, for a provider that has no other dialect.
+
+    Raises RouteFailed for what none can say: the next provider may have the dialect itself.
+    """
+    if plan.translate is None:
+        return None
+    try:
+        return plan.translate(
+            work.body.fields, request_id=work.flight.request_id, now=int(time.time())
+        )
+    except Refused as error:
+        raise RouteFailed(error.code, error.message, param=error.param) from None
+
+
+def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     route = plan.route
     changes: dict[str, Any] = {"model": route.model.id}
     if _adds_usage(plan, work):
         options = work.body.fields.get("stream_options")
-        own = options if isinstance(options, dict) else {}
+        own = options if isinstance(options, dict) and translation is None else {}
         changes["stream_options"] = {**own, "include_usage": True}
     return UpstreamRequest(
         method="POST",
-        url=route.provider.base_url + work.path,
+        url=route.provider.base_url + plan.asked.target,
         headers=plan.sent,
-        body=work.body.encode(changes),
-        own=(*plan.own(work.flight.request_id.encode(), work.priority), *work.passed),
+        body=_ENCODER.encode({**translation.chat, **changes})
+        if translation
+        else work.body.encode(changes),
+        # Headers of one protocol mean nothing in another.
+        own=(
+            *plan.own(work.flight.request_id.encode(), work.priority),
+            *(() if translation else work.passed),
+        ),
     )
+
+
+def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:
+    """Return the header that names what was changed on the way; none where nothing was."""
+    names = plan.route.shims
+    if _adds_usage(plan, work):
+        names = (*names, "usage")
+    if window is not None:
+        names = (*names, "context")
+    return ((b"x-signalbox-shims", ",".join(names).encode()),) if names else ()
 
 
 def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
@@ -292,7 +324,7 @@ def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
-        *_SHIMS[_adds_usage(plan, work), window is not None],
+        *_shims(plan, work, window),
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

@@ -5,16 +5,18 @@ from contextlib import suppress
 
 from router.answer import OpenStream
 from router.deadline import Deadline, Deadlines, Sweeper
+from router.dialects.translation import Translation
 from router.envelope import error_frame
 from router.errors import RouteFailed, StreamFailed
 from router.pace import Pace, truncated
 from router.request import Send
-from router.sse import Ending
+from router.sse import Ending, JsonStream, payload_of
 from router.upstream import Answer
 from router.waiting import NOTHING
 
 # How long after its last event a provider may take to end its body.
 _LET_END_S = 0.05
+_MAX_TEXT = 500
 HeaderList = Iterable[tuple[bytes, bytes]]
 
 
@@ -54,13 +56,15 @@ async def _flow(stream: OpenStream, sink: "EventSink") -> None:
     rest = stream.splitter.rest
     if not sink.over and (stream.state.ending is Ending.OPEN or rest.strip()):
         raise truncated()
-    if rest and not sink.over:
+    if stream.translation is not None:
+        await _send(sink.send, [stream.translation.finish()])
+    elif rest and not sink.over:
         # The other half of a last CRLF.
         await _send(sink.send, [rest])
 
 
 def _frame(stream: OpenStream, error: StreamFailed) -> bytes:
-    return error_frame(error, stream.dialect, stream.state.number)
+    return error_frame(error, stream.dialect, stream.number)
 
 
 async def _let_end(answer: Answer, sweeper: Sweeper) -> None:
@@ -88,6 +92,7 @@ class EventSink(Pace):
         self.failure: StreamFailed | None = None
         self._state = stream.state
         self._splitter = stream.splitter
+        self._translation = stream.translation
         self.send = send
 
     def take(self, data: bytes) -> Awaitable[None]:
@@ -101,13 +106,13 @@ class EventSink(Pace):
 
     def pass_on(self, events: Sequence[bytes]) -> Awaitable[None]:
         """Send events up to the last one that counts."""
-        state, had_data, good = self._state, False, []
+        state, translation, had_data, good = self._state, self._translation, False, []
         try:
             for event in events:
                 had_data = state.observe_event(event) or had_data
                 if state.told_usage_alone and state.withholds_usage:
                     continue
-                good.append(event)
+                good.append(event if translation is None else _put(event, state, translation))
                 if state.said_done or state.said_error:
                     self.over = True
                     break
@@ -123,9 +128,31 @@ class EventSink(Pace):
         self.over = True
 
 
+def _put(event: bytes, state: JsonStream, translation: Translation) -> bytes:
+    """Return what an event means in the client's protocol; comments mean the same in each."""
+    chunk = state.chunk
+    if payload_of(event) is None:
+        return event
+    if chunk is None:
+        return b""
+    if state.said_error:
+        raise StreamFailed("upstream_invalid_frame", _words_of(chunk["error"]))
+    return translation.feed(chunk)
+
+
+def _words_of(error: object) -> str:
+    """Return what to say of an error in whose place there should have been a part of the answer."""
+    text = error.get("message") if isinstance(error, dict) else error
+    said = f": {text[:_MAX_TEXT]}" if isinstance(text, str) else "."
+    return f"The provider ended its answer with an error{said}"
+
+
 def _send(send: Send, events: Sequence[bytes]) -> Awaitable[None]:
     """Send whole events as one piece; NOTHING is left to wait for while the client keeps up."""
     if not events:
         return NOTHING
     body = events[0] if len(events) == 1 else b"".join(events)
+    if not body:
+        # What was translated may come to nothing.
+        return NOTHING
     return send({"type": "http.response.body", "body": body, "more_body": True})

@@ -157,7 +157,7 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
     provider = catalog.providers[model.provider]
     if (
         provider.kind is Kind.BUILTIN
-        and provider.speaks(requirement.dialect)
+        and provider.serves(requirement.dialect)
         and not catalog.points_at(provider.name)
     ):
         raise Refused(
@@ -172,7 +172,7 @@ def _by_model(name: str, requirement: Requirement, catalog: Catalog) -> _Choice:
 def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Catalog) -> Candidate:
     """Decide whether a model may serve: its provider can be asked, and no fact is against it."""
     provider = catalog.providers[model.provider]
-    if not provider.speaks(requirement.dialect):
+    if not provider.serves(requirement.dialect):
         return Candidate(model.name, kept=False, why=_unspoken(provider, requirement), facts={})
     facts = {need: _fact(model, need, choice, catalog) for need in requirement.needs}
     told = {
@@ -189,10 +189,10 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
 
 def _unspoken(provider: Provider, requirement: Requirement) -> str:
     if provider.kind is Kind.BUILTIN:
-        return f"has no {requirement.path}: the builtin backend serves chat completions only"
+        return f"has no {requirement.path}: the builtin backend serves conversations only"
     return (
-        f"is at {provider.name}, which is not said to have {requirement.path} (providers."
-        f"{provider.name}.dialects in router.yaml), and translating it is not built yet"
+        f"is at {provider.name}, which is not said to have {requirement.path} or chat completions "
+        f"(providers.{provider.name}.dialects in router.yaml)"
     )
 
 
@@ -251,8 +251,16 @@ def _routes(
             # Whichever it turns out to be, what comes after it must not be more than a fallback.
             behind_local = True
         if model in fit:
-            routes.append(Route(provider, model, choice.capability, choice.reason))
+            shims = _shims(provider, requirement)
+            routes.append(Route(provider, model, choice.capability, choice.reason, shims))
     return tuple(routes), away
+
+
+def _shims(provider: Provider, requirement: Requirement) -> tuple[str, ...]:
+    """Return what a request goes through on its way to a provider, whatever it says."""
+    if provider.needs_translation(requirement.dialect):
+        return (f"{requirement.dialect}_to_chat",)
+    return ()
 
 
 def _stays_here(kept_away: Mapping[str, str]) -> Refused:

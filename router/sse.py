@@ -110,6 +110,8 @@ class JsonStream:
         self.usage: Usage | None = None
         self.withholds_usage = False
         self.told_usage_alone = False
+        # The last event's data, decoded; None before the first, and for `[DONE]`.
+        self.chunk: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.ending.name}>"
@@ -154,6 +156,7 @@ class JsonStream:
         """
         self.told_usage_alone = False
         if payload == DONE:
+            self.chunk = None
             self.said_done = True
             return True
         try:
@@ -165,6 +168,7 @@ class JsonStream:
             raise StreamFailed(
                 "upstream_invalid_frame", "The provider sent an event that is not JSON."
             )
+        self.chunk = chunk
         if chunk.get("error"):
             self.said_error = True
         return self.look(chunk)

@@ -7,6 +7,8 @@ from router.capabilities import Capability, Input, Needs, some, text_of
 from router.classification.nesting import nested_objects
 
 _TOOL_BLOCKS = frozenset({"tool_use", "tool_result"})
+# A document that is written out in the request: text, and pictures that count as such.
+_TEXT_SOURCES = frozenset({"text", "content"})
 # A tool's arguments are whatever the model made of its schema, and no blocks.
 _ARGUMENTS = "input"
 
@@ -20,7 +22,7 @@ def needs_of_messages(body: Mapping[str, Any]) -> Needs:
         kind = text_of(block.get("type"))
         if kind == "image":
             needs.add_picture()
-        elif kind == "document":
+        elif kind == "document" and _kind_of(block.get("source")) not in _TEXT_SOURCES:
             needs.add(Input.FILE)
         elif kind in _TOOL_BLOCKS:
             needs.add(Capability.TOOL_USE)

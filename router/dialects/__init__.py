@@ -2,3 +2,18 @@
 
 Pure: a package for each protocol, and a state machine for each of its streams.
 """
+
+from collections.abc import Mapping
+from typing import Final
+
+from router.dialects import responses
+from router.dialects.translation import Translate
+
+_TRANSLATORS: Final[Mapping[str, Translate]] = {
+    "/v1/responses": responses.translate,
+}
+
+
+def translator(path: str) -> Translate:
+    """Return what puts a request at a path as a chat completion; KeyError where nothing does."""
+    return _TRANSLATORS[path]

@@ -30,3 +30,10 @@ class Translation(Protocol):
 
     def finish(self) -> bytes:
         """Return the events, framed, that end a stream whose chat has come to a good end."""
+
+
+class Translate(Protocol):
+    """Puts the fields of one request as a chat completion."""
+
+    def __call__(self, fields: Mapping[str, Any], *, request_id: str, now: int) -> Translation:
+        """Return the translation; `request_id` and `now`, in Unix seconds, are what ids are of."""

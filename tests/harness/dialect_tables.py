@@ -6,11 +6,12 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from router.dialects.messages import fields as messages
 from router.dialects.responses.request import LEFT_OUT, PASSED, REFUSED, TRANSLATED
 from tests.harness.routing_tables import _SECTION, Rows, _lines
 from tests.router.dialects.features import Feature
@@ -32,17 +33,35 @@ def _featured(rows: Iterable[Feature]) -> Iterator[tuple[str, ...]]:
         yield row.name, row.request, row.answer, row.stream, row.note
 
 
-def fields() -> Rows:
+def fields_of_responses() -> Rows:
     """Tell what becomes of each field of a responses request."""
+    but = {
+        name: " or ".join(f"`{_json(value)}`" for value in harmless)
+        for name, (harmless, _) in REFUSED.items()
+    }
+    return _fields(TRANSLATED, PASSED, LEFT_OUT, but)
+
+
+def fields_of_messages() -> Rows:
+    """Tell what becomes of each field of a messages request."""
+    but = {**dict.fromkeys(messages.REFUSED, ""), **messages.CHECKED}
+    return _fields(messages.TRANSLATED, messages.PASSED, messages.LEFT_OUT, but)
+
+
+def _fields(
+    translated: Iterable[str],
+    passed: Iterable[str],
+    left_out: Iterable[str],
+    refused: Mapping[str, str],
+) -> Rows:
     yield "what becomes of it", "fields"
     for what, names in (
-        ("translated", TRANSLATED),
-        ("passed on under its own name", PASSED),
-        ("left out: it changes nothing of the answer", LEFT_OUT),
+        ("translated", translated),
+        ("passed on under its own name", passed),
+        ("left out: it changes nothing of the answer", left_out),
     ):
         yield what, ", ".join(f"`{name}`" for name in sorted(names))
-    for name, (harmless, _) in sorted(REFUSED.items()):
-        but = " or ".join(f"`{_json(value)}`" for value in harmless)
+    for name, but in sorted(refused.items()):
         yield "refused", f"`{name}`" + (f", but for {but}" if but else "")
 
 
@@ -53,7 +72,11 @@ def _json(value: object) -> str:
 def tables() -> dict[str, Rows]:
     """Return every table by its name."""
     rows = {name: _featured(each) for name, each in features().items()}
-    return {**rows, "fields of responses": fields()}
+    return {
+        **rows,
+        "fields of responses": fields_of_responses(),
+        "fields of messages": fields_of_messages(),
+    }
 
 
 def written(text: str) -> str:

@@ -75,6 +75,9 @@ SAMPLES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "/v1/messages": {
         "a block `image`, in a tool's result too": _says({"type": "image"}),
         "a block `document`": _says({"type": "document"}),
+        "a block `document` whose source is `text` or `content`": _says(
+            {"type": "document", "source": {"type": "text"}}
+        ),
         "`tools`": {"tools": _TOOLS},
         "a block `tool_use` or `tool_result`": _says({"type": "tool_result"}),
         "`output_config.format` of type `json_schema`": {"output_config": {"format": _SCHEMA}},

@@ -307,7 +307,7 @@ def _asked(path: str, **fields: Any) -> Requirement:
     return ENDPOINTS[path].requirement(fields, max_images=0)
 
 
-def test_the_builtin_backend_serves_chat_only() -> None:
+def test_the_builtin_backend_serves_conversations_only() -> None:
     """Another endpoint passes its models over, and says so where there is no other."""
     embeddings = _asked("/v1/embeddings")
     completions = _asked("/v1/completions")
@@ -322,7 +322,7 @@ def test_the_builtin_backend_serves_chat_only() -> None:
     ):
         error = _refused(requirement, bound)
         assert error.code == "capability_mismatch"
-        assert "chat completions only" in error.message
+        assert "conversations only" in error.message
 
 
 def test_a_builtin_model_named_where_it_can_never_serve_is_not_told_to_be_assigned() -> None:
@@ -333,17 +333,32 @@ def test_a_builtin_model_named_where_it_can_never_serve_is_not_told_to_be_assign
 
 
 def test_a_dialect_is_no_way_around_locality() -> None:
-    """Passing over a local model that has not the dialect is falling back from it."""
+    """Passing over a local model that can answer in none is falling back from it."""
     messages = _asked("/v1/messages")
     known = catalog(BOTH)
-    cloud = replace(CLOUD, dialects=frozenset({Dialect.MESSAGES}))
-    known = replace(known, providers={**known.providers, "cloud": cloud})
+    providers = {
+        name: replace(provider, dialects=frozenset({Dialect.RESPONSES}))
+        for name, provider in known.providers.items()
+    }
+    providers["cloud"] = replace(CLOUD, dialects=frozenset({Dialect.MESSAGES}))
+    known = replace(known, providers=providers)
     assert _refused(messages, known).code == "capability_mismatch"
     bindings = {
         name: replace(binding, allow_remote_fallback=True)
         for name, binding in known.bindings.items()
     }
     assert names(messages, replace(known, bindings=bindings)) == ["cloud/gpt"]
+
+
+def test_who_has_not_a_dialect_is_asked_in_chat() -> None:
+    """The route says so; who has it is asked in it, and a chat is nothing else."""
+    known = catalog(BOTH)
+    native = replace(CLOUD, dialects=frozenset(Dialect))
+    for path, shims in (("/v1/messages", ("messages_to_chat",)), ("/v1/chat/completions", ())):
+        local, *_ = resolve(_asked(path), known)
+        assert local.shims == shims
+        both = replace(known, providers={name: native for name in known.providers})
+        assert resolve(_asked(path), both)[0].shims == ()
 
 
 @pytest.mark.parametrize(

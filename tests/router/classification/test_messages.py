@@ -25,9 +25,11 @@ def _blocks(*blocks: dict[str, Any]) -> dict[str, Any]:
         (_blocks({"type": "tool_result", "content": [PICTURE]}), ["vision", "tool_use"]),
         (
             _blocks({"type": "document", "source": {"type": "content", "content": [PICTURE]}}),
-            ["vision", "file"],
+            ["vision"],
         ),
         (_blocks({"type": "document"}), ["text", "file"]),
+        (_blocks({"type": "document", "source": {"type": "base64"}}), ["text", "file"]),
+        (_blocks({"type": "document", "source": {"type": "text", "data": "Once."}}), ["text"]),
         (_blocks({"type": "tool_use", "input": {}}), ["tool_use"]),
         (_blocks({"type": "tool_use", "input": {"type": "image"}}), ["tool_use"]),
         ({"messages": [USER], "tools": [{"name": "f"}]}, ["tool_use"]),

@@ -1,0 +1,193 @@
+"""The events of a message that is streamed, made of the chunks of a chat's stream.
+
+Blocks come one after the other in Anthropic's protocol, each begun, continued and ended. Pieces of
+a chat come in any order, those of several calls by turns. So one block is open at a time and sent
+as its pieces come; what belongs to later ones waits until the open one is known to have ended: a
+text when something else comes, a call when its arguments are a whole JSON object.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from router.dialects.messages.answer import (
+    message,
+    read_arguments,
+    thinking_block,
+    tool_use_block,
+)
+from router.dialects.messages.pieces import Kind, Piece, Reader
+
+_NO_ARGUMENTS = "{}"
+
+
+class _Block(msgspec.Struct):
+    """One block: what is still to be sent, and all the arguments of a call."""
+
+    kind: Kind
+    id: str = ""
+    name: str = ""
+    unsent: str = ""
+    arguments: str = ""
+    begun: bool = False
+    ended: bool = False
+
+    def add(self, piece: Piece) -> None:
+        """Take a piece. ValueError for one that comes after the end."""
+        if self.ended:
+            if piece.text.strip():
+                raise ValueError("more arguments of a tool call that was complete")
+            return
+        self.id = self.id or piece.id
+        self.name = self.name or piece.name
+        self.unsent += piece.text
+        if self.kind == "tool_use":
+            self.arguments += piece.text
+
+    @property
+    def is_object(self) -> bool:
+        """Whether what has come may be sent: arguments may still turn out to be `null`, or none."""
+        return self.kind != "tool_use" or self.arguments.lstrip()[:1] == "{"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing can follow, were the next piece of something else."""
+        if self.kind != "tool_use":
+            return True
+        if not self.name or not self.arguments.rstrip().endswith("}"):
+            return False
+        try:
+            read_arguments(self.arguments, was_cut=False)
+        except ValueError:
+            return False
+        return True
+
+
+class Events:
+    """Writes the stream of one message. `signature` is what its thoughts are signed with."""
+
+    def __init__(self, message_id: str, reader: Reader, signature: str) -> None:
+        self._id = message_id
+        self._reader = reader
+        self._signature = signature
+        self._out: list[bytes] = []
+        self._began = False
+        self._index = -1
+        # The first is open, the others wait.
+        self._blocks: deque[_Block] = deque()
+        self._calls: dict[int, _Block] = {}
+
+    def __repr__(self) -> str:
+        return f"<Events index={self._index} blocks={len(self._blocks)}>"
+
+    def begin(self, model: str) -> None:
+        """Begin the message, once."""
+        if self._began:
+            return
+        self._began = True
+        usage = {
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "cache_creation_input_tokens": None,
+            "cache_read_input_tokens": None,
+        }
+        self._write("message_start", message=message(self._id, model, [], usage=usage))
+
+    def take(self, piece: Piece) -> None:
+        """Take one piece of the answer; ValueError for one that cannot be."""
+        block = self._block_of(piece)
+        block.add(piece)
+        if self._blocks and block is self._blocks[0]:
+            self._send(block)
+
+    def end(self, sequences: list[str]) -> None:
+        """End what is open, and the message. ValueError for a call that is none."""
+        while self._blocks:
+            self._end_block()
+        reason, sequence = self._reader.stop(sequences)
+        self._write(
+            "message_delta",
+            delta={"stop_reason": reason, "stop_sequence": sequence, "stop_details": None},
+            usage=self._reader.usage(),
+        )
+        self._write("message_stop")
+
+    def sent(self) -> bytes:
+        """Return the events that were written since the last time."""
+        out, self._out = self._out, []
+        return b"".join(out)
+
+    def _block_of(self, piece: Piece) -> _Block:
+        if piece.kind == "tool_use":
+            if piece.call in self._calls:
+                return self._calls[piece.call]
+        elif self._blocks and self._blocks[-1].kind == piece.kind:
+            return self._blocks[-1]
+        block = _Block(piece.kind)
+        if piece.kind == "tool_use":
+            self._calls[piece.call] = block
+        if len(self._blocks) == 1 and self._blocks[0].is_whole:
+            self._end_block()
+        self._blocks.append(block)
+        return block
+
+    def _end_block(self) -> None:
+        """End the open block, and begin the next with what has come of it."""
+        block = self._blocks[0]
+        self._send(block)
+        if block.kind == "tool_use":
+            self._end_call(block)
+        elif block.kind == "thinking":
+            self._delta("signature_delta", signature=self._signature)
+        self._write("content_block_stop", index=self._index)
+        block.ended = True
+        self._blocks.popleft()
+        if self._blocks:
+            self._send(self._blocks[0])
+
+    def _end_call(self, block: _Block) -> None:
+        if not block.begun:
+            raise ValueError("a tool call without a name")
+        read_arguments(block.arguments, was_cut=self._reader.was_cut)
+        if not block.is_object:
+            # Not all clients read nothing as no arguments.
+            self._delta("input_json_delta", partial_json=_NO_ARGUMENTS)
+        block.arguments = ""
+
+    def _send(self, block: _Block) -> None:
+        """Send what has come of the open block."""
+        if not block.begun:
+            if block.kind == "tool_use" and not block.name:
+                return
+            block.begun = True
+            self._index += 1
+            self._write("content_block_start", index=self._index, content_block=_beginning(block))
+        if not block.unsent or not block.is_object:
+            return
+        text, block.unsent = block.unsent, ""
+        match block.kind:
+            case "text":
+                self._delta("text_delta", text=text)
+            case "thinking":
+                self._delta("thinking_delta", thinking=text)
+            case "tool_use":
+                self._delta("input_json_delta", partial_json=text)
+
+    def _delta(self, kind: str, **fields: Any) -> None:
+        self._write("content_block_delta", index=self._index, delta={"type": kind, **fields})
+
+    def _write(self, kind: str, **fields: Any) -> None:
+        data = msgspec.json.encode({"type": kind, **fields})
+        self._out.append(b"event: %s\ndata: %s\n\n" % (kind.encode(), data))
+
+
+def _beginning(block: _Block) -> Mapping[str, Any]:
+    match block.kind:
+        case "text":
+            return {"type": "text", "text": ""}
+        case "thinking":
+            return thinking_block("", "")
+        case "tool_use":
+            return tool_use_block(block.id, block.name, {})
