@@ -206,6 +206,12 @@ def test_thinking_is_over_when_something_is_said() -> None:
 @pytest.mark.parametrize(
     "pieces",
     [
+        # The id once, the name cut.
+        [
+            [{"index": 0, "id": "a", "function": {"name": "lo"}}],
+            [{"index": 0, "function": {"name": "ok", "arguments": '{"at":1}'}}],
+            [{"index": 1, "id": "b", "function": {"name": "look", "arguments": "{}"}}],
+        ],
         # Cut in the name, the id late, the name again.
         [
             [{"index": 0, "function": {"name": "lo"}}],
