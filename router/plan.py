@@ -1,6 +1,8 @@
 """What stays the same for all requests that need the same: worked out once, not for each."""
 
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 import msgspec
 
@@ -8,7 +10,7 @@ from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
 from router.catalog import Catalog, Kind, Locality
 from router.dialects import translator
-from router.dialects.translation import Translate
+from router.dialects.translation import Translate, Translation
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
 from router.errors import LocalityUnknown, Refused, RouteFailed
 from router.reach import Reach
@@ -31,9 +33,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     `told` goes to the client, `sent` to the provider, who is asked at `asked`: where that is not
     the client's own `endpoint`, `translate` puts one as the other. `priority` is that of the alias
-    by which the client named the model. One that `yields` goes behind the others while its process starts;
-    one that `asks_usage` has its provider tell the tokens of a stream. `catalog` is what it was
-    made by.
+    by which the client named the model. One that `yields` goes behind the others while its process
+    starts; one that `asks_usage` has its provider tell the tokens of a stream. `catalog` is what
+    it was made by.
     """
 
     catalog: Catalog
@@ -157,6 +159,17 @@ class Plans:
         provider = now.providers.get(plan.route.provider.name, plan.route.provider)
         if provider.locality is Locality.REMOTE or plan.route.locality is not Locality.LOCAL:
             self.of_now(plan, requirement)
+
+
+def as_chat(translate: Translate, fields: Mapping[str, Any], request_id: str) -> Translation:
+    """Return a request as a chat completion, for a provider that has not the client's dialect.
+
+    Raises RouteFailed for what none can say: the next provider may have the dialect itself.
+    """
+    try:
+        return translate(fields, request_id=request_id, now=int(time.time()))
+    except Refused as error:
+        raise RouteFailed(error.code, error.message, param=error.param) from None
 
 
 def _yields(route: Route, catalog: Catalog) -> bool:

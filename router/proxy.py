@@ -18,11 +18,11 @@ from router.deadline import Sweeper
 from router.dialects.translation import Translation
 from router.egress import Egress
 from router.endpoints import Endpoint
-from router.errors import TOO_LONG, ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
+from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
 from router.opening import Opening
-from router.plan import Plan, Plans
+from router.plan import Plan, Plans, as_chat
 from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
@@ -217,7 +217,9 @@ class Proxy:
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-        translation = _translated(plan, work)
+        translation = None
+        if plan.translate is not None:
+            translation = as_chat(plan.translate, work.body.fields, flight.request_id)
         request = _upstream_request(plan, work, translation)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
@@ -268,21 +270,6 @@ def _adds_usage(plan: Plan, work: Work) -> bool:
         return False
     options = work.body.fields.get("stream_options")
     return not (isinstance(options, dict) and options.get("include_usage"))
-
-
-def _translated(plan: Plan, work: Work) -> Translation | None:
-    """Return the request as a chat completion, for a provider that has no other dialect.
-
-    Raises RouteFailed for what none can say: the next provider may have the dialect itself.
-    """
-    if plan.translate is None:
-        return None
-    try:
-        return plan.translate(
-            work.body.fields, request_id=work.flight.request_id, now=int(time.time())
-        )
-    except Refused as error:
-        raise RouteFailed(error.code, error.message, param=error.param) from None
 
 
 def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -> UpstreamRequest:

@@ -16,7 +16,7 @@ from router.catalog import (
     Source,
     locality_of,
 )
-from router.errors import LocalityUnknown, Refused
+from router.errors import LocalityUnknown, Refused, RouteFailed
 
 _KEPT_LOCAL = "is remote, and local_only is set"
 _KEPT_UNKNOWN = "may be remote: its provider has not said yet, and local_only is set"
@@ -103,6 +103,23 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
         kept_away |= {model.name: why for model in fit if (why := away[model.name]) in _KEPT}
     error = _stays_here(kept_away) if kept_away else _mismatch(requirement, candidates)
     return Decision(requirement, tuple(candidates), (), error)
+
+
+def without(decision: Decision, failures: Mapping[str, RouteFailed]) -> Decision:
+    """Return a decision less the routes to these models, each of which is told why."""
+    if not failures:
+        return decision
+    candidates = [
+        replace(each, kept=False, why=failures[each.model].message)
+        if each.kept and each.model in failures
+        else each
+        for each in decision.candidates
+    ]
+    routes = tuple(route for route in decision.routes if route.model.name not in failures)
+    # As by request: of several reasons, the first route's.
+    first = next(iter(failures.values()))
+    error = decision.error if routes else Refused(first.code, first.message)
+    return replace(decision, candidates=tuple(candidates), routes=routes, error=error)
 
 
 def _choices(requirement: Requirement, catalog: Catalog) -> Iterable[_Choice]:

@@ -8,13 +8,15 @@ from pydantic import BaseModel, ConfigDict
 
 from router.capability_map import CapabilityMap
 from router.configuration import Configuration
+from router.dialects import translator
 from router.discovery import Discovery
-from router.endpoints import CHAT, ENDPOINTS
-from router.errors import LocalityUnknown, Refused
+from router.endpoints import CHAT, ENDPOINTS, Endpoint
+from router.errors import TOO_LONG, LocalityUnknown, Refused, RouteFailed
+from router.plan import as_chat
 from router.reach import Reach
 from router.request import priority_of
-from router.resolver import Decision, Route, decide
-from router.room import Prompt, without_room
+from router.resolver import Decision, Route, decide, without
+from router.room import Prompt
 
 
 class Question(BaseModel):
@@ -58,13 +60,6 @@ def explain_routes(
                 await discovery.settle(decision.error.providers)
                 catalog = the_map.catalog
                 decision = decide(requirement, catalog)
-            prompt = Prompt(endpoint, fields)
-            reasons = {
-                route.model.name: why
-                for route in decision.routes
-                if (why := await _why_no_room(reaches, route, prompt)) is not None
-            }
-            decision = without_room(decision, reasons)
             if decision.error is not None:
                 return {**_told(decision), "priority": None}
             alias = catalog.alias(requirement.model)
@@ -74,6 +69,13 @@ def explain_routes(
                 (alias and alias.priority) or configuration.settings.default_priority,
                 request.state.caller,
             )
+            prompt = Prompt(endpoint, fields)
+            failures = {
+                route.model.name: failure
+                for route in decision.routes
+                if (failure := await _failure(reaches, route, prompt, endpoint, fields)) is not None
+            }
+            decision = without(decision, failures)
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
         return {**_told(decision), "priority": urgency.name.lower()}
@@ -81,9 +83,24 @@ def explain_routes(
     return routes
 
 
-async def _why_no_room(reaches: Mapping[str, Reach], route: Route, prompt: Prompt) -> str | None:
+async def _failure(
+    reaches: Mapping[str, Reach],
+    route: Route,
+    prompt: Prompt,
+    endpoint: Endpoint,
+    fields: Mapping[str, Any],
+) -> RouteFailed | None:
+    """Return why a request would not even be sent by a route; None where it would."""
     reach = reaches.get(route.provider.name)
-    return None if reach is None else await reach.why_no_room(route.model, prompt)
+    no_room = None if reach is None else await reach.why_no_room(route.model, prompt)
+    if no_room is not None:
+        return RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
+    if route.provider.needs_translation(endpoint.dialect):
+        try:
+            as_chat(translator(endpoint.path), fields, "")
+        except RouteFailed as failure:
+            return failure
+    return None
 
 
 def _told(decision: Decision) -> dict[str, Any]:

@@ -6,11 +6,13 @@ Pure: a package for each protocol, and a state machine for each of its streams.
 from collections.abc import Mapping
 from typing import Final
 
-from router.dialects import responses
+from router.dialects import messages, responses
 from router.dialects.translation import Translate
 
 _TRANSLATORS: Final[Mapping[str, Translate]] = {
     "/v1/responses": responses.translate,
+    "/v1/messages": messages.translate,
+    "/v1/messages/count_tokens": messages.count,
 }
 
 

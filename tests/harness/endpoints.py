@@ -25,6 +25,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/v1/audio/speech": {"input": "hello", "voice": "alloy"},
     "/v1/audio/transcriptions": {"language": "de"},
 }
+# Counting is answered by what a chat has cost.
+COUNTED = CHAT[:-1] + b',"usage":{"prompt_tokens":3,"completion_tokens":1}}'
 ALL_DIALECTS = ["chat", "responses", "messages"]
 
 
@@ -60,7 +62,7 @@ async def serve_all(conversation: Conversation) -> None:
     """Answer at any endpoint, whole."""
     if conversation.target.endswith("/audio/speech"):
         return await conversation.answer(b'"sound"', kind="audio/mpeg")
-    return await conversation.answer(CHAT)
+    return await conversation.answer(COUNTED)
 
 
 def bound_to(upstream: ScriptedUpstream, model: str = "fm/m", **provider: Any) -> dict[str, Any]:

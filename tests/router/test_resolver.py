@@ -9,8 +9,8 @@ import pytest
 from router.capabilities import Capability, Dialect, Requirement
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.endpoints import CHAT, ENDPOINTS
-from router.errors import LocalityUnknown, Refused
-from router.resolver import decide, resolve
+from router.errors import LocalityUnknown, Refused, RouteFailed
+from router.resolver import decide, resolve, without
 
 BUILTIN = Provider("builtin", Kind.BUILTIN, "http://127.0.0.1:60316/v1", Locality.LOCAL)
 OLLAMA = Provider("ollama", Kind.OLLAMA, "http://127.0.0.1:11434/v1", Locality.LOCAL)
@@ -357,7 +357,7 @@ def test_who_has_not_a_dialect_is_asked_in_chat() -> None:
     for path, shims in (("/v1/messages", ("messages_to_chat",)), ("/v1/chat/completions", ())):
         local, *_ = resolve(_asked(path), known)
         assert local.shims == shims
-        both = replace(known, providers={name: native for name in known.providers})
+        both = replace(known, providers=dict.fromkeys(known.providers, native))
         assert resolve(_asked(path), both)[0].shims == ()
 
 
@@ -403,3 +403,39 @@ def test_what_may_be_remote_counts_as_neither(local_only: bool) -> None:
     assert names(need("text"), unknown_last) == ["ollama/seer"]
     allowed = catalog({"text": ["ollama/seer", "ollama/unheard"]}, allow_remote_fallback=True)
     assert names(need("text"), allowed) == ["ollama/seer", "ollama/unheard"]
+
+
+# What a decision comes to where a request would not even be sent by some of its routes
+
+
+def _failures(**messages: str) -> dict[str, RouteFailed]:
+    return {
+        f"ollama/{model}": RouteFailed("context_length_exceeded", text)
+        for model, text in messages.items()
+    }
+
+
+def test_who_would_not_be_asked_is_passed_over() -> None:
+    """Its route is gone and its candidate says why; the others stay as they were."""
+    before = decide(
+        _asked("/v1/chat/completions"), catalog({"text": ["ollama/seer", "ollama/other"]})
+    )
+    after = without(before, _failures(seer="is small"))
+    assert [route.model.id for route in after.routes] == ["other"]
+    assert [(each.kept, each.why) for each in after.candidates] == [
+        (False, "is small"),
+        (True, before.candidates[1].why),
+    ]
+    assert after.error is None
+    assert without(before, {}) is before
+
+
+def test_where_nobody_would_be_asked_the_first_ones_reason_is_the_answer() -> None:
+    """A request is refused by the words of the route that it would have taken."""
+    before = decide(
+        _asked("/v1/chat/completions"), catalog({"text": ["ollama/seer", "ollama/other"]})
+    )
+    after = without(before, _failures(seer="is small", other="too"))
+    assert after.routes == ()
+    assert after.error is not None
+    assert (after.error.code, after.error.message) == ("context_length_exceeded", "is small")

@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.capabilities import Capability, Requirement
-from router.catalog import Binding, Catalog, Kind, Locality, Model, Provider
+from router.catalog import Kind, Locality, Model, Provider
 from router.endpoints import CHAT, ENDPOINTS
-from router.resolver import Decision, decide
-from router.room import CHARACTERS_A_TOKEN, Prompt, why_cut, why_no_room, without_room
+from router.room import CHARACTERS_A_TOKEN, Prompt, why_cut, why_no_room
 from router.usage import Usage
 
 HERE = Provider("here", Kind.OPENAI, "http://127.0.0.1:1/v1", Locality.LOCAL)
@@ -59,37 +57,6 @@ def test_the_text_says_both_numbers_where_it_says_anything(characters: int, cont
     least = characters // CHARACTERS_A_TOKEN
     assert (why is not None) == (least > context)
     assert why is None or f"for {context} tokens, and this prompt has {least} " in why
-
-
-def decided() -> Decision:
-    """Return a decision for two models."""
-    models = {name: Model("here", name[5:]) for name in ("here/small", "here/large")}
-    bindings = {Capability.TEXT: Binding(Capability.TEXT, tuple(models))}
-    return decide(Requirement((Capability.TEXT,)), Catalog({"here": HERE}, models, bindings))
-
-
-def test_a_model_without_room_is_passed_over() -> None:
-    """Its route is gone and its candidate says why; the others stay as they were."""
-    before = decided()
-    after = without_room(before, {"here/small": "is small"})
-    assert [route.model.id for route in after.routes] == ["large"]
-    assert [(each.kept, each.why) for each in after.candidates] == [
-        (False, "is small"),
-        (True, before.candidates[1].why),
-    ]
-    assert after.error is None
-    assert without_room(before, {}) is before
-
-
-def test_without_any_room_left_the_first_models_reason_is_the_answer() -> None:
-    """A request is refused by the words of the route that it would have taken."""
-    after = without_room(decided(), {"here/small": "is small", "here/large": "too"})
-    assert after.routes == ()
-    assert after.error is not None
-    assert (after.error.code, after.error.message) == (
-        "context_length_exceeded",
-        "here/small is small",
-    )
 
 
 @pytest.mark.parametrize(
