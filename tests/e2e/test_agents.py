@@ -9,7 +9,8 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel, Field
 from pydantic_ai import Agent, NativeOutput, RunContext, ToolOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models import Model
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
@@ -24,7 +25,8 @@ LOOKS = 2
 
 def drawing(seed: int) -> ModelSettings:
     """Return settings under which a model says nearly anything that it may."""
-    return ModelSettings(temperature=1.5, seed=seed, max_tokens=400)
+    # The responses protocol has no seed of its own; what it does not know goes through.
+    return ModelSettings(temperature=1.5, max_tokens=400, extra_body={"seed": seed})
 
 
 class Lamp(BaseModel):
@@ -41,8 +43,15 @@ class Nothing(BaseModel):
     reason: Literal["dark", "broken"]
 
 
+# The backend speaks chat completions; responses are translated.
+PROTOCOLS = (OpenAIChatModel, OpenAIResponsesModel)
+Protocol = type[OpenAIChatModel] | type[OpenAIResponsesModel]
+
+
 @asynccontextmanager
-async def serving(folder: Path, model: Path) -> AsyncIterator[OpenAIChatModel]:
+async def serving(
+    folder: Path, model: Path, protocol: Protocol = OpenAIChatModel
+) -> AsyncIterator[Model]:
     """Serve a model for all that agents need; return it as PydanticAI knows models."""
     name = "builtin/it"
     needs = ("text", "tool_use", "structured_output")
@@ -55,12 +64,15 @@ async def serving(folder: Path, model: Path) -> AsyncIterator[OpenAIChatModel]:
         ) as router,
         AsyncOpenAI(base_url=router.url, api_key="unused", max_retries=0) as client,
     ):
-        yield OpenAIChatModel("auto", provider=OpenAIProvider(openai_client=client))
+        yield protocol("auto", provider=OpenAIProvider(openai_client=client))
 
 
-async def test_an_output_by_a_tool(tmp_path: Path, tiny_vision_model: Path) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_an_output_by_a_tool(
+    tmp_path: Path, tiny_vision_model: Path, protocol: Protocol
+) -> None:
     """The only way to answer is a call, and its arguments are an object that is validated."""
-    async with serving(tmp_path, tiny_vision_model) as model:
+    async with serving(tmp_path, tiny_vision_model, protocol) as model:
         agent = Agent(model, output_type=ToolOutput(Lamp), retries=0)
         for seed in range(3):
             settings = drawing(seed)
@@ -69,9 +81,12 @@ async def test_an_output_by_a_tool(tmp_path: Path, tiny_vision_model: Path) -> N
             assert answer.usage.requests == 1
 
 
-async def test_one_of_several_outputs_after_tools(tmp_path: Path, tiny_vision_model: Path) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_one_of_several_outputs_after_tools(
+    tmp_path: Path, tiny_vision_model: Path, protocol: Protocol
+) -> None:
     """Tools of the agent are called on the way, and it ends in one of the outputs."""
-    async with serving(tmp_path, tiny_vision_model) as model:
+    async with serving(tmp_path, tiny_vision_model, protocol) as model:
         looks: list[bool] = []
         agent = Agent(model, output_type=[ToolOutput(Lamp), ToolOutput(Nothing)], retries=0)
 
@@ -99,9 +114,10 @@ async def test_one_of_several_outputs_after_tools(tmp_path: Path, tiny_vision_mo
         assert looked
 
 
-async def test_a_native_output(tmp_path: Path, tiny_vision_model: Path) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_a_native_output(tmp_path: Path, tiny_vision_model: Path, protocol: Protocol) -> None:
     """The text itself is the object, whole or streamed."""
-    async with serving(tmp_path, tiny_vision_model) as model:
+    async with serving(tmp_path, tiny_vision_model, protocol) as model:
         agent = Agent(model, output_type=NativeOutput(Lamp), retries=0)
         for seed in range(3):
             settings = drawing(seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from openai import AsyncOpenAI
 
 from tests.harness.one_provider import last_error
 from tests.harness.real_providers import OLLAMA_CONTEXT, RealProvider
@@ -114,6 +115,28 @@ async def test_a_schema_holds(signalbox: RunningRouter, *, stream: bool) -> None
     told = json.loads(text_of(answer.text) if stream else whole_text(answer))
     assert isinstance(told.pop("on"), bool)
     assert told == {}
+
+
+async def test_responses_over_chat(kind: str, signalbox: RunningRouter) -> None:
+    """Both are asked in chat completions; whole and streamed, OpenAI's SDK reads the same."""
+    async with AsyncOpenAI(base_url=signalbox.url, api_key="any", max_retries=0) as client:
+        asked: Any = {"model": "auto", "input": QUESTION, "temperature": 0}
+        told = await client.responses.with_raw_response.create(**asked, max_output_tokens=4)
+        assert told.headers["x-signalbox-provider"] == kind
+        whole = told.parse()
+        assert (whole.status, whole.object) == ("incomplete", "response")
+        assert whole.usage
+        assert whole.usage.output_tokens == 4
+        stream = await client.responses.create(**asked, max_output_tokens=4, stream=True)
+        *_, last = [event async for event in stream]
+        assert last.type == "response.incomplete"
+        assert last.response.output_text == whole.output_text
+        assert last.response.usage
+        assert last.response.usage.output_tokens == 4
+        switch: Any = {"type": "json_schema", "name": "switch", "schema": SWITCH}
+        async with client.responses.stream(**asked, text={"format": switch}) as events:
+            answer = await events.get_final_response()
+    assert isinstance(json.loads(answer.output_text)["on"], bool)
 
 
 def whole_text(answer: httpx2.Response) -> str:

@@ -92,6 +92,7 @@ class Answer:
         for caller in self._callers:
             self._begun(caller)
         last = self._items[-1] if self._items else None
+        # Whatever speaks is the last: a call that begins makes it fall silent.
         self._fall_silent(cut=cut)
         for caller in self._callers:
             call = self._begun(caller)
@@ -113,7 +114,7 @@ class Answer:
 
     def _fall_silent(self, *, cut: bool = False) -> None:
         if self._talk is not None:
-            self._talk.end(cut=cut and self._talk is self._items[-1])
+            self._talk.end(cut=cut)
             self._talk = None
 
     def _new(self) -> tuple[int, str, list[Event]]:

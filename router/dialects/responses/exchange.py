@@ -66,7 +66,6 @@ class Exchange:
 
     def finish(self) -> bytes:
         """Return the events, framed, that end a stream whose chat has come to a good end."""
-        self._begin()
         response = self._ended()
         kind = f"response.{response['status']}"
         self._answer.events.append({"type": kind, "response": response})

@@ -6,7 +6,6 @@ beside it, so that nothing is hidden in `encrypted_content`: it is the same text
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ def unsealed(encrypted: object) -> str | None:
         return None
     try:
         return base64.urlsafe_b64decode(encrypted.removeprefix(_MARK)).decode()
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
 
 

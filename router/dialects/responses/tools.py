@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from router.dialects.responses.faults import list_at, malformed, object_at, text_at, unsupported
+from router.errors import Refused
 
 _INPUT: Final = "input"
 _NO_ARGUMENTS: Final = {"type": "object", "properties": {}}
 _MODES: Final = frozenset({"none", "auto", "required"})
 _CALLABLE: Final = frozenset({"function", "custom"})
+# Where a program offers a hosted tool unasked, and how it is told not to.
+_SETTINGS: Final = {"web_search": ' (Codex does with web_search = "disabled" in its config.toml)'}
 
 
 class Tool(NamedTuple):
@@ -164,9 +167,9 @@ def _custom(tool: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _hosted(kind: str, where: str) -> Exception:
+def _hosted(kind: str, where: str) -> Refused:
     return unsupported(
         where,
-        f"tools of type {kind} are run by OpenAI, not by the model. Leave {kind} out of tools, or "
-        "offer a function of yours that does it.",
+        f"tools of type {kind} are run by OpenAI, not by the model. Leave {kind} out of tools"
+        f"{_SETTINGS.get(kind, '')}, or offer a function of yours that does it.",
     )

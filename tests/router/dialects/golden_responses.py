@@ -686,11 +686,19 @@ ANSWERED: Final = (
     ),
     Answered(
         "the longest answer",
-        {"content": "Hi", "tool_calls": _calls(("a", "look", '{"at":'))},
+        {"content": "Hi", "tool_calls": _calls(("b", "look", ""), ("a", "look", '{"at":'))},
         [
             {**_MESSAGE, "content": [_text("Hi")]},
-            {**_function_call(1, "a", "look", '{"at":'), "status": "incomplete"},
+            _function_call(1, "b", "look", "{}"),
+            {**_function_call(2, "a", "look", '{"at":'), "status": "incomplete"},
         ],
+        "length",
+        response=_CUT,
+    ),
+    Answered(
+        "the longest answer",
+        {"tool_calls": _calls(("a", "look", ""))},
+        [{**_function_call(0, "a", "look", ""), "status": "incomplete"}],
         "length",
         response=_CUT,
     ),
