@@ -115,10 +115,12 @@ class Breaker:
             self._failures = 0
             self._emit(f"{self._provider} answers again")
 
-    def ended_well(self) -> None:
+    def ended_well(self, passage: "Passage") -> None:
         """Take note of a whole answer."""
-        # One that began before the failures says nothing of the time since.
-        if self._opened_at is None:
+        if self._opened_at is not None:
+            # One that began before the failures says nothing of the time since.
+            self.answered(passage)
+        else:
             self._failures = 0
 
     def failed(self, passage: "Passage", error: SignalboxError) -> None:
@@ -174,7 +176,6 @@ class Passage:
         if isinstance(outcome, SignalboxError) and outcome.code in TRANSPORT_FAILURES:
             self._breaker.failed(self, outcome)
         elif outcome is None or isinstance(outcome, RouteFailed):
-            self._breaker.answered(self)
-            self._breaker.ended_well()
+            self._breaker.ended_well(self)
         else:
             self._breaker.undecided(self)

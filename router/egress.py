@@ -115,11 +115,14 @@ class Egress:
             self._today, self._today_ends = day.isoformat(), midnight.timestamp()
         return self._today
 
-    def of_today(self, provider: str, locality: str) -> Sent:
-        """Return today's figures of a provider, which will change: they count as unsaved."""
+    def of_today(self, provider: str, locality: str) -> tuple[Key, Sent]:
+        """Return today's figures of a provider, which will change, and what they are kept under."""
         today, whither = self.today(), (provider, locality)
-        self._changed.add((today, *whither))
-        return self._days.setdefault(today, {}).setdefault(whither, Sent())
+        return (today, *whither), self._days.setdefault(today, {}).setdefault(whither, Sent())
+
+    def has_changed(self, key: Key) -> None:
+        """Take note that figures are to be saved."""
+        self._changed.add(key)
 
     def cost_of(self, model: str, usage: Usage) -> float:
         """Return what an answer cost; 0 for a model without a price."""
@@ -171,22 +174,25 @@ class TellsUsage(Protocol):
 
 
 class Account:
-    """One request's part of it: counted as sent on entering, as answered on leaving."""
+    """One request's part of it: counted as sent on entering, as answered on leaving.
 
-    __slots__ = ("_egress", "_model", "_size", "_whither", "answer")
+    Both on the day on which it was sent.
+    """
+
+    __slots__ = ("_egress", "_key", "_model", "_sent", "_size", "answer")
 
     def __init__(self, egress: Egress, whither: tuple[str, str], model: str, size: int) -> None:
         self._egress = egress
-        self._whither = whither
+        self._key, self._sent = egress.of_today(*whither)
         self._model = model
         self._size = size
         # Asked for its tokens when it is over.
         self.answer: TellsUsage | None = None
 
     def __enter__(self) -> Self:
-        sent = self._egress.of_today(*self._whither)
-        sent.requests += 1
-        sent.bytes_out += self._size
+        self._sent.requests += 1
+        self._sent.bytes_out += self._size
+        self._egress.has_changed(self._key)
         return self
 
     def __exit__(
@@ -195,7 +201,9 @@ class Account:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        sent = self._egress.of_today(*self._whither)
+        sent = self._sent
+        # What was changed before may have been saved meanwhile.
+        self._egress.has_changed(self._key)
         usage = self.answer.usage if self.answer is not None else None
         if usage is None:
             sent.untold += 1

@@ -31,8 +31,9 @@ async def _nobody(_providers: Collection[str]) -> None:
 class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
-    `told` goes to the client, `sent` to the provider, who is asked at `asked`: where that is not
-    the client's own `endpoint`, `translate` puts one as the other. `priority` is that of the alias
+    `told` goes to the client, `sent` to the provider, who is asked at `url` by the endpoint `asked`:
+    where that is not the client's own `endpoint`, `translate` puts one as the other. `locality` is
+    where the prompt ends up; None where the provider has not said. `priority` is that of the alias
     by which the client named the model. One that `yields` goes behind the others while its process
     starts; one that `asks_usage` has its provider tell the tokens of a stream. `catalog` is what
     it was made by.
@@ -43,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True):
     reach: Reach
     told: FixedHeaders
     sent: FixedHeaders
+    url: str
+    locality: Locality | None
     endpoint: Endpoint = CHAT
     asked: Endpoint = CHAT
     translate: Translate | None = None
@@ -56,7 +59,7 @@ class Plan(msgspec.Struct, frozen=True):
         if provider.kind is Kind.BUILTIN:
             return ((_REQUEST_ID, request_id), (_PRIORITY, b"%d" % priority))
         # Nothing by which requests could be linked goes to anybody else.
-        return ((_REQUEST_ID, request_id),) if self.route.locality is Locality.LOCAL else ()
+        return ((_REQUEST_ID, request_id),) if self.locality is Locality.LOCAL else ()
 
 
 class Plans:
@@ -120,6 +123,8 @@ class Plans:
             self._reaches[route.provider.name],
             _told(route, requirement),
             _sent(route, requirement, asked),
+            route.provider.base_url + asked.target,
+            route.locality,
             endpoint,
             asked,
             translate,
@@ -153,13 +158,13 @@ class Plans:
         now = self._catalog_now()
         if plan.catalog is now:
             return
-        route = plan.route
+        route, was = plan.route, plan.locality
         provider = now.providers.get(route.provider.name, route.provider)
         model = now.models.get(route.model.name, route.model)
-        if {route.locality, locality_of(provider, model)} == {Locality.LOCAL}:
+        if {was, locality_of(provider, model)} == {Locality.LOCAL}:
             return
         current = self.of_now(plan, requirement)
-        if route.locality is Locality.REMOTE and current.route.locality is not Locality.REMOTE:
+        if was is Locality.REMOTE and current.locality is not Locality.REMOTE:
             # It is allowed to go to where that name leads now, and would go to where it led.
             raise _changed(route.model.name)
 

@@ -241,7 +241,7 @@ class Proxy:
                 )
                 account = self._egress.account(
                     route.provider.name,
-                    route.locality or Locality.REMOTE,
+                    plan.locality or Locality.REMOTE,
                     route.model.name,
                     len(request.body),
                 )
@@ -276,15 +276,14 @@ def _adds_usage(plan: Plan, work: Work) -> bool:
 
 def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
-    route = plan.route
-    changes: dict[str, Any] = {"model": route.model.id}
+    changes: dict[str, Any] = {"model": plan.route.model.id}
     if _adds_usage(plan, work):
         options = work.body.fields.get("stream_options")
         own = options if isinstance(options, dict) and translation is None else {}
         changes["stream_options"] = {**own, "include_usage": True}
     return UpstreamRequest(
         method="POST",
-        url=route.provider.base_url + plan.asked.target,
+        url=plan.url,
         headers=plan.sent,
         body=_ENCODER.encode({**translation.chat, **changes})
         if translation

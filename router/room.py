@@ -63,8 +63,9 @@ def why_no_room(model: Model, prompt: Prompt, window: int | None = None) -> str 
 
     `window` is what it runs with, where that is known: never more than it was made for.
     """
-    known = [each for each in (window, model.context_length) if each is not None]
-    context = min(known, default=None)
+    context = model.context_length
+    if window is not None:
+        context = window if context is None else min(window, context)
     if not prompt.exceeds(context):
         return None
     if context == window:

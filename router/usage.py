@@ -29,6 +29,8 @@ def usage_of(answer: Any) -> Usage | None:
     completion = 0 if completion is None else completion
     if not (_is_count(prompt) and _is_count(completion)):
         return None
+    if "input_tokens" not in told:
+        return Usage(prompt, completion)
     cached = [each for key in _CACHED if _is_count(each := told.get(key))]
     return Usage(prompt + sum(cached), completion)
 

@@ -44,10 +44,11 @@ def _offers_tools(body: Mapping[str, Any]) -> bool:
 
 def _look_at_message(message: Mapping[str, Any], needs: Needs) -> None:
     """Add what one message of a chat needs."""
+    # Most have a role and a content and nothing else: what is not there is not looked at.
     if (
-        some(message.get("tool_calls"))
-        or isinstance(message.get("function_call"), dict)
-        or text_of(message.get("role")) in _TOOL_ROLES
+        text_of(message.get("role")) in _TOOL_ROLES
+        or ("tool_calls" in message and some(message["tool_calls"]))
+        or ("function_call" in message and isinstance(message["function_call"], dict))
     ):
         needs.add(Capability.TOOL_USE)
     content = message.get("content")
