@@ -69,7 +69,9 @@ class Conversation:
         return [first, *self._messages] if self._instructions else self._messages
 
     def instruct(self, text: str) -> None:
-        """Add instructions."""
+        """Add instructions; empty ones say nothing."""
+        if not text:
+            return
         self._next()
         if self._messages:
             self._messages.append({"role": "system", "content": text})

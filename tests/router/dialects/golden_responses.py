@@ -565,6 +565,7 @@ def _function_call(index: int, call_id: str, name: str, arguments: str) -> dict[
     }
 
 
+_MORE: Final = '{"input": "x", "why": "y"}'
 _CHANCE: Final = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105]}
 
 ANSWERED: Final = (
@@ -595,7 +596,11 @@ ANSWERED: Final = (
     ),
     Answered(
         "custom tools",
-        {"tool_calls": _calls(("a", "patch", '{"input": "x\\ny"}'), ("b", "patch", "{x"))},
+        {
+            "tool_calls": _calls(
+                ("a", "patch", '{"input": "x\\ny"}'), ("b", "patch", "{x"), ("c", "patch", _MORE)
+            )
+        },
         [
             {
                 "id": f"ctc_r_{index}",
@@ -605,7 +610,7 @@ ANSWERED: Final = (
                 "name": "patch",
                 "input": text,
             }
-            for index, (call_id, text) in enumerate((("a", "x\ny"), ("b", "{x")))
+            for index, (call_id, text) in enumerate((("a", "x\ny"), ("b", "{x"), ("c", _MORE)))
         ],
         "tool_calls",
         {"tools": [_PATCH]},
@@ -620,7 +625,7 @@ ANSWERED: Final = (
     *(
         Answered(
             "reasoning",
-            {"content": "Hi", name: "Hm."},
+            {"content": "Hi", **dict.fromkeys(names, "Hm.")},
             [
                 {
                     "id": "rs_r_0",
@@ -633,7 +638,7 @@ ANSWERED: Final = (
                 {**_MESSAGE, "id": "msg_r_1", "content": [_text("Hi")]},
             ],
         )
-        for name in ("reasoning_content", "reasoning")
+        for names in (["reasoning_content"], ["reasoning"], ["reasoning", "reasoning_content"])
     ),
     Answered(
         "reasoning as a summary",
@@ -720,6 +725,18 @@ ANSWERED: Final = (
         ],
         fields={"include": ["message.output_text.logprobs"]},
         more={"logprobs": {"content": [{**_CHANCE, "top_logprobs": [_CHANCE]}], "refusal": None}},
+    ),
+    Answered(
+        "log probabilities",
+        {"content": "Hi"},
+        [
+            {
+                **_MESSAGE,
+                "content": [_text("Hi", ({**_CHANCE, "bytes": [], "top_logprobs": []},))],
+            }
+        ],
+        fields={"include": ["message.output_text.logprobs"]},
+        more={"logprobs": {"content": [{**_CHANCE, "bytes": None}]}},
     ),
     Answered(
         "service tiers",
