@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ from router.request import (
     send_reply,
     wants_local_only,
 )
+from router.resolver import Route
 from router.retry_budget import RetryBudget
 from router.room import Prompt
 from router.sse import ChatStream
@@ -284,7 +285,7 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
         method="POST",
         url=route.provider.base_url + plan.asked.target,
         headers=plan.sent,
-        body=_ENCODER.encode({**translation.chat, **changes})
+        body=_ENCODER.encode({**_chat(route, translation), **changes})
         if translation
         else work.body.encode(changes),
         # Headers of one protocol mean nothing in another.
@@ -293,6 +294,13 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
             *(() if translation else work.passed),
         ),
     )
+
+
+def _chat(route: Route, translation: Translation) -> Mapping[str, Any]:
+    """Return the chat for a provider: one of OpenAI's kind refuses what local servers know."""
+    if route.locality is Locality.LOCAL:
+        return {**translation.hints, **translation.chat}
+    return translation.chat
 
 
 def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:

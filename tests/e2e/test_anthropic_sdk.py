@@ -220,6 +220,27 @@ async def test_tokens_are_counted(tmp_path: Path) -> None:
     assert len(fm.seen[0].json["tools"]) == 1
 
 
+@pytest.mark.parametrize(("locality", "told"), [("local", "none"), ("remote", None)])
+async def test_a_local_model_is_kept_from_thinking(
+    tmp_path: Path, locality: str, told: str | None
+) -> None:
+    """Where the client does not want it; a cloud would refuse the words for it."""
+    unthinking: Any = {"type": "disabled"}
+    says = _says({"reasoning_content": "Hm.", "content": "a"})
+    async with _client(tmp_path, says, locality=locality) as (client, fm, _):
+        message = await client.messages.create(
+            model="auto", max_tokens=9, messages=ASK, thinking=unthinking
+        )
+        own = {"reasoning_effort": "low"}
+        await client.messages.create(
+            model="auto", max_tokens=9, messages=ASK, thinking=unthinking, extra_body=own
+        )
+    assert [block.type for block in message.content] == ["text"]
+    assert fm.seen[0].json.get("reasoning_effort") == told
+    assert ("chat_template_kwargs" in fm.seen[0].json) is (told is not None)
+    assert fm.seen[1].json["reasoning_effort"] == "low"
+
+
 async def test_what_cannot_be_said_raises(tmp_path: Path) -> None:
     """By name, before anybody is asked."""
     search: Any = {"type": "web_search_20250305", "name": "web_search"}

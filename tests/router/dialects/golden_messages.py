@@ -28,15 +28,23 @@ _FORMAT_IN_CHAT: Final = {
     }
 }
 _CACHED: Final = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+_UNTHINKING: Final = {
+    "reasoning_effort": "none",
+    "chat_template_kwargs": {"enable_thinking": False},
+}
 _NO_MORE: Final[dict[str, Any]] = {}
 
 
 class Asked(NamedTuple):
-    """A request's fields beside a bare `hi`, and what the chat completion has beside it."""
+    """A request's fields beside a bare `hi`, and what the chat completion has beside it.
+
+    `hints` are for servers of local models.
+    """
 
     feature: str
     fields: dict[str, Any]
     chat: dict[str, Any]
+    hints: dict[str, Any] = _NO_MORE
 
 
 class Answered(NamedTuple):
@@ -388,12 +396,14 @@ ASKED: Final = (
     Asked(
         "thinking",
         {"thinking": {"type": "disabled"}},
-        {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": False}},
+        {},
+        _UNTHINKING,
     ),
     Asked(
         "thinking",
         {"thinking": {"type": "disabled"}, "reasoning_effort": "low", "chat_template_kwargs": {}},
         {"reasoning_effort": "low", "chat_template_kwargs": {}},
+        _UNTHINKING,
     ),
     Asked(
         "thinking sent back",
@@ -685,7 +695,7 @@ FEATURES: Final = (
         "thinking",
         _BOTH,
         "shown unless `disabled` or `display: omitted`; `disabled` becomes `reasoning_effort: "
-        "none` and `enable_thinking: false`; `budget_tokens` is left out",
+        "none` and `enable_thinking: false` for local servers; `budget_tokens` is left out",
     ),
     _row("thinking sent back", _IN, "as `reasoning_content`; `redacted_thinking` is left out"),
     _row("sampling", _IN, "`temperature`, `top_p`, `top_k`"),
