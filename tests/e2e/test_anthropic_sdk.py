@@ -366,7 +366,8 @@ async def test_a_turn_of_claude_code(tmp_path: Path) -> None:
 @pytest.fixture
 async def seeing(tmp_path: Path, tiny_vision_model: Path) -> AsyncIterator[Served]:
     """Serve the tiny vision model by the builtin backend."""
-    capabilities = {each: ["builtin/tiny"] for each in ("text", "vision", "structured_output")}
+    needs = ("text", "vision", "structured_output", "tool_use")
+    capabilities = {each: ["builtin/tiny"] for each in needs}
     async with served(tmp_path, **tiny(tiny_vision_model), capabilities=capabilities) as router:
         yield router
 
@@ -402,8 +403,17 @@ async def test_the_builtin_backend_sees(seeing: Served) -> None:
 
 
 async def test_the_builtin_backend_holds_a_schema(seeing: Served) -> None:
-    """And stops where it is told to end."""
+    """Of an answer and of a call, streamed too; and it stops where its length ends."""
+    switch: Any = {"name": "switch", "input_schema": Switch.model_json_schema(), "strict": True}
+    asked: Any = {"model": "auto", "max_tokens": 60, "messages": ASK, "tools": [switch]}
     async with sdk(seeing.port) as client:
+        async with client.messages.stream(
+            **asked, tool_choice={"type": "tool", "name": "switch"}
+        ) as stream:
+            called: Any = await stream.get_final_message()
+        assert called.stop_reason == "tool_use"
+        assert called.content[0].name == "switch"
+        Switch.model_validate(called.content[0].input)
         parsed = await client.messages.parse(
             model="text", max_tokens=60, messages=ASK, output_format=Switch
         )

@@ -95,6 +95,8 @@ def _calls(*calls: tuple[str, str, str]) -> list[dict[str, Any]]:
 _ASK: Final = {"role": "user", "content": "Where?"}
 _CALL: Final = {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "sea"}}
 _CALL_2: Final = {"type": "tool_use", "id": "c2", "name": "look", "input": {}}
+# As SDKs send back what they got.
+_CALL_AS_SENT: Final = {**_CALL, "caller": {"type": "direct"}, "toolset_name": None}
 _CALLED: Final = {
     "role": "assistant",
     "content": None,
@@ -329,7 +331,7 @@ ASKED: Final = (
         {
             "messages": [
                 _ASK,
-                {"role": "assistant", "content": [{**_CALL, "caller": {"type": "direct"}}]},
+                {"role": "assistant", "content": [_CALL_AS_SENT]},
                 {"role": "system", "content": "Hurry."},
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1"}]},
             ]
@@ -531,6 +533,16 @@ REFUSED: Final = (
     Refusal("thinking", {"thinking": {"type": "deep"}}, "thinking.type"),
     Refusal("max_tokens", {"max_tokens": 0}, "max_tokens"),
     Refusal("what is not known", {"brand_new": 1}, "brand_new"),
+    Refusal(
+        "what is not known",
+        {"messages": [{**_ASK, "clear_at": "never"}]},
+        "messages[0].clear_at",
+    ),
+    Refusal(
+        "what is not known",
+        {"messages": [_ASK, {"role": "system", "output_config": {"format": {}}}]},
+        "messages[1].output_config.format",
+    ),
     Refusal(
         "what is not known", _user(_text("a", brand_new=1)), "messages[0].content[0].brand_new"
     ),
