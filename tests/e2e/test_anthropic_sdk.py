@@ -404,18 +404,24 @@ async def test_the_builtin_backend_sees(seeing: Served) -> None:
 
 async def test_the_builtin_backend_holds_a_schema(seeing: Served) -> None:
     """Of an answer and of a call, streamed too; and it stops where its length ends."""
-    switch: Any = {"name": "switch", "input_schema": Switch.model_json_schema(), "strict": True}
-    asked: Any = {"model": "auto", "max_tokens": 60, "messages": ASK, "tools": [switch]}
+    schema = {**Switch.model_json_schema(), "additionalProperties": False}
+    switch: Any = {"name": "switch", "input_schema": schema, "strict": True}
+    asked: Any = {"model": "auto", "max_tokens": 200, "messages": ASK, "tools": [switch]}
+    asked["extra_body"] = {"temperature": 1.5}
     async with sdk(seeing.port) as client:
         async with client.messages.stream(
-            **asked, tool_choice={"type": "tool", "name": "switch"}
+            **asked, tool_choice={"type": "any", "disable_parallel_tool_use": True}
         ) as stream:
             called: Any = await stream.get_final_message()
         assert called.stop_reason == "tool_use"
         assert called.content[0].name == "switch"
         Switch.model_validate(called.content[0].input)
         parsed = await client.messages.parse(
-            model="text", max_tokens=60, messages=ASK, output_format=Switch
+            model="text",
+            max_tokens=200,
+            messages=ASK,
+            output_format=Switch,
+            extra_body={"temperature": 1.5},
         )
         assert isinstance(parsed.parsed_output, Switch)
         cut = await client.messages.create(
