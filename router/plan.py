@@ -31,12 +31,12 @@ async def _nobody(_providers: Collection[str]) -> None:
 class Plan(msgspec.Struct, frozen=True):
     """A route, how its provider is reached, and the headers that are known before the request is.
 
-    `told` goes to the client, `sent` to the provider, who is asked at `url` by the endpoint `asked`:
-    where that is not the client's own `endpoint`, `translate` puts one as the other. `locality` is
-    where the prompt ends up; None where the provider has not said. `priority` is that of the alias
-    by which the client named the model. One that `yields` goes behind the others while its process
-    starts; one that `asks_usage` has its provider tell the tokens of a stream. `catalog` is what
-    it was made by.
+    `told` goes to the client, `sent` to the provider, who is asked at `url` by its endpoint
+    `asked`: where that is not the client's own `endpoint`, `translate` puts one as the other.
+    `locality` is where the prompt ends up; None where the provider has not said. `priority` is
+    that of the alias by which the client named the model. One that `yields` goes behind the others
+    while its process starts; one that `asks_usage` has its provider tell the tokens of a stream.
+    `catalog` is what it was made by.
     """
 
     catalog: Catalog

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from router.request import (
     send_reply,
     wants_local_only,
 )
+from router.resolver import Route
 from router.retry_budget import RetryBudget
 from router.room import Prompt
 from router.sse import ChatStream
@@ -285,7 +287,7 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
         method="POST",
         url=plan.url,
         headers=plan.sent,
-        body=_ENCODER.encode({**translation.chat, **changes})
+        body=_ENCODER.encode({**_chat(plan.route, translation), **changes})
         if translation
         else work.body.encode(changes),
         # Headers of one protocol mean nothing in another.
@@ -294,6 +296,13 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
             *(() if translation else work.passed),
         ),
     )
+
+
+def _chat(route: Route, translation: Translation) -> Mapping[str, Any]:
+    """Return the chat for a provider: one of OpenAI's kind refuses what local servers know."""
+    if route.locality is Locality.LOCAL:
+        return {**translation.hints, **translation.chat}
+    return translation.chat
 
 
 def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:

@@ -16,6 +16,13 @@ class Translation(Protocol):
         """The body of the chat completion, without `model` and `stream_options`."""
 
     @property
+    def hints(self) -> Mapping[str, Any]:
+        """Fields for the chat that servers of local models know, and that others refuse.
+
+        The answer can do without: they keep a model from work that nobody will see.
+        """
+
+    @property
     def number(self) -> int:
         """What the next event of the stream has, where the protocol counts them; else 0."""
 

@@ -220,6 +220,27 @@ async def test_tokens_are_counted(tmp_path: Path) -> None:
     assert len(fm.seen[0].json["tools"]) == 1
 
 
+@pytest.mark.parametrize(("locality", "told"), [("local", "none"), ("remote", None)])
+async def test_a_local_model_is_kept_from_thinking(
+    tmp_path: Path, locality: str, told: str | None
+) -> None:
+    """Where the client does not want it; a cloud would refuse the words for it."""
+    unthinking: Any = {"type": "disabled"}
+    says = _says({"reasoning_content": "Hm.", "content": "a"})
+    async with _client(tmp_path, says, locality=locality) as (client, fm, _):
+        message = await client.messages.create(
+            model="auto", max_tokens=9, messages=ASK, thinking=unthinking
+        )
+        own = {"reasoning_effort": "low"}
+        await client.messages.create(
+            model="auto", max_tokens=9, messages=ASK, thinking=unthinking, extra_body=own
+        )
+    assert [block.type for block in message.content] == ["text"]
+    assert fm.seen[0].json.get("reasoning_effort") == told
+    assert ("chat_template_kwargs" in fm.seen[0].json) is (told is not None)
+    assert fm.seen[1].json["reasoning_effort"] == "low"
+
+
 async def test_what_cannot_be_said_raises(tmp_path: Path) -> None:
     """By name, before anybody is asked."""
     search: Any = {"type": "web_search_20250305", "name": "web_search"}
@@ -345,7 +366,8 @@ async def test_a_turn_of_claude_code(tmp_path: Path) -> None:
 @pytest.fixture
 async def seeing(tmp_path: Path, tiny_vision_model: Path) -> AsyncIterator[Served]:
     """Serve the tiny vision model by the builtin backend."""
-    capabilities = {each: ["builtin/tiny"] for each in ("text", "vision", "structured_output")}
+    needs = ("text", "vision", "structured_output", "tool_use")
+    capabilities = {each: ["builtin/tiny"] for each in needs}
     async with served(tmp_path, **tiny(tiny_vision_model), capabilities=capabilities) as router:
         yield router
 
@@ -381,10 +403,25 @@ async def test_the_builtin_backend_sees(seeing: Served) -> None:
 
 
 async def test_the_builtin_backend_holds_a_schema(seeing: Served) -> None:
-    """And stops where it is told to end."""
+    """Of an answer and of a call, streamed too; and it stops where its length ends."""
+    schema = {**Switch.model_json_schema(), "additionalProperties": False}
+    switch: Any = {"name": "switch", "input_schema": schema, "strict": True}
+    asked: Any = {"model": "auto", "max_tokens": 200, "messages": ASK, "tools": [switch]}
+    asked["extra_body"] = {"temperature": 1.5}
     async with sdk(seeing.port) as client:
+        async with client.messages.stream(
+            **asked, tool_choice={"type": "any", "disable_parallel_tool_use": True}
+        ) as stream:
+            called: Any = await stream.get_final_message()
+        assert called.stop_reason == "tool_use"
+        assert called.content[0].name == "switch"
+        Switch.model_validate(called.content[0].input)
         parsed = await client.messages.parse(
-            model="text", max_tokens=60, messages=ASK, output_format=Switch
+            model="text",
+            max_tokens=200,
+            messages=ASK,
+            output_format=Switch,
+            extra_body={"temperature": 1.5},
         )
         assert isinstance(parsed.parsed_output, Switch)
         cut = await client.messages.create(

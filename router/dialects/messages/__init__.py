@@ -9,7 +9,7 @@ from typing import Any
 
 from router.dialects.messages.answer import content_of, message
 from router.dialects.messages.events import Events
-from router.dialects.messages.fields import chat_fields, shows_thinking, stop_sequences
+from router.dialects.messages.fields import chat_fields, hints, shows_thinking, stop_sequences
 from router.dialects.messages.pieces import Piece, Reader
 from router.dialects.translation import Translation
 from router.errors import StreamFailed
@@ -52,6 +52,7 @@ class _Message:
 
     def __init__(self, fields: Mapping[str, Any], request_id: str) -> None:
         self.chat: Mapping[str, Any] = chat_fields(fields)
+        self.hints = hints(fields)
         self._id = f"msg_{request_id}"
         self._asked = fields.get("model")
         self._shows_thinking = shows_thinking(fields)
@@ -117,6 +118,7 @@ class _Count:
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self.chat: Mapping[str, Any] = chat_fields(fields, counted=True)
+        self.hints = hints(fields)
 
     def __repr__(self) -> str:
         return "<messages count>"

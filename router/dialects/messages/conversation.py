@@ -125,8 +125,6 @@ class _Turns:
 
     def _assistants(self, content: object, path: str) -> None:
         self.begun = True
-        if self._user is not None:
-            self._end_turn()
         if self._assistant is None:
             self._assistant = _Assistant()
         self._assistant.add(content, path)
@@ -159,6 +157,7 @@ class _Turns:
         return self._user
 
     def _end_turn(self) -> None:
+        """Add what the user said, and what was answered to that."""
         if self._user is not None:
             self._chat += self._user.messages()
         if self._assistant is not None:

@@ -67,10 +67,8 @@ def chat_fields(fields: Mapping[str, Any], *, counted: bool = False) -> dict[str
     """
     given = {name: value for name, value in fields.items() if value is not None}
     _check(given)
-    # What the client says in a chat's own words comes after what is made of Anthropic's.
     chat: dict[str, Any] = {"messages": chat_messages(given, continued=counted)}
-    if _thinking(given) == "disabled":
-        chat |= _NO_REASONING
+    _check_thinking(given)
     chat |= {name: given[name] for name in PASSED if name in given}
     tools = chat_tools(given["tools"]) if "tools" in given else []
     if tools:
@@ -97,6 +95,13 @@ def shows_thinking(fields: Mapping[str, Any]) -> bool:
     if not isinstance(thinking, dict):
         return True
     return thinking.get("type") != "disabled" and thinking.get("display") != "omitted"
+
+
+def hints(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what keeps a model from thinking where the request does not want that."""
+    thinking = fields.get("thinking")
+    unwanted = isinstance(thinking, dict) and thinking.get("type") == "disabled"
+    return _NO_REASONING if unwanted else {}
 
 
 def stop_sequences(fields: Mapping[str, Any]) -> list[str]:
@@ -132,20 +137,19 @@ def _check_servers(value: object) -> None:
 _CHECKS: Final = {"context_management": _check_context, "mcp_servers": _check_servers}
 
 
-def _thinking(given: Mapping[str, Any]) -> str | None:
-    """Return how the model is to think; None where nothing is said of it.
+def _check_thinking(given: Mapping[str, Any]) -> None:
+    """Refuse a way to think that is not known.
 
-    Where it may, nothing is asked of the server: models think as they were made to, and the number
+    Where a model may, nothing is asked of the server: it thinks as it was made to, and the number
     of `budget_tokens` has no place in a chat.
     """
     if "thinking" not in given:
-        return None
+        return
     thinking = object_at(given["thinking"], "thinking")
     check_known(thinking, _THINKING_FIELDS, "thinking")
     kind = kind_at(thinking, "thinking")
     if kind not in _THINKING:
         refuse("thinking.type", f"is {kind!r}, which cannot be put as a chat completion")
-    return kind
 
 
 def _limits(given: Mapping[str, Any]) -> dict[str, Any]:

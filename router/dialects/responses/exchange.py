@@ -33,6 +33,7 @@ class Exchange:
 
     def __init__(self, request: Request, *, request_id: str, now: int) -> None:
         self.chat: Mapping[str, Any] = request.chat
+        self.hints: Mapping[str, Any] = {}
         self.number = 0
         self._request = request
         self._response = unanswered(

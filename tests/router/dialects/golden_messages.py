@@ -28,15 +28,23 @@ _FORMAT_IN_CHAT: Final = {
     }
 }
 _CACHED: Final = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+_UNTHINKING: Final = {
+    "reasoning_effort": "none",
+    "chat_template_kwargs": {"enable_thinking": False},
+}
 _NO_MORE: Final[dict[str, Any]] = {}
 
 
 class Asked(NamedTuple):
-    """A request's fields beside a bare `hi`, and what the chat completion has beside it."""
+    """A request's fields beside a bare `hi`, and what the chat completion has beside it.
+
+    `hints` are for servers of local models.
+    """
 
     feature: str
     fields: dict[str, Any]
     chat: dict[str, Any]
+    hints: dict[str, Any] = _NO_MORE
 
 
 class Answered(NamedTuple):
@@ -87,6 +95,8 @@ def _calls(*calls: tuple[str, str, str]) -> list[dict[str, Any]]:
 _ASK: Final = {"role": "user", "content": "Where?"}
 _CALL: Final = {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": "sea"}}
 _CALL_2: Final = {"type": "tool_use", "id": "c2", "name": "look", "input": {}}
+# As SDKs send back what they got.
+_CALL_AS_SENT: Final = {**_CALL, "caller": {"type": "direct"}, "toolset_name": None}
 _CALLED: Final = {
     "role": "assistant",
     "content": None,
@@ -321,7 +331,7 @@ ASKED: Final = (
         {
             "messages": [
                 _ASK,
-                {"role": "assistant", "content": [{**_CALL, "caller": {"type": "direct"}}]},
+                {"role": "assistant", "content": [_CALL_AS_SENT]},
                 {"role": "system", "content": "Hurry."},
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1"}]},
             ]
@@ -388,12 +398,14 @@ ASKED: Final = (
     Asked(
         "thinking",
         {"thinking": {"type": "disabled"}},
-        {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": False}},
+        {},
+        _UNTHINKING,
     ),
     Asked(
         "thinking",
         {"thinking": {"type": "disabled"}, "reasoning_effort": "low", "chat_template_kwargs": {}},
         {"reasoning_effort": "low", "chat_template_kwargs": {}},
+        _UNTHINKING,
     ),
     Asked(
         "thinking sent back",
@@ -521,6 +533,16 @@ REFUSED: Final = (
     Refusal("thinking", {"thinking": {"type": "deep"}}, "thinking.type"),
     Refusal("max_tokens", {"max_tokens": 0}, "max_tokens"),
     Refusal("what is not known", {"brand_new": 1}, "brand_new"),
+    Refusal(
+        "what is not known",
+        {"messages": [{**_ASK, "clear_at": "never"}]},
+        "messages[0].clear_at",
+    ),
+    Refusal(
+        "what is not known",
+        {"messages": [_ASK, {"role": "system", "output_config": {"format": {}}}]},
+        "messages[1].output_config.format",
+    ),
     Refusal(
         "what is not known", _user(_text("a", brand_new=1)), "messages[0].content[0].brand_new"
     ),
@@ -685,7 +707,7 @@ FEATURES: Final = (
         "thinking",
         _BOTH,
         "shown unless `disabled` or `display: omitted`; `disabled` becomes `reasoning_effort: "
-        "none` and `enable_thinking: false`; `budget_tokens` is left out",
+        "none` and `enable_thinking: false` for local servers; `budget_tokens` is left out",
     ),
     _row("thinking sent back", _IN, "as `reasoning_content`; `redacted_thinking` is left out"),
     _row("sampling", _IN, "`temperature`, `top_p`, `top_k`"),

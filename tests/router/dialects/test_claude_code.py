@@ -62,9 +62,10 @@ def test_the_next_turn_begins_as_the_last_one() -> None:
 
 def test_a_title_is_a_schema_without_reasoning() -> None:
     """Asked beside the first turn, of a model that is to be quick."""
-    chat = translate(title(), request_id="r1", now=0).chat
+    made = translate(title(), request_id="r1", now=0)
+    chat = made.chat
     assert chat["response_format"]["json_schema"]["schema"]["required"] == ["title"]
-    assert chat["reasoning_effort"] == "none"
+    assert made.hints["reasoning_effort"] == "none"
     assert "tools" not in chat
 
 

@@ -140,6 +140,8 @@ def test_calls_that_come_by_turns_wait_for_each_other() -> None:
             ],
             [("x", "f", {"a": 1}), ("toolu_r1_1", "f", {})],
         ),
+        # Another id with each piece.
+        ([call('{"a"', 0, id="x", name="f"), call(":1}", 0, id="y")], [("x", "f", {"a": 1})]),
         # No ids, and the name after the first of the arguments.
         (
             [call('{"a"', 0), call(":1}", 0, name="f"), call("", 1, name="g")],

@@ -43,7 +43,8 @@ def completion(row: Answered) -> dict[str, Any]:
 @pytest.mark.parametrize("row", ASKED, ids=lambda row: row.feature)
 def test_a_request_becomes_a_chat_completion(row: Asked) -> None:
     """Each one of the table, field by field."""
-    assert asked(**row.fields).chat == {**HI, **row.chat}
+    made = asked(**row.fields)
+    assert (made.chat, made.hints) == ({**HI, **row.chat}, row.hints)
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: f"{row.feature} {row.param}")
@@ -258,10 +259,9 @@ def test_tokens_are_counted_by_the_provider() -> None:
     assert question.chat == {
         "messages": [{"role": "system", "content": "Be brief."}, *HI["messages"]],
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-        "reasoning_effort": "none",
-        "chat_template_kwargs": {"enable_thinking": False},
         "max_tokens": 1,
     }
+    assert question.hints == asked(thinking={"type": "disabled"}).hints
     assert question.answer({"usage": {"prompt_tokens": 7}}) == {"input_tokens": 7}
     # A server in whose prompt tools are only where they may be called.
     none = count(
