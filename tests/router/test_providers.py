@@ -222,6 +222,23 @@ async def test_a_key_is_kept_in_a_file_of_its_own_and_shown_nowhere(
     assert KEY.encode() not in database.read_bytes()
 
 
+async def test_an_edit_of_something_else_keeps_the_key(tmp_path: Path) -> None:
+    """The reference that is stored is ours, and no variable or file that somebody names to us."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path) as signalbox:
+        await add(signalbox, "fm", fm.url, api_key=KEY)
+        (kept,) = (tmp_path / "data" / "keys").iterdir()
+        changes = {"timeouts": {"idle_s": 3.5}}
+        response = await signalbox.client.patch(f"{PATH}/fm", json=changes)
+        assert response.status_code == 200, response.text
+        assert list(kept.parent.iterdir()) == [kept]
+        await bind(signalbox, "fm/m")
+        await signalbox.chat(HELLO)
+        assert fm.seen[0].headers["authorization"] == f"Bearer {KEY}"
+        named = {"api_key": {"file": str(kept)}}
+        response = await signalbox.client.patch(f"{PATH}/fm", json=named)
+        assert response.json()["error"]["param"] == "api_key"
+
+
 async def test_a_key_goes_to_the_keyring_where_there_is_one(tmp_path: Path) -> None:
     """No file is made; the entry goes with its provider, one that somebody else made stays."""
     keyring = keyrings.OpenKeyring()
