@@ -223,6 +223,8 @@ class Router:
             self._server.renew(settings.timeouts.drain_s, _rules(settings))
         if settings.log.level != before.log.level:
             logging.getLogger().setLevel(settings.log.level.upper())
+        # Who is new, or another, has not been asked.
+        self.discovery.look()
 
     def _application(self) -> Guard:
         settings = self._settings

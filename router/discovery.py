@@ -6,6 +6,7 @@ certificate authority. Of a remote one nothing but its list is asked for.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -64,7 +65,8 @@ class Discovery:
         # Who is interested in more than what routing needs: a person has come to look.
         self._watched = False
         self._wake = asyncio.Event()
-        self._asked_at_s: dict[str, float] = {}
+        # Who was asked, as it was then, and when.
+        self._asked: dict[str, tuple[Provider, float]] = {}
         # Who was asked and has not answered with a list.
         self._silent: set[str] = set()
         self._asking: dict[str, asyncio.Task[None]] = {}
@@ -112,8 +114,15 @@ class Discovery:
         return self._map.learned.listings[name]
 
     def _may_ask(self, name: str) -> bool:
-        since_s = time.monotonic() - self._asked_at_s.get(name, -_LEAST_BETWEEN_S)
-        return name in self._asking or since_s >= _LEAST_BETWEEN_S
+        provider = self._map.ground.providers.get(name)
+        if provider is None:
+            return False
+        return name in self._asking or self._since_s(provider) >= _LEAST_BETWEEN_S
+
+    def _since_s(self, provider: Provider) -> float:
+        """Return how long ago a provider was asked, infinity where it was another one then."""
+        was, at_s = self._asked.get(provider.name, (None, 0.0))
+        return time.monotonic() - at_s if was == provider else math.inf
 
     def _task(self, name: str) -> asyncio.Task[None]:
         """Return the task that asks this provider for its list, which all who need it share."""
@@ -141,7 +150,7 @@ class Discovery:
 
     def _due(self) -> list[str]:
         """Return whom to ask now: where locality hangs on it, and whose list is old."""
-        catalog, now_s = self._map.catalog, time.monotonic()
+        catalog = self._map.catalog
         every_s = self._map.ground.settings.discovery.every_s if self._watched else None
         bound = {model.name: model for each in catalog.bindings for model in catalog.bound(each)}
         in_use = {model.provider for model in bound.values()}
@@ -152,7 +161,7 @@ class Discovery:
         }
         due = []
         for name, provider in catalog.providers.items():
-            age_s = now_s - self._asked_at_s.get(name, float("-inf"))
+            age_s = self._since_s(provider)
             wanted = provider.locality is Locality.LOCAL or name in in_use
             if provider.kind is not Kind.BUILTIN and (
                 (name in unsettled and age_s >= _AGAIN_S)
@@ -181,7 +190,7 @@ class Discovery:
         provider = self._map.ground.providers.get(name)
         if provider is None:
             raise DiscoveryFailed(f"There is no provider {name} (any more).")
-        self._asked_at_s[name] = time.monotonic()
+        self._asked[name] = provider, time.monotonic()
         self._silent.add(name)
         if provider.kind is Kind.OLLAMA:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"

@@ -299,6 +299,34 @@ async def test_the_control_plane_has_local_and_bound_providers_asked(tmp_path: P
         assert idle.seen == []
 
 
+async def test_a_provider_that_is_new_or_another_is_asked_at_once(tmp_path: Path) -> None:
+    """Whoever adds one, or moves it, does not wait half a minute for its models."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(b'{"data": [{"id": "m"}]}')
+
+    async def moved(conversation: Conversation) -> None:
+        await conversation.answer(b'{"data": [{"id": "other"}]}')
+
+    path = "/admin/providers"
+    async with (
+        ScriptedUpstream(script) as fm,
+        ScriptedUpstream(moved) as there,
+        running_router(tmp_path, discovery={"every_s": 300}) as signalbox,
+    ):
+        told = {"name": "p", **openai_provider(fm.url)}
+        assert (await signalbox.client.post(path, json=told)).is_success
+        await heard_of(signalbox.router, "p/m")
+        changes = {"base_url": there.url}
+        assert (await signalbox.client.patch(f"{path}/p", json=changes)).is_success
+        await heard_of(signalbox.router, "p/other")
+        # A change of another one is no reason to ask again.
+        told = {"name": "q", **openai_provider(fm.url)}
+        assert (await signalbox.client.post(path, json=told)).is_success
+        await heard_of(signalbox.router, "q/m")
+        assert len(there.seen) == 1
+
+
 async def test_a_list_that_says_the_same_changes_nothing(tmp_path: Path) -> None:
     """The catalog stays the very same, so that plans are remembered; news make a new one."""
     script = FakeOllama(tag("a"))
@@ -371,7 +399,7 @@ async def test_a_model_that_its_provider_does_not_list_cannot_be_assigned(tmp_pa
         assert "o lists no model 'smal'" in refused.json()["error"]["message"]
         assert (await assign("o/small")).is_success
         assert (await assign("o/declared")).is_success
-        signalbox.router.discovery._asked_at_s.clear()
+        signalbox.router.discovery._asked.clear()
         script.tags.append(tag("new"))
         assert (await assign("o/new")).is_success
 
