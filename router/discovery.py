@@ -18,6 +18,7 @@ from router.catalog import Kind, Locality, Provider, locality_of
 from router.errors import RouteFailed
 from router.learned import Listing
 from router.metadata import (
+    MAX_LIST_BYTES,
     Shown,
     Tag,
     ollama_list,
@@ -25,7 +26,7 @@ from router.metadata import (
     ollama_tags,
     openai_list,
 )
-from router.question import question
+from router.question import answered, question
 from router.reach import Reach
 from router.upstream import UpstreamRequest
 
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 
 _LIST_S = 20.0
 _SHOW_S = 10.0
-_LIST_BYTES = 32_000_000
 _SHOW_BYTES = 8_000_000
 # Longer than this, decoding would be felt by the requests beside it.
 _AT_ONCE_BYTES = 100_000
@@ -196,7 +196,7 @@ class Discovery:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
         else:
             url = f"{provider.base_url}/models"
-        body = await self._fetch(name, question(provider, url), _LIST_S, _LIST_BYTES)
+        body = await self._fetch(name, question(provider, url), _LIST_S, MAX_LIST_BYTES)
         try:
             if len(body) > _AT_ONCE_BYTES:
                 listing = await asyncio.to_thread(self._read, provider, body)
@@ -257,25 +257,17 @@ class Discovery:
         self, name: str, request: UpstreamRequest, within_s: float, size: int
     ) -> bytes:
         """Return the body of an answer; DiscoveryFailed when it is none, late, or too large."""
-        body = bytearray()
         try:
-            async with (
-                asyncio.timeout(within_s),
-                self._reached(name).upstream.exchange(request) as answer,
-            ):
-                if answer.status != _OK:
-                    raise DiscoveryFailed(
-                        f"{name} answered {answer.status} when asked for its models."
-                    )
-                while piece := await answer.read():
-                    body += piece
-                    if len(body) > size:
-                        raise DiscoveryFailed(f"{name} lists more than {size} bytes of models.")
+            status, body = await answered(self._reached(name).upstream, request, within_s, size)
         except TimeoutError as error:
             raise DiscoveryFailed(f"{name} did not list its models in {within_s:g} s.") from error
+        except ValueError as error:
+            raise DiscoveryFailed(f"{name} says {error} of its models.") from error
         except RouteFailed as error:
             raise DiscoveryFailed(error.message) from error
-        return bytes(body)
+        if status != _OK:
+            raise DiscoveryFailed(f"{name} answered {status} when asked for its models.")
+        return body
 
     def _reached(self, name: str) -> Reach:
         reach = self._reaches.get(name)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from router.catalog import Locality
 from router.configuration import Configuration
 from router.errors import Refused, SignalboxError
-from router.inquiry import Verdict, inquire
+from router.inquiry import Inquiry, inquire
 from router.keys import KeyReference, KeyReferenceError, KeySource, check_key, forget, keep
 from router.overrides import StoreError
 from router.reach import Reach
@@ -159,11 +159,11 @@ class Providers:
                 if any(model.partition("/")[0] == name for model in row.models)
             ]
 
-    async def test(self, name: str) -> Verdict:
+    async def test(self, name: str) -> Inquiry:
         """Ask a provider for its list of models, once; no prompt is sent."""
         row = self.row(name)
         if row.state == "disabled":
-            return Verdict(name, ok=False, message=row.message or "it is disabled")
+            return Inquiry(name, ok=False, message=row.message or "it is disabled")
         catalog, reach = self._configuration.map.catalog, self._reaches[name]
         provider = catalog.providers[name]
         if catalog.local_only and provider.locality is Locality.REMOTE:

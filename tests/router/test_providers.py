@@ -290,6 +290,16 @@ async def _lists(conversation: Conversation) -> None:
     await conversation.answer(b'{"object":"list","data":[{"id":"a"},{"id":"b"}]}')
 
 
+async def _bare(conversation: Conversation) -> None:
+    await conversation.answer(b'[{"id":"a"}]')
+
+
+async def _endless(conversation: Conversation) -> None:
+    await conversation.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+    while True:
+        await conversation.send(b"x" * 1_000_000)
+
+
 async def _ill(conversation: Conversation) -> None:
     await conversation.answer(b"", 500)
 
@@ -298,6 +308,8 @@ async def _ill(conversation: Conversation) -> None:
     ("script", "key", "ok", "words"),
     [
         (_lists, KEY, True, "lists 2 models"),
+        (_bare, None, True, "lists 1 model."),
+        (_endless, None, False, "more than 32000000 bytes"),
         (_refuses, KEY, False, "refuses the key"),
         (_refuses, None, False, "wants a key"),
         (_nothing, None, False, "is the path of base_url right?"),
