@@ -28,7 +28,6 @@ from router.metadata import (
 )
 from router.question import answered, question
 from router.reach import Reach
-from router.upstream import UpstreamRequest
 
 log = logging.getLogger(__name__)
 
@@ -187,16 +186,14 @@ class Discovery:
 
     async def _list(self, name: str) -> None:
         """Ask a provider for its list, and have the map learn it."""
-        provider = self._map.ground.providers.get(name)
-        if provider is None:
-            raise DiscoveryFailed(f"There is no provider {name} (any more).")
+        provider, reach = self._reached(name)
         self._asked[name] = provider, time.monotonic()
         self._silent.add(name)
         if provider.kind is Kind.OLLAMA:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
         else:
             url = f"{provider.base_url}/models"
-        body = await self._fetch(name, question(provider, url), _LIST_S, MAX_LIST_BYTES)
+        body = await _fetched(provider, reach, url, _LIST_S, MAX_LIST_BYTES)
         try:
             if len(body) > _AT_ONCE_BYTES:
                 listing = await asyncio.to_thread(self._read, provider, body)
@@ -222,58 +219,41 @@ class Discovery:
 
     async def _describe(self, name: str) -> None:
         """Ask a local Ollama about each model that it keeps and has said nothing of yet."""
-        listing = self._map.learned.listings.get(name)
-        if listing is None or listing.provider.locality is not Locality.LOCAL:
+        provider, reach = self._reached(name)
+        if provider.locality is not Locality.LOCAL:
             return
         # A model of its cloud is not asked about: the question itself might go there.
-        tags = [tag for tag in listing.tags if tag.digest and not tag.is_remote]
+        tags = [tag for tag in self._tags(provider) if tag.digest and not tag.is_remote]
         known = self._shown.get(name, {})
         missing = [tag for tag in tags if tag.digest not in known][:_MAX_SHOWN]
         if not missing:
             return
         places = asyncio.Semaphore(_SHOWN_AT_ONCE)
-        answers = await asyncio.gather(
-            *(self._show(listing.provider, tag, places) for tag in missing)
-        )
+        with reach.use:
+            answers = await asyncio.gather(
+                *(_shown(provider, reach, tag, places) for tag in missing)
+            )
         fresh = {tag.digest: each for tag, each in zip(missing, answers, strict=True) if each}
         here = {tag.digest for tag in tags}
         # What was deleted is forgotten: this must not grow for ever.
         kept = {digest: each for digest, each in known.items() if digest in here}
         self._shown[name] = {**kept, **fresh}
-        await self._map.learn(self._ollama(listing.provider, list(listing.tags), listing.date))
+        listing = self._map.learned.listings[name]
+        # Somebody may have had the list asked for meanwhile, of another server even.
+        if listing.provider == provider:
+            await self._map.learn(self._ollama(provider, list(listing.tags), listing.date))
 
-    async def _show(self, provider: Provider, tag: Tag, places: asyncio.Semaphore) -> Shown | None:
-        url = f"{provider.base_url.removesuffix('/v1')}/api/show"
-        request = question(provider, url, msgspec.json.encode({"model": tag.id}))
-        async with places:
-            try:
-                told = await self._fetch(provider.name, request, _SHOW_S, _SHOW_BYTES)
-                return ollama_show(told)
-            except (DiscoveryFailed, ValueError) as error:
-                log.info("%s/%s is not described: %s", provider.name, tag.id, error)
-                return None
+    def _tags(self, provider: Provider) -> tuple[Tag, ...]:
+        """Return what an Ollama lists; nothing where that was said by another one of its name."""
+        listing = self._map.learned.listings.get(provider.name)
+        return listing.tags if listing is not None and listing.provider == provider else ()
 
-    async def _fetch(
-        self, name: str, request: UpstreamRequest, within_s: float, size: int
-    ) -> bytes:
-        """Return the body of an answer; DiscoveryFailed when it is none, late, or too large."""
-        try:
-            status, body = await answered(self._reached(name).upstream, request, within_s, size)
-        except TimeoutError as error:
-            raise DiscoveryFailed(f"{name} did not list its models in {within_s:g} s.") from error
-        except ValueError as error:
-            raise DiscoveryFailed(f"{name} says {error} of its models.") from error
-        except RouteFailed as error:
-            raise DiscoveryFailed(error.message) from error
-        if status != _OK:
-            raise DiscoveryFailed(f"{name} answered {status} when asked for its models.")
-        return body
-
-    def _reached(self, name: str) -> Reach:
-        reach = self._reaches.get(name)
-        if reach is None:
+    def _reached(self, name: str) -> tuple[Provider, Reach]:
+        """Return a provider and the way to it, both as they are now: its key goes no other way."""
+        provider, reach = self._map.ground.providers.get(name), self._reaches.get(name)
+        if provider is None or reach is None:
             raise DiscoveryFailed(f"There is no provider {name} (any more).")
-        return reach
+        return provider, reach
 
     async def aclose(self) -> None:
         """End all asking."""
@@ -282,3 +262,37 @@ class Discovery:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def _shown(
+    provider: Provider, reach: Reach, tag: Tag, places: asyncio.Semaphore
+) -> Shown | None:
+    """Return what an Ollama says of one model; None where it says nothing."""
+    url = f"{provider.base_url.removesuffix('/v1')}/api/show"
+    body = msgspec.json.encode({"model": tag.id})
+    async with places:
+        try:
+            return ollama_show(await _fetched(provider, reach, url, _SHOW_S, _SHOW_BYTES, body))
+        except (DiscoveryFailed, ValueError) as error:
+            log.info("%s/%s is not described: %s", provider.name, tag.id, error)
+            return None
+
+
+async def _fetched(
+    provider: Provider, reach: Reach, url: str, within_s: float, size: int, body: bytes = b""
+) -> bytes:
+    """Return the body of an answer; DiscoveryFailed when it is none, late, or too large."""
+    name, request = provider.name, question(provider, url, body)
+    try:
+        # It goes its way to the end, whatever becomes of the provider meanwhile.
+        with reach.use:
+            status, answer = await answered(reach.upstream, request, within_s, size)
+    except TimeoutError as error:
+        raise DiscoveryFailed(f"{name} did not list its models in {within_s:g} s.") from error
+    except ValueError as error:
+        raise DiscoveryFailed(f"{name} says {error} of its models.") from error
+    except RouteFailed as error:
+        raise DiscoveryFailed(error.message) from error
+    if status != _OK:
+        raise DiscoveryFailed(f"{name} answered {status} when asked for its models.")
+    return answer

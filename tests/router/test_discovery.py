@@ -23,6 +23,8 @@ class FakeOllama:
         self.tags = list(tags)
         self.shown = shown or {}
         self.asked: list[str] = []
+        self.may_show = asyncio.Event()
+        self.may_show.set()
         self.may_list = asyncio.Event()
         self.may_list.set()
 
@@ -32,6 +34,7 @@ class FakeOllama:
             await self.may_list.wait()
             await conversation.answer(json.dumps({"models": self.tags}).encode())
         elif conversation.target == "/api/show":
+            await self.may_show.wait()
             shown = self.shown.get(conversation.json["model"], {})
             await conversation.answer(json.dumps(shown).encode())
         else:
@@ -344,6 +347,50 @@ async def test_a_list_that_says_the_same_changes_nothing(tmp_path: Path) -> None
         script.tags.append(tag("b"))
         await discovery.discover("o")
         assert "o/b" in the_map.catalog.models
+
+
+async def _until_asked(script: FakeOllama, path: str) -> None:
+    async with asyncio.timeout(5):
+        while path not in script.asked:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_question_ends_where_it_began(tmp_path: Path) -> None:
+    """An edit of the provider closes the way to it after the answer, as it does for requests."""
+    script = FakeOllama(tag("m"), shown={"m": {"capabilities": ["completion"]}})
+    script.may_show.clear()
+    path = "/admin/providers"
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, discovery={"every_s": 300}) as signalbox,
+    ):
+        assert (await signalbox.client.post(path, json={"name": "o", **ollama(fm)})).is_success
+        await _until_asked(script, "/api/show")
+        changes = {"timeouts": {"idle_s": 3}}
+        assert (await signalbox.client.patch(f"{path}/o", json=changes)).is_success
+        script.may_show.set()
+        await _until_described(signalbox.router, "o/m")
+    assert script.asked.count("/api/show") == 1
+
+
+async def test_a_description_does_not_bring_back_an_older_list(tmp_path: Path) -> None:
+    """What was listed while models were asked about stays."""
+    script = FakeOllama(tag("a"), shown={"a": {"capabilities": ["completion"]}})
+    script.may_show.clear()
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        discovery = signalbox.router.discovery
+        describing = asyncio.create_task(discovery.discover("o"))
+        await _until_asked(script, "/api/show")
+        script.tags.append(tag("b", **CLOUD))
+        discovery._asked.clear()
+        await discovery.settle(["o"])
+        script.may_show.set()
+        listing = await describing
+        assert set(listing.models) == {"o/a", "o/b"}
+        assert listing.models["o/a"].facts
 
 
 async def test_an_ollama_that_comes_later_is_heard_by_itself(
