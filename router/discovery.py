@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _LIST_S = 20.0
 _SHOW_S = 10.0
+# All models of one Ollama; those of which nothing was heard by then are asked about the next time.
+_ALL_SHOWN_S = 30.0
 _SHOW_BYTES = 8_000_000
 # Longer than this, decoding would be felt by the requests beside it.
 _AT_ONCE_BYTES = 100_000
@@ -138,14 +141,21 @@ class Discovery:
             self._wake.clear()
             due = self._due()
             if due:
-                await asyncio.wait([self._task(name) for name in due])
-                for name in due:
-                    await self._describe_quietly(name)
+                # At once: who hangs keeps the others from nothing.
+                await asyncio.gather(*map(self._ask, due))
             try:
                 async with asyncio.timeout(_AGAIN_S):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def _ask(self, name: str) -> None:
+        """Ask a provider for all that it says; what comes of it is told, and raised nowhere."""
+        await asyncio.wait([self._task(name)])
+        try:
+            await self._describe(name)
+        except DiscoveryFailed as failure:
+            log.info("%s", failure)
 
     def _due(self) -> list[str]:
         """Return whom to ask now: where locality hangs on it, and whose list is old."""
@@ -175,12 +185,6 @@ class Discovery:
     async def _list_quietly(self, name: str) -> None:
         try:
             await self._list(name)
-        except DiscoveryFailed as failure:
-            log.info("%s", failure)
-
-    async def _describe_quietly(self, name: str) -> None:
-        try:
-            await self._describe(name)
         except DiscoveryFailed as failure:
             log.info("%s", failure)
 
@@ -228,12 +232,12 @@ class Discovery:
         missing = [tag for tag in tags if tag.digest not in known][:_MAX_SHOWN]
         if not missing:
             return
-        places = asyncio.Semaphore(_SHOWN_AT_ONCE)
-        with reach.use:
-            answers = await asyncio.gather(
-                *(_shown(provider, reach, tag, places) for tag in missing)
-            )
-        fresh = {tag.digest: each for tag, each in zip(missing, answers, strict=True) if each}
+        places, fresh = asyncio.Semaphore(_SHOWN_AT_ONCE), dict[str, Shown]()
+        with reach.use, suppress(TimeoutError):
+            async with asyncio.timeout(_ALL_SHOWN_S):
+                await asyncio.gather(
+                    *(_show(provider, reach, tag, places, fresh) for tag in missing)
+                )
         here = {tag.digest for tag in tags}
         # What was deleted is forgotten: this must not grow for ever.
         kept = {digest: each for digest, each in known.items() if digest in here}
@@ -264,18 +268,22 @@ class Discovery:
             await asyncio.wait(tasks)
 
 
-async def _shown(
-    provider: Provider, reach: Reach, tag: Tag, places: asyncio.Semaphore
-) -> Shown | None:
-    """Return what an Ollama says of one model; None where it says nothing."""
+async def _show(
+    provider: Provider,
+    reach: Reach,
+    tag: Tag,
+    places: asyncio.Semaphore,
+    shown: dict[str, Shown],
+) -> None:
+    """Put down what an Ollama says of one model, unless it says nothing."""
     url = f"{provider.base_url.removesuffix('/v1')}/api/show"
     body = msgspec.json.encode({"model": tag.id})
     async with places:
         try:
-            return ollama_show(await _fetched(provider, reach, url, _SHOW_S, _SHOW_BYTES, body))
+            told = await _fetched(provider, reach, url, _SHOW_S, _SHOW_BYTES, body)
+            shown[tag.digest] = ollama_show(told)
         except (DiscoveryFailed, ValueError) as error:
             log.info("%s/%s is not described: %s", provider.name, tag.id, error)
-            return None
 
 
 async def _fetched(

@@ -393,6 +393,50 @@ async def test_a_description_does_not_bring_back_an_older_list(tmp_path: Path) -
         assert listing.models["o/a"].facts
 
 
+class Hanging(FakeOllama):
+    """An Ollama that is asked in vain about whatever is called `stuck`."""
+
+    async def __call__(self, conversation: Conversation) -> None:
+        if conversation.target == "/api/show" and "stuck" in conversation.json["model"]:
+            self.asked.append(conversation.target)
+            await conversation.left()
+        else:
+            await super().__call__(conversation)
+
+
+async def test_an_ollama_that_hangs_keeps_no_other_from_being_heard(tmp_path: Path) -> None:
+    """All whose turn it is are asked at once."""
+    script = FakeOllama(tag("n"), shown={"n": {"capabilities": ["completion"]}})
+    async with (
+        ScriptedUpstream(Hanging(tag("stuck"))) as first,
+        ScriptedUpstream(script) as second,
+        running_router(
+            tmp_path,
+            discovery={"every_s": 300},
+            providers={"hanging": ollama(first), "other": ollama(second)},
+        ) as signalbox,
+    ):
+        await signalbox.client.get("/admin/capabilities")
+        await heard_of(signalbox.router, "other/n")
+        await _until_described(signalbox.router, "other/n")
+
+
+async def test_what_was_said_in_time_counts_where_the_rest_is_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred questions without an answer do not take a hundred deadlines."""
+    monkeypatch.setattr("router.discovery._ALL_SHOWN_S", 0.2)
+    stuck = (tag(f"stuck{number}") for number in range(100))
+    script = Hanging(tag("m"), *stuck, shown={"m": {"capabilities": ["completion"]}})
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        async with asyncio.timeout(5):
+            listing = await signalbox.router.discovery.discover("o")
+        assert listing.models["o/m"].facts
+
+
 async def test_an_ollama_that_comes_later_is_heard_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
