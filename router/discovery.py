@@ -69,8 +69,8 @@ class Discovery:
         self._wake = asyncio.Event()
         # Who was asked, as it was then, and when.
         self._asked: dict[str, tuple[Provider, float]] = {}
-        # Who was asked and has not answered with a list.
-        self._silent: set[str] = set()
+        # Who was asked and has not answered with a list, and what was told of it.
+        self._silent: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._shown: dict[str, dict[str, Shown]] = {}
@@ -186,13 +186,16 @@ class Discovery:
         try:
             await self._list(name)
         except DiscoveryFailed as failure:
-            log.info("%s", failure)
+            told, self._silent[name] = self._silent.get(name), str(failure)
+            # Once: who is not running is asked again and again.
+            if told != str(failure):
+                log.info("%s", failure)
 
     async def _list(self, name: str) -> None:
         """Ask a provider for its list, and have the map learn it."""
         provider, reach = self._reached(name)
         self._asked[name] = provider, time.monotonic()
-        self._silent.add(name)
+        self._silent.setdefault(name, "")
         if provider.kind is Kind.OLLAMA:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
         else:
@@ -205,7 +208,7 @@ class Discovery:
                 listing = self._read(provider, body)
         except ValueError as error:
             raise DiscoveryFailed(f"{name} does not tell its models: {error}.") from error
-        self._silent.discard(name)
+        self._silent.pop(name, None)
         await self._map.learn(listing)
 
     def _read(self, provider: Provider, body: bytes) -> Listing:

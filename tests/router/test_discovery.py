@@ -454,6 +454,33 @@ async def test_an_ollama_that_comes_later_is_heard_by_itself(
         assert (await signalbox.chat(HELLO, **LOCAL_ONLY)).is_success
 
 
+async def test_who_does_not_answer_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log does not fill with an Ollama that nobody has started."""
+    monkeypatch.setattr("router.discovery._AGAIN_S", 0.02)
+    caplog.set_level("INFO", logger="router.discovery")
+    asked = 0
+
+    async def page(conversation: Conversation) -> None:
+        nonlocal asked
+        asked += 1
+        await conversation.answer(b"<html>", kind="text/html")
+
+    async with (
+        ScriptedUpstream(page) as fm,
+        running_router(
+            tmp_path, providers={"o": ollama(fm)}, capabilities={"text": ["o/m"]}
+        ) as signalbox,
+    ):
+        async with asyncio.timeout(5):
+            while asked < 3:
+                await asyncio.sleep(0.005)
+        assert len(caplog.records) == 1, caplog.text
+        assert "does not tell its models: not JSON" in caplog.text
+        assert code(await signalbox.chat(HELLO, **LOCAL_ONLY)) == (403, "remote_not_allowed")
+
+
 async def test_an_assignment_has_its_ollama_asked(tmp_path: Path) -> None:
     """Who points at a model wants to know where it runs, before the first request does."""
     script = FakeOllama(tag("m"))
