@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from router.capability_map import CapabilityMap
+from router.catalog import Catalog
 from router.reaches import Reaches, Renewal, load_tls, needs_tls
 from router.settings import FIXED, Settings, SettingsError, as_started, refuse_unbuilt, reload
 from router.settings.added import ProviderError, read_provider, with_added
@@ -135,11 +136,12 @@ class Configuration:
         try:
             if new in draft.renewal.faults:
                 raise ProviderError("ca_file", draft.renewal.faults[new])  # noqa: TRY301 undone below
+            catalog = await self.map.drawn(ground=draft.ground)
             await asyncio.to_thread(write)
         except BaseException:
             self._reaches.discard(draft.renewal)
             raise
-        self._adopt(draft)
+        self._adopt(draft, catalog)
 
     def _draft(
         self, settings: Settings, stored: Stored, ground: Ground, broken: Mapping[str, str]
@@ -160,13 +162,13 @@ class Configuration:
         ground = replace(ground, providers=there, disabled=disabled)
         return _Draft(settings, stored, ground, renewal)
 
-    def _adopt(self, draft: _Draft) -> None:
+    def _adopt(self, draft: _Draft, catalog: Catalog) -> None:
         """Put a draft in force; nothing waits here, so that no request sees a part of it."""
         self.settings, self.stored = draft.settings, draft.stored
         self._reaches.adopt(draft.renewal)
         if self._apply is not None:
             self._apply(draft.ground)
-        self.map.stand_on(draft.ground)
+        self.map.stand_on(draft.ground, catalog)
         self._tell_disabled(draft.ground.disabled)
 
     def _tell_disabled(self, disabled: Mapping[str, str]) -> None:

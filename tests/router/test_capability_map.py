@@ -1,0 +1,63 @@
+"""The map and its one writer."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.snapshot import build_catalog
+from tests.harness.running_router import openai_provider, running_router, save
+from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
+
+TEXT = "/admin/capabilities/text"
+
+
+async def _lists(conversation: Conversation) -> None:
+    if conversation.target == "/v1/models":
+        await conversation.answer(b'{"data": [{"id": "m"}]}')
+    else:
+        await conversation.answer()
+
+
+async def test_no_change_of_the_map_holds_up_the_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever changes it, the new catalog is put together beside the event loop."""
+    threads: list[threading.Thread] = []
+
+    def watched(*told: Any) -> Any:
+        threads.append(threading.current_thread())
+        return build_catalog(*told)
+
+    async with ScriptedUpstream(_lists) as fm:
+        there: dict[str, Any] = {"providers": {"p": openai_provider(fm.url)}}
+        async with running_router(tmp_path, **there) as signalbox:
+            client, router = signalbox.client, signalbox.router
+            monkeypatch.setattr("router.capability_map.build_catalog", watched)
+            await router.discovery.discover("p")
+            assert (await client.put(TEXT, json={"models": ["p/m"]})).is_success
+            assert (await client.delete(TEXT)).is_success
+            probe = {"model": "p/m", "capabilities": ["text"]}
+            assert (await client.post("/admin/models/probe", json=probe)).is_success
+            assert (await client.delete("/admin/models/facts?model=p/m")).is_success
+            await router.capability_map.models_changed()
+            told = {"name": "q", **openai_provider(fm.url)}
+            assert (await client.post("/admin/providers", json=told)).is_success
+            save(tmp_path, **there, aliases={"a": "auto"})
+            assert (await client.post("/admin/reload")).json()["changed"] == ["aliases.a"]
+    assert len(threads) >= 8
+    assert threading.main_thread() not in threads
+
+
+async def test_an_assignment_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
+    """Neither in the map nor in the catalog, nor in what is stored."""
+    async with ScriptedUpstream(_lists) as fm:
+        there: dict[str, Any] = {"providers": {"p": openai_provider(fm.url)}}
+        async with running_router(tmp_path, **there) as signalbox:
+            before = signalbox.router.capability_map.catalog
+            refused = await signalbox.client.put(TEXT, json={"models": ["nobody/m"]})
+            assert refused.json()["error"]["code"] == "model_not_found"
+            assert signalbox.router.capability_map.catalog is before
+            assert (await signalbox.client.get(TEXT)).json()["source"] == "none"
+    assert not list((tmp_path / "data").glob("signalbox.db"))
