@@ -268,8 +268,12 @@ class CapabilityMap:
         )
 
     def status(self, model: Model) -> str | None:
-        """Return where a model of our own process stands: absent, or as the process; None else."""
-        if self.catalog.providers[model.provider].kind is not Kind.BUILTIN:
+        """Return where a model of our own process stands: absent, or as the process; None else.
+
+        Of a model of an older catalog, too: a long list is rendered beside what changes the map.
+        """
+        provider = self.catalog.providers.get(model.provider)
+        if provider is None or provider.kind is not Kind.BUILTIN:
             return None
         return str(self._processes.status(model.provider).state) if model.present else "absent"
 

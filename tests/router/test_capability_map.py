@@ -50,6 +50,18 @@ async def test_no_change_of_the_map_holds_up_the_requests(
     assert threading.main_thread() not in threads
 
 
+async def test_a_model_of_a_provider_that_has_gone_has_no_status(tmp_path: Path) -> None:
+    """Whoever renders an older catalog meanwhile comes to its end."""
+    providers = {"p": openai_provider("http://127.0.0.1:9/v1")}
+    async with running_router(tmp_path, providers=providers, models={"p/m": {}}) as signalbox:
+        the_map = signalbox.router.capability_map
+        model = the_map.catalog.models["p/m"]
+        assert the_map.status(model) is None
+        save(tmp_path)
+        assert (await signalbox.client.post("/admin/reload")).is_success
+        assert the_map.status(model) is None
+
+
 async def test_an_assignment_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
     """Neither in the map nor in the catalog, nor in what is stored."""
     async with ScriptedUpstream(_lists) as fm:
