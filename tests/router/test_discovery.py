@@ -9,6 +9,7 @@ import pytest
 
 from router.app import Router
 from router.discovery import DiscoveryFailed
+from tests.harness.authority import Authority
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
 
@@ -355,22 +356,34 @@ async def _until_asked(script: FakeOllama, path: str) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_question_ends_where_it_began(tmp_path: Path) -> None:
-    """An edit of the provider closes the way to it after the answer, as it does for requests."""
-    script = FakeOllama(tag("m"), shown={"m": {"capabilities": ["completion"]}})
+@pytest.mark.usefixtures("small_platform")
+async def test_a_question_ends_where_it_began(tmp_path: Path, authority: Authority) -> None:
+    """An edit of the provider closes the way to it after the answers, as it does for requests."""
+    # More than are asked about at once: the last one's turn comes after the edit.
+    tags = [tag(f"m{number}") for number in range(5)]
+    script = FakeOllama(*tags, shown={"m4": {"capabilities": ["completion"]}})
+    script.may_list.clear()
     script.may_show.clear()
-    path = "/admin/providers"
     async with (
-        ScriptedUpstream(script) as fm,
+        ScriptedUpstream(script, tls=authority.server()) as fm,
         running_router(tmp_path, discovery={"every_s": 300}) as signalbox,
     ):
-        assert (await signalbox.client.post(path, json={"name": "o", **ollama(fm)})).is_success
+
+        async def edit(idle_s: float) -> None:
+            changes = {"timeouts": {"idle_s": idle_s}}
+            response = await signalbox.client.patch("/admin/providers/o", json=changes)
+            assert response.is_success
+
+        told = {"name": "o", "ca_file": str(authority.file), **ollama(fm)}
+        assert (await signalbox.client.post("/admin/providers", json=told)).is_success
+        await _until_asked(script, "/api/tags")
+        await edit(3.0)
+        script.may_list.set()
         await _until_asked(script, "/api/show")
-        changes = {"timeouts": {"idle_s": 3}}
-        assert (await signalbox.client.patch(f"{path}/o", json=changes)).is_success
+        await edit(4.0)
         script.may_show.set()
-        await _until_described(signalbox.router, "o/m")
-    assert script.asked.count("/api/show") == 1
+        await _until_described(signalbox.router, "o/m4")
+    assert script.asked == ["/api/tags", *["/api/show"] * 5]
 
 
 async def test_a_description_does_not_bring_back_an_older_list(tmp_path: Path) -> None:
