@@ -170,7 +170,7 @@ class Router:
         enter.push_async_callback(reaches.aclose)
         self.reaches = reaches.by_name
         self.configuration = Configuration(settings, stored, partial(self._survey, token), reaches)
-        ground = self.configuration.begin()
+        ground = await self.configuration.begin()
         learned = Learned(verdicts=read_verdicts(self._folder.database))
         processes = ProcessManager(
             self._specs(ground, token),

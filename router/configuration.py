@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from router.capability_map import CapabilityMap
 from router.catalog import Catalog
-from router.reaches import Reaches, Renewal, load_tls, needs_tls
+from router.reaches import Reaches, Renewal
 from router.settings import FIXED, Settings, SettingsError, as_started, refuse_unbuilt, reload
 from router.settings.added import ProviderError, read_provider, with_added
 from router.settings.differences import differences
@@ -71,13 +71,14 @@ class Configuration:
         state = "refused" if self.faults else "in force"
         return f"<Configuration {self.settings.source} {state} stored={list(self.stored)}>"
 
-    def begin(self) -> Ground:
+    async def begin(self) -> Ground:
         """Return the first ground, and build the way to each of its providers.
 
         Raises SettingsError when one of the file's cannot be reached as it is told.
         """
         merged, broken = _merged(self.settings, self.stored)
-        draft = self._draft(self.settings, self.stored, self._surveyor(merged), broken)
+        ground = self._surveyor(merged)
+        draft = await self._draft(self.settings, self.stored, ground, broken)
         self._reaches.adopt(draft.renewal)
         self._tell_disabled(draft.ground.disabled)
         return draft.ground
@@ -130,9 +131,7 @@ class Configuration:
     ) -> None:
         merged, broken = _merged(settings, stored)
         ground = await asyncio.to_thread(self._surveyor, merged)
-        if any(needs_tls(provider, merged) for provider in ground.providers.values()):
-            await asyncio.to_thread(load_tls)
-        draft = self._draft(settings, stored, ground, broken)
+        draft = await self._draft(settings, stored, ground, broken)
         try:
             if new in draft.renewal.faults:
                 raise ProviderError("ca_file", draft.renewal.faults[new])  # noqa: TRY301 undone below
@@ -143,11 +142,11 @@ class Configuration:
             raise
         self._adopt(draft, catalog)
 
-    def _draft(
+    async def _draft(
         self, settings: Settings, stored: Stored, ground: Ground, broken: Mapping[str, str]
     ) -> _Draft:
         """Build the ways to the providers; one that was added and has none is left out."""
-        renewal = self._reaches.prepare(ground.providers, ground.settings)
+        renewal = await self._reaches.prepare(ground.providers, ground.settings)
         lines = [
             f"{settings.source}: providers.{name}.ca_file: {fault}"
             for name, fault in renewal.faults.items()
