@@ -151,7 +151,7 @@ def _keep_in_file(key: str, path: Path) -> KeyReference:
         finally:
             os.close(folder)
     except OSError as exc:
-        path.unlink(missing_ok=True)
+        forget(reference)
         raise KeyReferenceError(f"{path.parent} takes no key: {exc.strerror}") from exc
     return reference
 
@@ -159,7 +159,8 @@ def _keep_in_file(key: str, path: Path) -> KeyReference:
 def forget(reference: KeyReference, keyring_s: float = _KEYRING_S) -> None:
     """Delete a key that `keep` kept; blocks. One that is gone, or cannot be reached, is let be."""
     if reference.source is KeySource.FILE:
-        Path(reference.name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(reference.name).unlink()
         return
     with suppress(KeyReferenceError):
         _in_keyring(

@@ -255,10 +255,10 @@ class Providers:
         for name, reference in _references(before):
             if reference not in in_use and _is_ours(name, reference):
                 forget(reference)
-        names = {reference.name for reference in in_use}
         for path in self._keys.glob("*.key"):
-            if str(path) not in names:
-                path.unlink(missing_ok=True)
+            reference = KeyReference(KeySource.FILE, str(path))
+            if reference not in in_use:
+                forget(reference)
 
 
 def _refused(error: ProviderError) -> Refused:

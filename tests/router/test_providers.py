@@ -222,6 +222,26 @@ async def test_a_key_is_kept_in_a_file_of_its_own_and_shown_nowhere(
     assert KEY.encode() not in database.read_bytes()
 
 
+async def test_a_key_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    """503, and nothing is changed."""
+    async with running_router(tmp_path) as signalbox:
+        (tmp_path / "data" / "keys").write_text("not a folder", encoding="utf-8")
+        told = {"name": "a", **openai_provider("http://127.0.0.1:9/v1"), "api_key": KEY}
+        response = await signalbox.client.post(PATH, json=told)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (503, "store_unavailable")
+        assert "takes no key" in error["message"]
+        assert (await signalbox.client.get(PATH)).json() == {"data": []}
+
+
+async def test_a_key_that_cannot_be_deleted_is_in_nobodys_way(tmp_path: Path) -> None:
+    """The change that it was left by is made all the same."""
+    (tmp_path / "data" / "keys" / "left-00000000.key").mkdir(parents=True)
+    async with running_router(tmp_path) as signalbox:
+        await add(signalbox, "a", "http://127.0.0.1:9/v1", api_key=KEY)
+        assert (await row(signalbox, "a"))["has_key"]
+
+
 async def test_an_edit_of_something_else_keeps_the_key(tmp_path: Path) -> None:
     """The reference that is stored is ours, and no variable or file that somebody names to us."""
     async with ScriptedUpstream() as fm, running_router(tmp_path) as signalbox:
