@@ -150,6 +150,11 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         load(None, {}, {**home, "SIGNALBOX_CONFIG": str(missing)})
 
 
+def test_a_place_that_cannot_be_looked_at_is_told(home: dict[str, str], tmp_path: Path) -> None:
+    """What may be there is not taken for absent, and whoever watches it goes on watching."""
+    assert refused(tmp_path / ("x" * 300), home) == ["File name too long"]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
