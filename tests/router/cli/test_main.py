@@ -22,6 +22,8 @@ from router.cli.main import main, parser
         ("capabilities assign text a/b c/d", {"models": ["a/b", "c/d"], "wait": False}),
         ("capabilities reset text --wait", {"action": "reset", "wait": True}),
         ("models", {"action": "list"}),
+        ("providers --json", {"action": "list", "json": True}),
+        ("requests", {"action": "list"}),
         ("models pull x --data-dir d", {"action": "pull", "model": "x", "data_dir": Path("d")}),
         ("ask hello", {"prompt": "hello", "model": "auto", "image": []}),
         ("ask hello --image a --image b", {"image": [Path("a"), Path("b")]}),
