@@ -180,10 +180,15 @@ def _builtin_models(owners: Owners) -> APIRouter:
     @routes.post("/{model}/download", status_code=202)
     async def download_model(model: str) -> dict[str, Any]:
         """Begin to fetch a model; its progress is told by the list."""
-        owners.pulls.begin(model)
+        downloads.check(model)
         row = _row(model)
+        if row["state"] == "ready":
+            # It may have come by another way, and the map has not looked.
+            await the_map.models_changed()
+            return row
+        owners.pulls.begin(model)
         # It begins with the next turn of the loop.
-        return row if row["state"] == "ready" else {**row, "state": "downloading", "message": ""}
+        return {**row, "state": "downloading", "message": ""}
 
     @routes.delete("/{model}/download")
     async def cancel_download(model: str) -> dict[str, Any]:
