@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure.exit
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
+        if options.command != "serve":
+            sys.stderr.write("signalbox: where a router runs all the same, reach it by --url\n")
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
