@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from backends.wire import Priority
 from router.keys import KeyReference, KeyReferenceError, KeySource, resolve
 from router.settings import sources
-from router.settings.contradictions import contradictions, provider_of
+from router.settings.contradictions import ahead_of_time, contradictions, provider_of
 from router.settings.faults import settings_error
 from router.settings.sources import PREFIX, Layers, Origin, SettingsError
 from router.settings.tree import Server, Settings
@@ -43,7 +43,8 @@ def load(config: Path | None, overrides: Mapping[str, Any], environ: Mapping[str
     if faults := [layers.fault(*fault) for fault in contradictions(settings)]:
         raise SettingsError(faults)
     settings._source = path  # noqa: SLF001 made here, and only here
-    settings._notices = (*notices, *without_effect(settings))  # noqa: SLF001 likewise
+    told = (*notices, *ahead_of_time(settings), *without_effect(settings))
+    settings._notices = told  # noqa: SLF001 likewise
     settings._origin = Origin(config, overrides, environ)  # noqa: SLF001 likewise
     if settings.data_dir is None:
         settings._data_folder = sources.data_folder(environ)  # noqa: SLF001 likewise

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness import keyrings
+from tests.harness.edited import gated, in_flight
 from tests.harness.one_provider import HELLO
 from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream, hello
@@ -426,6 +427,29 @@ async def test_a_kill_right_after_the_acknowledgement_loses_nothing(tmp_path: Pa
             assert answer.status_code == 200
             assert fm.seen[0].headers["authorization"] == f"Bearer {KEY}"
             assert KEY not in router.log()
+
+
+async def test_the_file_may_tell_of_what_is_added(tmp_path: Path) -> None:
+    """A lane, and facts of models: there is no other place for them."""
+    sees, gate = [{"type": "image_url", "image_url": {"url": "data:"}}], asyncio.Event()
+    async with (
+        ScriptedUpstream(gated(gate)) as fm,
+        running_router(
+            tmp_path,
+            models={"fm/m": {"capabilities": {"vision": False}}},
+            lanes={"fm": {"concurrency": 1, "queue": 0, "reserve_high": 0}},
+        ) as signalbox,
+    ):
+        await add(signalbox, "fm", fm.url)
+        first = asyncio.create_task(signalbox.chat({**HELLO, "model": "fm/m"}))
+        await in_flight(signalbox, 1)
+        refused = await signalbox.chat({**HELLO, "model": "fm/m"})
+        assert refused.json()["error"]["code"] == "queue_full"
+        gate.set()
+        assert (await first).status_code == 200
+        asked = {"model": "fm/m", "messages": [{"role": "user", "content": sees}]}
+        refused = await signalbox.chat(asked)
+        assert refused.json()["error"]["code"] == "capability_mismatch"
 
 
 async def test_changes_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:
