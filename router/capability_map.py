@@ -368,10 +368,12 @@ def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> No
     # A name is told in headers and logs, where a control character would end a line.
     model = catalog.model(name) if name.isprintable() else None
     if model is None:
+        meant = catalog.by_id(name)
+        here = f"The providers here are {', '.join(catalog.providers) or 'none'}."
         raise Refused(
             "model_not_found",
-            f"No provider knows {name!r}. Models are named provider/model; "
-            f"the providers here are {', '.join(catalog.providers) or 'none'}.",
+            f"No provider knows {name[:200]!r}. Models are named provider/model. "
+            f"{here if meant is None else f'Is {meant.name} meant?'}",
             param="models",
         )
     if capability in FAMILIES and catalog.providers[model.provider].kind is Kind.BUILTIN:

@@ -290,12 +290,17 @@ async def _backend_error(_request: Request, error: Exception) -> Response:
     return _answer(SignalboxError(error.code, error.message))
 
 
+# In the words that the configuration file's faults have.
+_DUE = {"missing": "this key is missing", "extra_forbidden": "unknown key"}
+
+
 async def _validation_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return _answer(Refused("invalid_request", f"{place or 'body'}: {first['msg']}", param=place))
+    due = _DUE.get(first["type"]) or first["msg"].removeprefix("Input ")
+    return _answer(Refused("invalid_request", f"{place or 'body'}: {due}.", param=place))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

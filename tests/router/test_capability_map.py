@@ -62,6 +62,31 @@ async def test_a_model_of_a_provider_that_has_gone_has_no_status(tmp_path: Path)
         assert the_map.status(model) is None
 
 
+async def test_an_assignment_without_a_provider_is_told_which_one_was_meant(tmp_path: Path) -> None:
+    """Requests may name a model by its id alone; the map wants the whole name, and says it."""
+    providers = {"p": openai_provider("http://127.0.0.1:9/v1")}
+    async with running_router(tmp_path, providers=providers, models={"p/m": {}}) as signalbox:
+        refused = await signalbox.client.put(TEXT, json={"models": ["m"]})
+    assert refused.json()["error"]["message"].endswith("Is p/m meant?")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({}, "models: this key is missing."),
+        ({"models": [], "modles": []}, "modles: unknown key."),
+        ({"models": "p/m"}, "models: should be a valid list."),
+    ],
+)
+async def test_a_body_with_a_fault_is_told_as_a_file_is(
+    tmp_path: Path, body: Any, told: str
+) -> None:
+    """Where, and what is due there."""
+    async with running_router(tmp_path) as signalbox:
+        refused = await signalbox.client.put(TEXT, json=body)
+    assert refused.json()["error"]["message"] == told
+
+
 async def test_an_assignment_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
     """Neither in the map nor in the catalog, nor in what is stored."""
     async with ScriptedUpstream(_lists) as fm:
@@ -69,7 +94,9 @@ async def test_an_assignment_that_is_refused_leaves_no_trace(tmp_path: Path) -> 
         async with running_router(tmp_path, **there) as signalbox:
             before = signalbox.router.capability_map.catalog
             refused = await signalbox.client.put(TEXT, json={"models": ["nobody/m"]})
-            assert refused.json()["error"]["code"] == "model_not_found"
+            error = refused.json()["error"]
+            assert (error["code"], error["param"]) == ("model_not_found", "models")
+            assert error["message"].endswith("The providers here are p.")
             assert signalbox.router.capability_map.catalog is before
             assert (await signalbox.client.get(TEXT)).json()["source"] == "none"
     assert not list((tmp_path / "data").glob("signalbox.db"))
