@@ -111,9 +111,8 @@ async def _serve(settings: Settings, announce: Announce, places: int) -> int:
 class Router:
     """Everything of one running router; an async context manager.
 
-    Every `watch_s` seconds it looks whether the configuration file is another.
-
-    Entering starts what the map wants; leaving stops it again, the processes last.
+    Entering starts what the map wants; leaving stops it again, the processes last. Every `watch_s`
+    seconds it looks whether the configuration file is another.
     """
 
     app: Guard

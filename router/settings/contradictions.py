@@ -29,8 +29,11 @@ def ahead_of_time(settings: Settings) -> Iterator[str]:
     places |= {f"lanes.{name}": name for name in settings.lanes if name != "default"}
     for place, name in places.items():
         if name not in settings.providers:
-            unknown = f"the provider {name!r} is unknown{_among(settings.providers)}"
-            yield f"{place}: {unknown}; this counts once one of that name is added"
+            here = ", ".join(settings.providers) or "none"
+            yield (
+                f"{place}: the file has no provider {name!r} (it has: {here}); "
+                "this is for one that is added under that name"
+            )
 
 
 def _bindings(settings: Settings) -> Iterator[tuple[str, str]]:

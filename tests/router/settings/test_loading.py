@@ -506,10 +506,10 @@ def test_what_is_said_of_a_provider_that_is_not_in_the_file_is_told(
 ) -> None:
     """It may be added at run time, and nothing can be said of its models and its lane elsewhere."""
     path = write(tmp_path, "models: {x/y: {}}\nlanes: {x: {}, default: {}, ollama: {}}")
-    unknown = "the provider 'x' is unknown (known: builtin, ollama)"
+    told = "the file has no provider 'x' (it has: builtin, ollama); this is for one that is added"
     assert load(path, {}, home).notices == (
-        f"models.x/y: {unknown}; this counts once one of that name is added",
-        f"lanes.x: {unknown}; this counts once one of that name is added",
+        f"models.x/y: {told} under that name",
+        f"lanes.x: {told} under that name",
     )
 
 
