@@ -111,9 +111,8 @@ async def _serve(settings: Settings, announce: Announce, places: int) -> int:
 class Router:
     """Everything of one running router; an async context manager.
 
-    Every `watch_s` seconds it looks whether the configuration file is another.
-
-    Entering starts what the map wants; leaving stops it again, the processes last.
+    Entering starts what the map wants; leaving stops it again, the processes last. Every `watch_s`
+    seconds it looks whether the configuration file is another.
     """
 
     app: Guard
@@ -170,7 +169,7 @@ class Router:
         enter.push_async_callback(reaches.aclose)
         self.reaches = reaches.by_name
         self.configuration = Configuration(settings, stored, partial(self._survey, token), reaches)
-        ground = self.configuration.begin()
+        ground = await self.configuration.begin()
         learned = Learned(verdicts=read_verdicts(self._folder.database))
         processes = ProcessManager(
             self._specs(ground, token),
@@ -225,6 +224,8 @@ class Router:
             self._server.renew(settings.timeouts.drain_s, _rules(settings))
         if settings.log.level != before.log.level:
             logging.getLogger().setLevel(settings.log.level.upper())
+        # Who is new, or another, has not been asked.
+        self.discovery.look()
 
     def _application(self) -> Guard:
         settings = self._settings

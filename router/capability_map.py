@@ -82,7 +82,7 @@ class CapabilityMap:
         tell: Callable[[MapRow], None],
     ) -> None:
         self._ground = ground
-        self._overrides = dict(overrides)
+        self._overrides = overrides
         self.learned = learned
         self._processes = processes
         # Held by whoever changes the map, or what it stands on.
@@ -112,13 +112,33 @@ class CapabilityMap:
         """What the catalog stands on now."""
         return self._ground
 
-    def stand_on(self, ground: Ground) -> None:
-        """Replace what the map stands on; `writing` is held by the caller.
+    async def drawn(
+        self,
+        *,
+        ground: Ground | None = None,
+        overrides: Mapping[Capability, Override] | None = None,
+        learned: Learned | None = None,
+    ) -> Catalog:
+        """Return the catalog as it would be with this in place of what there is.
 
-        A stored assignment stays, whatever has become of its models.
+        It looks on disk, and among tens of thousands of models it takes longer than the requests
+        beside it should wait: hence a thread. `writing` is held by the caller.
+        """
+        return await asyncio.to_thread(
+            build_catalog,
+            self._ground if ground is None else ground,
+            self._overrides if overrides is None else overrides,
+            self.learned if learned is None else learned,
+        )
+
+    def stand_on(self, ground: Ground, catalog: Catalog) -> None:
+        """Replace what the map stands on by this, and what was `drawn` on it; nothing waits here.
+
+        A stored assignment stays, whatever has become of its models. `writing` is held by the
+        caller.
         """
         self._ground = ground
-        self._take_effect(self._overrides)
+        self._take_effect(catalog)
 
     def reconcile(self) -> None:
         """Tell the processes what the map asks of them now."""
@@ -149,12 +169,13 @@ class CapabilityMap:
             if len(set(models)) != len(models):
                 raise Refused("invalid_request", "A model stands here twice.", param="models")
             tried = {**self._overrides, capability: Override(models, since="")}
-            catalog = build_catalog(self._ground, tried, self.learned)
+            catalog = await self.drawn(overrides=tried)
             for name in models:
                 _check_assignable(capability, name, catalog)
                 self._check_listed(name)
             override = await _stored(partial(store.save_assignment, capability, models))
-            self._take_effect({**self._overrides, capability: override})
+            self._overrides = {**self._overrides, capability: override}
+            self._take_effect(catalog)
             self._forgive(models)
             log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
 
@@ -181,44 +202,56 @@ class CapabilityMap:
     async def reset(self, capability: Capability, store: AssignmentStore) -> None:
         """Forget the stored assignment, so that the file's counts again."""
         async with self.writing:
-            await _stored(partial(store.delete_assignment, capability))
             rest = {key: value for key, value in self._overrides.items() if key != capability}
-            self._take_effect(rest)
+            catalog = await self.drawn(overrides=rest)
+            await _stored(partial(store.delete_assignment, capability))
+            self._overrides = rest
+            self._take_effect(catalog)
             log.info("%s is as the file says", capability)
 
     async def learn(self, listing: Listing) -> None:
         """Take note of what a provider lists; the next request is resolved by it."""
         async with self.writing:
             before = self.learned.listings.get(listing.provider.name)
-            self.learned = self.learned.with_listing(listing)
+            learned = self.learned.with_listing(listing)
             # In a thread, since lists are long. Nothing new: whoever remembers plans may go on.
-            if not await asyncio.to_thread(_says_the_same, before, listing):
-                self._take_effect(self._overrides)
+            if await asyncio.to_thread(_says_the_same, before, listing):
+                self.learned = learned
+                return
+            catalog = await self.drawn(learned=learned)
+            self.learned = learned
+            self._take_effect(catalog)
 
     async def try_out(
         self, model: str, verdicts: Mapping[str, Verdict], store: VerdictStore
     ) -> None:
         """Take note of what probes have shown of a model; SignalboxError `store_unavailable`."""
         async with self.writing:
-            await _stored(partial(store.save_verdicts, model, verdicts))
-            self.learned = self.learned.with_verdicts(model, verdicts)
-            self._take_effect(self._overrides)
+            await self._believe(
+                self.learned.with_verdicts(model, verdicts),
+                partial(store.save_verdicts, model, verdicts),
+            )
 
     async def forget(self, model: str, store: VerdictStore) -> None:
         """Forget what probes have shown of a model; SignalboxError `store_unavailable`."""
         async with self.writing:
-            await _stored(partial(store.delete_verdicts, model))
-            self.learned = self.learned.without_verdicts(model)
-            self._take_effect(self._overrides)
+            await self._believe(
+                self.learned.without_verdicts(model), partial(store.delete_verdicts, model)
+            )
+
+    async def _believe(self, learned: Learned, write: Callable[[], None]) -> None:
+        catalog = await self.drawn(learned=learned)
+        await _stored(write)
+        self.learned = learned
+        self._take_effect(catalog)
 
     async def models_changed(self) -> None:
         """Look on disk again: a builtin model has arrived or gone."""
         async with self.writing:
-            self._take_effect(self._overrides)
+            self._take_effect(await self.drawn())
 
-    def _take_effect(self, overrides: Mapping[Capability, Override]) -> None:
-        self._overrides = dict(overrides)
-        self.catalog = build_catalog(self._ground, overrides, self.learned)
+    def _take_effect(self, catalog: Catalog) -> None:
+        self.catalog = catalog
         self.reconcile()
         before, self._told = self._told, self.rows()
         for was, row in zip(before, self._told, strict=True):
@@ -246,8 +279,12 @@ class CapabilityMap:
         )
 
     def status(self, model: Model) -> str | None:
-        """Return where a model of our own process stands: absent, or as the process; None else."""
-        if self.catalog.providers[model.provider].kind is not Kind.BUILTIN:
+        """Return where a model of our own process stands: absent, or as the process; None else.
+
+        Of a model of an older catalog, too: a long list is rendered beside what changes the map.
+        """
+        provider = self.catalog.providers.get(model.provider)
+        if provider is None or provider.kind is not Kind.BUILTIN:
             return None
         return str(self._processes.status(model.provider).state) if model.present else "absent"
 
@@ -342,10 +379,12 @@ def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> No
     # A name is told in headers and logs, where a control character would end a line.
     model = catalog.model(name) if name.isprintable() else None
     if model is None:
+        meant = catalog.by_id(name)
+        here = f"The providers here are {', '.join(catalog.providers) or 'none'}."
         raise Refused(
             "model_not_found",
-            f"No provider knows {name!r}. Models are named provider/model; "
-            f"the providers here are {', '.join(catalog.providers) or 'none'}.",
+            f"No provider knows {name[:200]!r}. Models are named provider/model. "
+            f"{here if meant is None else f'Is {meant.name} meant?'}",
             param="models",
         )
     if capability in FAMILIES and catalog.providers[model.provider].kind is Kind.BUILTIN:

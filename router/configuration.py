@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from router.capability_map import CapabilityMap
-from router.reaches import Reaches, Renewal, load_tls, needs_tls
+from router.catalog import Catalog
+from router.reaches import Reaches, Renewal
 from router.settings import FIXED, Settings, SettingsError, as_started, refuse_unbuilt, reload
 from router.settings.added import ProviderError, read_provider, with_added
 from router.settings.differences import differences
@@ -70,13 +71,14 @@ class Configuration:
         state = "refused" if self.faults else "in force"
         return f"<Configuration {self.settings.source} {state} stored={list(self.stored)}>"
 
-    def begin(self) -> Ground:
+    async def begin(self) -> Ground:
         """Return the first ground, and build the way to each of its providers.
 
         Raises SettingsError when one of the file's cannot be reached as it is told.
         """
         merged, broken = _merged(self.settings, self.stored)
-        draft = self._draft(self.settings, self.stored, self._surveyor(merged), broken)
+        ground = self._surveyor(merged)
+        draft = await self._draft(self.settings, self.stored, ground, broken)
         self._reaches.adopt(draft.renewal)
         self._tell_disabled(draft.ground.disabled)
         return draft.ground
@@ -129,23 +131,22 @@ class Configuration:
     ) -> None:
         merged, broken = _merged(settings, stored)
         ground = await asyncio.to_thread(self._surveyor, merged)
-        if any(needs_tls(provider, merged) for provider in ground.providers.values()):
-            await asyncio.to_thread(load_tls)
-        draft = self._draft(settings, stored, ground, broken)
+        draft = await self._draft(settings, stored, ground, broken)
         try:
             if new in draft.renewal.faults:
                 raise ProviderError("ca_file", draft.renewal.faults[new])  # noqa: TRY301 undone below
+            catalog = await self.map.drawn(ground=draft.ground)
             await asyncio.to_thread(write)
         except BaseException:
             self._reaches.discard(draft.renewal)
             raise
-        self._adopt(draft)
+        self._adopt(draft, catalog)
 
-    def _draft(
+    async def _draft(
         self, settings: Settings, stored: Stored, ground: Ground, broken: Mapping[str, str]
     ) -> _Draft:
         """Build the ways to the providers; one that was added and has none is left out."""
-        renewal = self._reaches.prepare(ground.providers, ground.settings)
+        renewal = await self._reaches.prepare(ground.providers, ground.settings)
         lines = [
             f"{settings.source}: providers.{name}.ca_file: {fault}"
             for name, fault in renewal.faults.items()
@@ -160,13 +161,13 @@ class Configuration:
         ground = replace(ground, providers=there, disabled=disabled)
         return _Draft(settings, stored, ground, renewal)
 
-    def _adopt(self, draft: _Draft) -> None:
+    def _adopt(self, draft: _Draft, catalog: Catalog) -> None:
         """Put a draft in force; nothing waits here, so that no request sees a part of it."""
         self.settings, self.stored = draft.settings, draft.stored
         self._reaches.adopt(draft.renewal)
         if self._apply is not None:
             self._apply(draft.ground)
-        self.map.stand_on(draft.ground)
+        self.map.stand_on(draft.ground, catalog)
         self._tell_disabled(draft.ground.disabled)
 
     def _tell_disabled(self, disabled: Mapping[str, str]) -> None:

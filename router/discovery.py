@@ -6,8 +6,10 @@ certificate authority. Of a remote one nothing but its list is asked for.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
@@ -17,6 +19,7 @@ from router.catalog import Kind, Locality, Provider, locality_of
 from router.errors import RouteFailed
 from router.learned import Listing
 from router.metadata import (
+    MAX_LIST_BYTES,
     Shown,
     Tag,
     ollama_list,
@@ -24,15 +27,15 @@ from router.metadata import (
     ollama_tags,
     openai_list,
 )
-from router.question import question
+from router.question import answered, question
 from router.reach import Reach
-from router.upstream import UpstreamRequest
 
 log = logging.getLogger(__name__)
 
 _LIST_S = 20.0
 _SHOW_S = 10.0
-_LIST_BYTES = 32_000_000
+# All models of one Ollama; those of which nothing was heard by then are asked about the next time.
+_ALL_SHOWN_S = 30.0
 _SHOW_BYTES = 8_000_000
 # Longer than this, decoding would be felt by the requests beside it.
 _AT_ONCE_BYTES = 100_000
@@ -64,9 +67,10 @@ class Discovery:
         # Who is interested in more than what routing needs: a person has come to look.
         self._watched = False
         self._wake = asyncio.Event()
-        self._asked_at_s: dict[str, float] = {}
-        # Who was asked and has not answered with a list.
-        self._silent: set[str] = set()
+        # Who was asked, as it was then, and when.
+        self._asked: dict[str, tuple[Provider, float]] = {}
+        # Who was asked and has not answered with a list, and what was told of it.
+        self._silent: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._shown: dict[str, dict[str, Shown]] = {}
@@ -112,8 +116,15 @@ class Discovery:
         return self._map.learned.listings[name]
 
     def _may_ask(self, name: str) -> bool:
-        since_s = time.monotonic() - self._asked_at_s.get(name, -_LEAST_BETWEEN_S)
-        return name in self._asking or since_s >= _LEAST_BETWEEN_S
+        provider = self._map.ground.providers.get(name)
+        if provider is None:
+            return False
+        return name in self._asking or self._since_s(provider) >= _LEAST_BETWEEN_S
+
+    def _since_s(self, provider: Provider) -> float:
+        """Return how long ago a provider was asked, infinity where it was another one then."""
+        was, at_s = self._asked.get(provider.name, (None, 0.0))
+        return time.monotonic() - at_s if was == provider else math.inf
 
     def _task(self, name: str) -> asyncio.Task[None]:
         """Return the task that asks this provider for its list, which all who need it share."""
@@ -130,18 +141,25 @@ class Discovery:
             self._wake.clear()
             due = self._due()
             if due:
-                await asyncio.wait([self._task(name) for name in due])
-                for name in due:
-                    await self._describe_quietly(name)
+                # At once: who hangs keeps the others from nothing.
+                await asyncio.gather(*map(self._ask, due))
             try:
                 async with asyncio.timeout(_AGAIN_S):
                     await self._wake.wait()
             except TimeoutError:
                 continue
 
+    async def _ask(self, name: str) -> None:
+        """Ask a provider for all that it says; what comes of it is told, and raised nowhere."""
+        await asyncio.wait([self._task(name)])
+        try:
+            await self._describe(name)
+        except DiscoveryFailed as failure:
+            log.info("%s", failure)
+
     def _due(self) -> list[str]:
         """Return whom to ask now: where locality hangs on it, and whose list is old."""
-        catalog, now_s = self._map.catalog, time.monotonic()
+        catalog = self._map.catalog
         every_s = self._map.ground.settings.discovery.every_s if self._watched else None
         bound = {model.name: model for each in catalog.bindings for model in catalog.bound(each)}
         in_use = {model.provider for model in bound.values()}
@@ -152,7 +170,7 @@ class Discovery:
         }
         due = []
         for name, provider in catalog.providers.items():
-            age_s = now_s - self._asked_at_s.get(name, float("-inf"))
+            age_s = self._since_s(provider)
             wanted = provider.locality is Locality.LOCAL or name in in_use
             if provider.kind is not Kind.BUILTIN and (
                 (name in unsettled and age_s >= _AGAIN_S)
@@ -168,26 +186,21 @@ class Discovery:
         try:
             await self._list(name)
         except DiscoveryFailed as failure:
-            log.info("%s", failure)
-
-    async def _describe_quietly(self, name: str) -> None:
-        try:
-            await self._describe(name)
-        except DiscoveryFailed as failure:
-            log.info("%s", failure)
+            told, self._silent[name] = self._silent.get(name), str(failure)
+            # Once: who is not running is asked again and again.
+            if told != str(failure):
+                log.info("%s", failure)
 
     async def _list(self, name: str) -> None:
         """Ask a provider for its list, and have the map learn it."""
-        provider = self._map.ground.providers.get(name)
-        if provider is None:
-            raise DiscoveryFailed(f"There is no provider {name} (any more).")
-        self._asked_at_s[name] = time.monotonic()
-        self._silent.add(name)
+        provider, reach = self._reached(name)
+        self._asked[name] = provider, time.monotonic()
+        self._silent.setdefault(name, "")
         if provider.kind is Kind.OLLAMA:
             url = f"{provider.base_url.removesuffix('/v1')}/api/tags"
         else:
             url = f"{provider.base_url}/models"
-        body = await self._fetch(name, question(provider, url), _LIST_S, _LIST_BYTES)
+        body = await _fetched(provider, reach, url, _LIST_S, MAX_LIST_BYTES)
         try:
             if len(body) > _AT_ONCE_BYTES:
                 listing = await asyncio.to_thread(self._read, provider, body)
@@ -195,7 +208,7 @@ class Discovery:
                 listing = self._read(provider, body)
         except ValueError as error:
             raise DiscoveryFailed(f"{name} does not tell its models: {error}.") from error
-        self._silent.discard(name)
+        self._silent.pop(name, None)
         await self._map.learn(listing)
 
     def _read(self, provider: Provider, body: bytes) -> Listing:
@@ -213,66 +226,41 @@ class Discovery:
 
     async def _describe(self, name: str) -> None:
         """Ask a local Ollama about each model that it keeps and has said nothing of yet."""
-        listing = self._map.learned.listings.get(name)
-        if listing is None or listing.provider.locality is not Locality.LOCAL:
+        provider, reach = self._reached(name)
+        if provider.locality is not Locality.LOCAL:
             return
         # A model of its cloud is not asked about: the question itself might go there.
-        tags = [tag for tag in listing.tags if tag.digest and not tag.is_remote]
+        tags = [tag for tag in self._tags(provider) if tag.digest and not tag.is_remote]
         known = self._shown.get(name, {})
         missing = [tag for tag in tags if tag.digest not in known][:_MAX_SHOWN]
         if not missing:
             return
-        places = asyncio.Semaphore(_SHOWN_AT_ONCE)
-        answers = await asyncio.gather(
-            *(self._show(listing.provider, tag, places) for tag in missing)
-        )
-        fresh = {tag.digest: each for tag, each in zip(missing, answers, strict=True) if each}
+        places, fresh = asyncio.Semaphore(_SHOWN_AT_ONCE), dict[str, Shown]()
+        with reach.use, suppress(TimeoutError):
+            async with asyncio.timeout(_ALL_SHOWN_S):
+                await asyncio.gather(
+                    *(_show(provider, reach, tag, places, fresh) for tag in missing)
+                )
         here = {tag.digest for tag in tags}
         # What was deleted is forgotten: this must not grow for ever.
         kept = {digest: each for digest, each in known.items() if digest in here}
         self._shown[name] = {**kept, **fresh}
-        await self._map.learn(self._ollama(listing.provider, list(listing.tags), listing.date))
+        listing = self._map.learned.listings[name]
+        # Somebody may have had the list asked for meanwhile, of another server even.
+        if listing.provider == provider:
+            await self._map.learn(self._ollama(provider, list(listing.tags), listing.date))
 
-    async def _show(self, provider: Provider, tag: Tag, places: asyncio.Semaphore) -> Shown | None:
-        url = f"{provider.base_url.removesuffix('/v1')}/api/show"
-        request = question(provider, url, msgspec.json.encode({"model": tag.id}))
-        async with places:
-            try:
-                told = await self._fetch(provider.name, request, _SHOW_S, _SHOW_BYTES)
-                return ollama_show(told)
-            except (DiscoveryFailed, ValueError) as error:
-                log.info("%s/%s is not described: %s", provider.name, tag.id, error)
-                return None
+    def _tags(self, provider: Provider) -> tuple[Tag, ...]:
+        """Return what an Ollama lists; nothing where that was said by another one of its name."""
+        listing = self._map.learned.listings.get(provider.name)
+        return listing.tags if listing is not None and listing.provider == provider else ()
 
-    async def _fetch(
-        self, name: str, request: UpstreamRequest, within_s: float, size: int
-    ) -> bytes:
-        """Return the body of an answer; DiscoveryFailed when it is none, late, or too large."""
-        body = bytearray()
-        try:
-            async with (
-                asyncio.timeout(within_s),
-                self._reached(name).upstream.exchange(request) as answer,
-            ):
-                if answer.status != _OK:
-                    raise DiscoveryFailed(
-                        f"{name} answered {answer.status} when asked for its models."
-                    )
-                while piece := await answer.read():
-                    body += piece
-                    if len(body) > size:
-                        raise DiscoveryFailed(f"{name} lists more than {size} bytes of models.")
-        except TimeoutError as error:
-            raise DiscoveryFailed(f"{name} did not list its models in {within_s:g} s.") from error
-        except RouteFailed as error:
-            raise DiscoveryFailed(error.message) from error
-        return bytes(body)
-
-    def _reached(self, name: str) -> Reach:
-        reach = self._reaches.get(name)
-        if reach is None:
+    def _reached(self, name: str) -> tuple[Provider, Reach]:
+        """Return a provider and the way to it, both as they are now: its key goes no other way."""
+        provider, reach = self._map.ground.providers.get(name), self._reaches.get(name)
+        if provider is None or reach is None:
             raise DiscoveryFailed(f"There is no provider {name} (any more).")
-        return reach
+        return provider, reach
 
     async def aclose(self) -> None:
         """End all asking."""
@@ -281,3 +269,41 @@ class Discovery:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+async def _show(
+    provider: Provider,
+    reach: Reach,
+    tag: Tag,
+    places: asyncio.Semaphore,
+    shown: dict[str, Shown],
+) -> None:
+    """Put down what an Ollama says of one model, unless it says nothing."""
+    url = f"{provider.base_url.removesuffix('/v1')}/api/show"
+    body = msgspec.json.encode({"model": tag.id})
+    async with places:
+        try:
+            told = await _fetched(provider, reach, url, _SHOW_S, _SHOW_BYTES, body)
+            shown[tag.digest] = ollama_show(told)
+        except (DiscoveryFailed, ValueError) as error:
+            log.info("%s/%s is not described: %s", provider.name, tag.id, error)
+
+
+async def _fetched(
+    provider: Provider, reach: Reach, url: str, within_s: float, size: int, body: bytes = b""
+) -> bytes:
+    """Return the body of an answer; DiscoveryFailed when it is none, late, or too large."""
+    name, request = provider.name, question(provider, url, body)
+    try:
+        # It goes its way to the end, whatever becomes of the provider meanwhile.
+        with reach.use:
+            status, answer = await answered(reach.upstream, request, within_s, size)
+    except TimeoutError as error:
+        raise DiscoveryFailed(f"{name} did not list its models in {within_s:g} s.") from error
+    except ValueError as error:
+        raise DiscoveryFailed(f"{name} says {error} of its models.") from error
+    except RouteFailed as error:
+        raise DiscoveryFailed(error.message) from error
+    if status != _OK:
+        raise DiscoveryFailed(f"{name} answered {status} when asked for its models.")
+    return answer

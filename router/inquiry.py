@@ -1,26 +1,24 @@
 """Asking a provider for its list of models, to tell a person whether it can be used."""
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass
 
 from router.catalog import Provider
 from router.errors import RouteFailed
-from router.question import question
+from router.metadata import MAX_LIST_BYTES, openai_list
+from router.question import answered, question
 from router.reach import Reach
-from router.upstream import UpstreamRequest
 
 # A person waits, and a list is short.
 _LONGEST_S = 15.0
-_MAX_BYTES = 8_000_000
 _OK = 200
 _NOT_FOUND = 404
 _REFUSED_KEY = frozenset({401, 403})
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Inquiry:
     """What came of asking: whether the provider can be used, and in words what to do if not.
 
     `status` is None where no answer came, `models` where the answer was no list.
@@ -34,23 +32,27 @@ class Verdict:
     took_ms: float | None = None
 
 
-async def inquire(provider: Provider, reach: Reach) -> Verdict:
+async def inquire(provider: Provider, reach: Reach) -> Inquiry:
     """Return what a provider answers when it is asked for its models; sends its key, no prompt."""
     url = f"{provider.base_url}/models"
-    request = question(provider, url)
     within_s = min(_LONGEST_S, reach.deadlines.first_byte_s)
     since = time.monotonic()
     try:
-        async with asyncio.timeout(within_s):
-            status, body = await _answer(reach, request)
+        status, body = await answered(
+            reach.upstream, question(provider, url), within_s, MAX_LIST_BYTES
+        )
     except RouteFailed as error:
-        return Verdict(provider.name, ok=False, message=error.message)
+        return Inquiry(provider.name, ok=False, message=error.message)
     except TimeoutError:
         told = f"{provider.name} did not answer within {within_s:g} s."
-        return Verdict(provider.name, ok=False, message=told)
+        return Inquiry(provider.name, ok=False, message=told)
+    except ValueError as error:
+        told = f"{provider.name} answers at {url} with {error}: that is no list of models."
+        return Inquiry(provider.name, ok=False, message=told)
     took_ms = round((time.monotonic() - since) * 1000, 1)
-    models = _models(body) if status == _OK else None
-    return Verdict(
+    # Requests run beside this, and some lists are long.
+    models = await asyncio.to_thread(_models, provider, body) if status == _OK else None
+    return Inquiry(
         provider.name,
         ok=models is not None,
         message=_words(provider, url, status, models),
@@ -60,20 +62,11 @@ async def inquire(provider: Provider, reach: Reach) -> Verdict:
     )
 
 
-async def _answer(reach: Reach, request: UpstreamRequest) -> tuple[int, bytes]:
-    body = bytearray()
-    async with reach.upstream.exchange(request) as answer:
-        while (piece := await answer.read()) and len(body) <= _MAX_BYTES:
-            body += piece
-        return answer.status, bytes(body)
-
-
-def _models(body: bytes) -> tuple[str, ...] | None:
-    """Return the ids of a list in OpenAI's shape, None for anything else."""
+def _models(provider: Provider, body: bytes) -> tuple[str, ...] | None:
+    """Return the ids of a list, as discovery reads it; None for anything else."""
     try:
-        rows = json.loads(body)["data"]
-        return tuple(str(row["id"]) for row in rows or ())
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return tuple(model.id for model in openai_list(body, provider.name).values())
+    except ValueError:
         return None
 
 

@@ -97,8 +97,7 @@ def resolve(
     else:
         text = _read(reference)
     key = text.strip()
-    # A key travels in a header: nothing else than visible ASCII can.
-    if not key.isascii() or any(not "!" <= character <= "~" for character in key):
+    if not _can_travel(key):
         raise KeyReferenceError(f"{reference}: this is not a key (blanks or odd characters in it)")
     return key or None
 
@@ -106,12 +105,16 @@ def resolve(
 def check_key(text: str) -> str:
     """Return a key without the blanks around it; ValueError for what cannot be one."""
     key = text.strip()
-    # A key travels in a header: nothing else than visible ASCII can.
     if not key or len(key) > _MAX_KEY_BYTES:
         raise ValueError("a key is due here")
-    if not key.isascii() or any(not "!" <= character <= "~" for character in key):
+    if not _can_travel(key):
         raise ValueError("this is not a key (blanks or odd characters in it)")
     return key
+
+
+def _can_travel(key: str) -> bool:
+    """Tell whether a header can hold a key: nothing else than visible ASCII may be in it."""
+    return all("!" <= character <= "~" for character in key)
 
 
 def keep(key: str, name: str, folder: Path, keyring_s: float = _KEYRING_S) -> KeyReference:
@@ -148,7 +151,7 @@ def _keep_in_file(key: str, path: Path) -> KeyReference:
         finally:
             os.close(folder)
     except OSError as exc:
-        path.unlink(missing_ok=True)
+        forget(reference)
         raise KeyReferenceError(f"{path.parent} takes no key: {exc.strerror}") from exc
     return reference
 
@@ -156,7 +159,8 @@ def _keep_in_file(key: str, path: Path) -> KeyReference:
 def forget(reference: KeyReference, keyring_s: float = _KEYRING_S) -> None:
     """Delete a key that `keep` kept; blocks. One that is gone, or cannot be reached, is let be."""
     if reference.source is KeySource.FILE:
-        Path(reference.name).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(reference.name).unlink()
         return
     with suppress(KeyReferenceError):
         _in_keyring(

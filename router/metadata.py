@@ -15,6 +15,7 @@ from router.catalog import Fact, Locality, Model, Source
 
 # The longest list that anybody has is a tenth of this.
 MAX_MODELS: Final = 20_000
+MAX_LIST_BYTES: Final = 32_000_000
 _MAX_NAME = 512
 _MAX_LENGTH = 1 << 31
 _JSON = msgspec.json.Decoder()

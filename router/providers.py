@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from router.catalog import Locality
 from router.configuration import Configuration
 from router.errors import Refused, SignalboxError
-from router.inquiry import Verdict, inquire
+from router.inquiry import Inquiry, inquire
 from router.keys import KeyReference, KeyReferenceError, KeySource, check_key, forget, keep
 from router.overrides import StoreError
 from router.reach import Reach
@@ -125,22 +125,23 @@ class Providers:
                 param="name",
             )
         async with self._configuration.map.writing:
-            self._check_not_in_file(name, "conflict")
+            self._check_not_in_file(name)
             if name in self._configuration.stored:
                 raise Refused(
                     "conflict", f"There is a provider {name} already; edit it, or remove it first."
                 )
-            await self._put(name, told)
+            await self._put(name, *_without_key(told))
             return self.row(name)
 
     async def edit(self, name: str, changes: Mapping[str, Any]) -> ProviderRow:
         """Change the keys that are given, null meaning the default; raises SignalboxError."""
         async with self._configuration.map.writing:
             before = self._own(name).settings
-            told = {**before, **changes}
-            told = {key: value for key, value in told.items() if value is not None}
+            # Only what is new is looked through for keys: a stored reference may well name a file.
+            rest, key = _without_key(changes)
+            told = {**before, **rest}
             self._check_way(name, before, told, changes)
-            await self._put(name, told)
+            await self._put(name, told, key)
             return self.row(name)
 
     async def remove(self, name: str) -> list[str]:
@@ -158,11 +159,11 @@ class Providers:
                 if any(model.partition("/")[0] == name for model in row.models)
             ]
 
-    async def test(self, name: str) -> Verdict:
+    async def test(self, name: str) -> Inquiry:
         """Ask a provider for its list of models, once; no prompt is sent."""
         row = self.row(name)
         if row.state == "disabled":
-            return Verdict(name, ok=False, message=row.message or "it is disabled")
+            return Inquiry(name, ok=False, message=row.message or "it is disabled")
         catalog, reach = self._configuration.map.catalog, self._reaches[name]
         provider = catalog.providers[name]
         if catalog.local_only and provider.locality is Locality.REMOTE:
@@ -174,17 +175,18 @@ class Providers:
 
     def _own(self, name: str) -> StoredProvider:
         """Return a stored provider, to be changed; Refused where it is not ours to change."""
-        self._check_not_in_file(name, "conflict")
+        self._check_not_in_file(name)
         stored = self._configuration.stored.get(name)
         if stored is None:
             raise Refused("not_found", self._unknown(name))
         return stored
 
-    def _check_not_in_file(self, name: str, code: str) -> None:
+    def _check_not_in_file(self, name: str) -> None:
         settings = self._configuration.settings
         if name in settings.providers:
             raise Refused(
-                code, f"{name} stands in {settings.source}; change it there, it is read again."
+                "conflict",
+                f"{name} stands in {settings.source}; change it there, it is read again.",
             )
 
     def _unknown(self, name: str) -> str:
@@ -210,9 +212,9 @@ class Providers:
                     param=secret,
                 )
 
-    async def _put(self, name: str, told: Mapping[str, Any]) -> None:
-        """Store a provider and let it take effect; a key in it is kept elsewhere first."""
-        told, key = _without_key(told)
+    async def _put(self, name: str, told: Mapping[str, Any], key: str | None) -> None:
+        """Store a provider and let it take effect; its new key is kept elsewhere first."""
+        told = {each: value for each, value in told.items() if value is not None}
         try:
             read_provider(name, told, self._configuration.settings)
         except ProviderError as error:
@@ -253,10 +255,10 @@ class Providers:
         for name, reference in _references(before):
             if reference not in in_use and _is_ours(name, reference):
                 forget(reference)
-        names = {reference.name for reference in in_use}
         for path in self._keys.glob("*.key"):
-            if str(path) not in names:
-                path.unlink(missing_ok=True)
+            reference = KeyReference(KeySource.FILE, str(path))
+            if reference not in in_use:
+                forget(reference)
 
 
 def _refused(error: ProviderError) -> Refused:
@@ -279,7 +281,7 @@ def _is_ours(name: str, reference: KeyReference) -> bool:
 
 def _without_key(told: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Return what is told without a key that stands in it as text, and that key."""
-    rest = {key: value for key, value in told.items() if value is not None}
+    rest = dict(told)
     key = rest.get("api_key")
     if isinstance(key, str):
         del rest["api_key"]

@@ -37,7 +37,6 @@ from router.request import (
     send_reply,
     wants_local_only,
 )
-from router.resolver import Route
 from router.retry_budget import RetryBudget
 from router.room import Prompt
 from router.sse import ChatStream
@@ -287,7 +286,7 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
         method="POST",
         url=plan.url,
         headers=plan.sent,
-        body=_ENCODER.encode({**_chat(plan.route, translation), **changes})
+        body=_ENCODER.encode({**_chat(plan, translation), **changes})
         if translation
         else work.body.encode(changes),
         # Headers of one protocol mean nothing in another.
@@ -298,9 +297,9 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
     )
 
 
-def _chat(route: Route, translation: Translation) -> Mapping[str, Any]:
+def _chat(plan: Plan, translation: Translation) -> Mapping[str, Any]:
     """Return the chat for a provider: one of OpenAI's kind refuses what local servers know."""
-    if route.locality is Locality.LOCAL:
+    if plan.locality is Locality.LOCAL:
         return {**translation.hints, **translation.chat}
     return translation.chat
 

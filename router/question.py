@@ -1,7 +1,9 @@
 """What the router asks a provider by itself: the key goes with it, and nothing of any client."""
 
+import asyncio
+
 from router.catalog import Provider
-from router.upstream import UpstreamRequest
+from router.upstream import Upstream, UpstreamRequest
 
 
 def question(provider: Provider, url: str, body: bytes = b"") -> UpstreamRequest:
@@ -13,3 +15,20 @@ def question(provider: Provider, url: str, body: bytes = b"") -> UpstreamRequest
         *provider.own_headers(),
     )
     return UpstreamRequest("POST" if body else "GET", url, headers, body)
+
+
+async def answered(
+    upstream: Upstream, request: UpstreamRequest, within_s: float, size: int
+) -> tuple[int, bytes]:
+    """Return the status and the body of the answer to a question.
+
+    Raises TimeoutError where it is not whole within `within_s` seconds, ValueError where it has
+    more than `size` bytes, RouteFailed where none came.
+    """
+    body = bytearray()
+    async with asyncio.timeout(within_s), upstream.exchange(request) as answer:
+        while piece := await answer.read():
+            body += piece
+            if len(body) > size:
+                raise ValueError(f"more than {size} bytes")
+        return answer.status, bytes(body)

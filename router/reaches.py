@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from router.settings.providers import Provider as ProviderSettings
 from router.settings.tree import BreakerSettings, LaneSettings
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
-from router.upstream.trust import CaFileError
+from router.upstream.trust import CaFileError, context_for
 from router.window import Windows
 
 log = logging.getLogger(__name__)
@@ -72,24 +73,29 @@ class Reaches:
         """How many that were replaced or removed are still in use, or closing."""
         return len(self._retired)
 
-    def prepare(self, providers: Mapping[str, Provider], settings: Settings) -> Renewal:
+    async def prepare(self, providers: Mapping[str, Provider], settings: Settings) -> Renewal:
         """Build what has changed; a provider's fault is told, and leaves the others alone."""
+        signs = {name: _sign(provider, settings) for name, provider in providers.items()}
+        changed = {name for name, sign in signs.items() if self._signs.get(name) != sign}
+        over_tls = {name for name in changed if _needs_tls(providers[name], settings)}
+        trusts: Mapping[str, ssl.SSLContext | CaFileError] = {}
+        if over_tls:
+            files = {name: settings.providers[name].ca_file for name in over_tls}
+            # Longer than the requests beside it should wait.
+            trusts = await asyncio.to_thread(_trusts, files)
         reaches: dict[str, Reach] = {}
-        signs: dict[str, _Sign] = {}
         faults: dict[str, str] = {}
-        made: list[Reach] = []
-        for name, provider in providers.items():
-            sign = _sign(provider, settings)
-            before = self.by_name.get(name)
-            if before is None or self._signs[name] != sign:
-                try:
-                    before = make_reach(provider, settings, self._lane_kept(before, sign))
-                except CaFileError as error:
-                    faults[name] = str(error)
-                    continue
-                made.append(before)
-            reaches[name], signs[name] = before, sign
-        return Renewal(reaches, signs, tuple(made), faults)
+        for name, sign in signs.items():
+            trust, before = trusts.get(name), self.by_name.get(name)
+            if isinstance(trust, CaFileError):
+                faults[name] = str(trust)
+            elif before is not None and name not in changed:
+                reaches[name] = before
+            else:
+                kept = self._lane_kept(before, sign)
+                reaches[name] = make_reach(providers[name], settings, kept, trust)
+        made = tuple(reaches[name] for name in reaches if name in changed)
+        return Renewal(reaches, {name: signs[name] for name in reaches}, made, faults)
 
     def _lane_kept(self, before: Reach | None, sign: _Sign) -> Admission | None:
         """Return the lane of a changed provider, whose address takes no more than before."""
@@ -153,14 +159,19 @@ def _edition(file: Path | None) -> tuple[int, int] | None:
     return None
 
 
-def make_reach(provider: Provider, settings: Settings, kept: Admission | None = None) -> Reach:
+def make_reach(
+    provider: Provider,
+    settings: Settings,
+    kept: Admission | None,
+    trust: ssl.SSLContext | None,
+) -> Reach:
     """Return how a provider is reached, by its own deadlines where it has some.
 
-    `kept` is a lane that goes on. Raises CaFileError when the provider's certificate authority
-    cannot be used.
+    `kept` is a lane that goes on, `trust` what is believed on the way, where that needs TLS or a
+    proxy.
     """
     own, common = settings.providers[provider.name].timeouts, settings.timeouts
-    upstream = _upstream(provider, settings, own.connect_s or common.connect_s)
+    upstream = _upstream(provider, settings, own.connect_s or common.connect_s, trust)
     deadlines = Deadlines(
         first_byte_s=own.first_byte_s or common.first_byte_s,
         idle_s=own.idle_s or common.idle_s,
@@ -179,25 +190,39 @@ def make_reach(provider: Provider, settings: Settings, kept: Admission | None = 
     return Reach(upstream, deadlines, breaker(failures=failures), admission, windows=windows)
 
 
-def _upstream(provider: Provider, settings: Settings, connect_s: float) -> Upstream:
+def _upstream(
+    provider: Provider, settings: Settings, connect_s: float, trust: ssl.SSLContext | None
+) -> Upstream:
     """Return the client for a provider: our own for plain HTTP, aiohttp's for TLS and proxies."""
-    told = settings.providers[provider.name]
-    if not needs_tls(provider, settings):
+    if trust is None:
         # A child may be killed at any moment: no connection to it outlives a request.
         ours = provider.kind is Kind.BUILTIN
         return PlainUpstream(provider.name, connect_s=connect_s, keep_alive=not ours)
     # aiohttp is a quarter of the start: only those who need it wait for it.
     from router.upstream.tls import AiohttpUpstream  # noqa: PLC0415 see above
 
-    return AiohttpUpstream(provider.name, connect_s, proxy=told.proxy, ca_file=told.ca_file)
+    proxy = settings.providers[provider.name].proxy
+    return AiohttpUpstream(provider.name, connect_s, trust=trust, proxy=proxy)
 
 
-def needs_tls(provider: Provider, settings: Settings) -> bool:
+def _needs_tls(provider: Provider, settings: Settings) -> bool:
     """Tell whether a provider is reached through TLS or a proxy."""
     told = settings.providers[provider.name]
     return not provider.base_url.startswith("http://") or told.proxy is not None
 
 
-def load_tls() -> None:
-    """Import what TLS takes: a good part of a second, and better in a thread than on the loop."""
-    from router.upstream import tls  # noqa: F401, PLC0415 see above
+def _trusts(files: Mapping[str, Path | None]) -> dict[str, ssl.SSLContext | CaFileError]:
+    """Return whose certificates are believed, by provider with its `ca_file`; blocks.
+
+    Those with the same file believe the same. It also imports what TLS takes, a good part of a
+    second the first time.
+    """
+    from router.upstream import tls  # noqa: F401, PLC0415 see `_upstream`
+
+    believed: dict[Path | None, ssl.SSLContext | CaFileError] = {}
+    for file in set(files.values()):
+        try:
+            believed[file] = context_for(file)
+        except CaFileError as error:
+            believed[file] = error
+    return {name: believed[file] for name, file in files.items()}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from backends.catalogue import BUILTIN_MODELS, ModelFolders
+from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from router.capabilities import Capability
 from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
 from router.egress import Price, SpendLimit, Tariff
@@ -205,7 +205,7 @@ def _add(models: dict[str, Model], name: str, ground: Ground) -> None:
         models[name] = Model(provider, model_id, facts, context_length)
         return
     folder = ground.folders.find(model_id)
-    known = next((m for m in BUILTIN_MODELS if model_id in {m.alias, m.repo}), None)
+    known = find_builtin(model_id)
     if known is not None and model_id == known.repo:
         # One model, one name: the Hugging Face id is another name of the alias.
         _add(models, f"{provider}/{known.alias}", ground)

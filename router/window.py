@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from router.catalog import Provider
 from router.errors import RouteFailed
 from router.metadata import ollama_running
-from router.question import question
+from router.question import answered, question
 from router.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -81,21 +81,15 @@ class Windows:
         told: Mapping[str, int] = {}
         is_silent = True
         try:
-            async with asyncio.timeout(self._within_s):
-                told, is_silent = ollama_running(await self._fetch()), False
+            told, is_silent = ollama_running(await self._fetched()), False
         except TimeoutError:
             log.info("%s did not tell its windows within %g s", self._name, self._within_s)
         except (RouteFailed, ValueError) as error:
             log.info("%s did not tell its windows: %s", self._name, error)
         self._asked_at, self._told, self._is_silent = began, told, is_silent
 
-    async def _fetch(self) -> bytes:
-        body = bytearray()
-        async with self._upstream.exchange(self._question) as answer:
-            if answer.status != _OK:
-                raise ValueError(f"status {answer.status}")
-            while piece := await answer.read():
-                body += piece
-                if len(body) > _MAX_BYTES:
-                    raise ValueError(f"more than {_MAX_BYTES} bytes")
-        return bytes(body)
+    async def _fetched(self) -> bytes:
+        status, body = await answered(self._upstream, self._question, self._within_s, _MAX_BYTES)
+        if status != _OK:
+            raise ValueError(f"status {status}")
+        return body

@@ -180,10 +180,15 @@ def _builtin_models(owners: Owners) -> APIRouter:
     @routes.post("/{model}/download", status_code=202)
     async def download_model(model: str) -> dict[str, Any]:
         """Begin to fetch a model; its progress is told by the list."""
-        owners.pulls.begin(model)
+        downloads.check(model)
         row = _row(model)
+        if row["state"] == "ready":
+            # It may have come by another way, and the map has not looked.
+            await the_map.models_changed()
+            return row
+        owners.pulls.begin(model)
         # It begins with the next turn of the loop.
-        return row if row["state"] == "ready" else {**row, "state": "downloading", "message": ""}
+        return {**row, "state": "downloading", "message": ""}
 
     @routes.delete("/{model}/download")
     async def cancel_download(model: str) -> dict[str, Any]:
@@ -285,12 +290,17 @@ async def _backend_error(_request: Request, error: Exception) -> Response:
     return _answer(SignalboxError(error.code, error.message))
 
 
+# In the words that the configuration file's faults have.
+_DUE = {"missing": "this key is missing", "extra_forbidden": "unknown key"}
+
+
 async def _validation_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return _answer(Refused("invalid_request", f"{place or 'body'}: {first['msg']}", param=place))
+    due = _DUE.get(first["type"]) or first["msg"].removeprefix("Input ")
+    return _answer(Refused("invalid_request", f"{place or 'body'}: {due}.", param=place))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

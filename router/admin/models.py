@@ -51,10 +51,14 @@ def model_routes(the_map: CapabilityMap, probes: Probes, store: VerdictStore) ->
 
     @routes.delete("/facts")
     async def forget_facts(model: str) -> dict[str, Any]:
-        """Forget what probes have shown of a model."""
-        forgotten = list(the_map.learned.verdicts.get(model, ()))
-        await the_map.forget(model, store)
-        return {"model": model, "forgotten": forgotten}
+        """Forget what probes have shown of a model, by any name that it was tried out under."""
+        known = the_map.catalog.model(model) or the_map.catalog.by_id(model)
+        verdicts = the_map.learned.verdicts
+        # What is here no more has its whole name alone.
+        name = model if model in verdicts or known is None else known.name
+        forgotten = list(verdicts.get(name, ()))
+        await the_map.forget(name, store)
+        return {"model": name, "forgotten": forgotten}
 
     return routes
 

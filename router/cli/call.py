@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.keys import KeyReferenceError, resolve
-from router.settings import Settings, load
+from router.settings import Server, Settings, SettingsError, load, load_server
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 compared with, not bound to
 
@@ -26,26 +26,43 @@ class Call:
 
         Raises SettingsError when they cannot be used.
         """
+        return load(self.options.config, self._overrides, self.environ)
+
+    @property
+    def _overrides(self) -> dict[str, Any]:
         options = self.options
-        overrides: dict[str, Any] = {
+        return {
             "server": {
                 "host": getattr(options, "host", None),
                 "port": getattr(options, "port", None),
             },
             "data_dir": None if options.data_dir is None else Path.cwd() / options.data_dir,
         }
-        return load(options.config, overrides, self.environ)
+
+    @cached_property
+    def _server(self) -> Server:
+        """Where the settings say that a router is: faults elsewhere in them do not hide it.
+
+        Raises SettingsError when they do not say even that.
+        """
+        try:
+            return self.settings.server
+        except SettingsError:
+            server = load_server(self.options.config, self._overrides, self.environ)
+            if server is None:
+                raise
+            return server
 
     @cached_property
     def url(self) -> str:
         """Where the running router is: `--url`, else the address in the settings."""
         if self.options.url is not None:
             return str(self.options.url).rstrip("/").removesuffix("/v1")
-        return self.url_at(self.settings.server.port)
+        return self.url_at(self._server.port)
 
     def url_at(self, port: int) -> str:
         """Return the address of a router that listens on this port of the configured host."""
-        host = self.settings.server.host
+        host = self._server.host
         host = _EVERYWHERE.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -58,7 +75,7 @@ class Call:
         given = self.options.api_key or self.environ.get("SIGNALBOX_API_KEY")
         if given or self.options.url is not None:
             return given
-        reference = self.settings.server.admin_key
+        reference = self._server.admin_key
         try:
             return None if reference is None else resolve(reference, self.environ)
         except KeyReferenceError:

@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import quote
 
-from router.cli import models, providers, questions, requests
+from router.cli import configuration, models, providers, questions, requests
 from router.cli.call import Call
 from router.cli.failure import Exit
 from router.cli.output import Output
@@ -28,9 +27,9 @@ def status(call: Call, client: RouterClient, output: Output) -> None:
     client.get("/health")
     the_map = client.get("/admin/capabilities")["data"]
     backends = client.get("/admin/backends")["data"]
-    configuration = client.get("/admin/status")
+    standing = client.get("/admin/status")
     if output.as_json:
-        told = {"capabilities": the_map, "backends": backends, "configuration": configuration}
+        told = {"capabilities": the_map, "backends": backends, "configuration": standing}
         output.document({"url": call.url, **told})
         return
     output.line(f"Signalbox runs at {call.url}/v1")
@@ -42,19 +41,7 @@ def status(call: Call, client: RouterClient, output: Output) -> None:
     for row in the_map:
         if row.get("message"):
             output.line(f"{row['capability']}: {row['message']}")
-    _tell_configuration(configuration, output)
-
-
-def _tell_configuration(configuration: dict[str, Any], output: Output) -> None:
-    """Print where what is in force is not what the file says."""
-    if configuration["faults"]:
-        output.line()
-        output.line("The configuration file has faults; what was in force before them still is:")
-        for fault in configuration["faults"]:
-            output.line(f"  {fault}")
-    if configuration["needs_restart"]:
-        output.line()
-        output.line(f"Changed, needs a restart: {', '.join(configuration['needs_restart'])}")
+    configuration.tell(standing, output)
 
 
 def capabilities(call: Call, client: RouterClient, output: Output) -> None:
@@ -88,7 +75,7 @@ _COMMANDS: dict[str, Callable[[Call, RouterClient, Output], None]] = {
     "capabilities": capabilities,
     "providers": providers.run,
     "models": models.run,
-    "reload": providers.reload,
+    "reload": configuration.reload,
     "ask": questions.ask,
     "explain": questions.explain,
     "requests": requests.run,

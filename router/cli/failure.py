@@ -31,4 +31,7 @@ class NotRunning(CommandFailure):
     exit = Exit.NOT_RUNNING
 
     def __init__(self, url: str) -> None:
-        super().__init__(f"Signalbox is not running at {url}. Start it with: signalbox serve")
+        super().__init__(
+            f"Signalbox is not running at {url}. Start it with: signalbox serve "
+            "(or name where it runs: --url)"
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from router import collector
 from router.cli import provider_options
+from router.cli.arguments import actions, common, sentence
 from router.cli.call import Call
 from router.cli.failure import CommandFailure, Exit
 from router.settings import SettingsError, environment
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure.exit
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
+        if options.command != "serve":
+            sys.stderr.write("signalbox: where a router runs all the same, reach it by --url\n")
         return Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -65,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         description="One OpenAI endpoint for every model you have.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[_common(None)],
+        parents=[common(None)],
         allow_abbrev=False,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -75,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=text,
-            description=text[0].upper() + text[1:] + ".",
-            parents=[_common(argparse.SUPPRESS)],
+            description=sentence(text),
+            parents=[common(argparse.SUPPRESS)],
             allow_abbrev=False,
         )
 
@@ -86,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     add("status", "show what runs, and who serves what")
     _capabilities(add("capabilities", "show or change who serves what"))
     providers = add("providers", "show, add, edit, remove or test who serves models")
-    provider_options.add_options(providers, _common)
+    provider_options.add_options(providers)
     _models(add("models", "list models, try them out; fetch or delete builtin ones"))
     add("reload", "have the router read its configuration again")
     ask = add("ask", "ask a model, and print the answer as it comes")
@@ -108,35 +111,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _common(default: object) -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, argument_default=default, allow_abbrev=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="the configuration to read")
-    common.add_argument("--data-dir", type=Path, metavar="DIR", help="where data is kept")
-    common.add_argument("--url", help="where the router runs (default: as configured)")
-    common.add_argument("--api-key", metavar="KEY", help="the key to show to the router")
-    common.add_argument(
-        "--json",
-        action="store_true",
-        default=False if default is None else default,
-        help="print JSON instead of tables",
-    )
-    return common
-
-
 def _capabilities(command: argparse.ArgumentParser) -> None:
-    actions = command.add_subparsers(dest="action", metavar="ACTION")
-    command.set_defaults(action="list", wait=False)
-    for name, text in (
-        ("list", "show who serves what (the default)"),
-        ("assign", "let models serve a capability; the first serves, the rest are fallbacks"),
-        ("unassign", "let nobody serve a capability"),
-        ("reset", "forget what was assigned: the configuration counts again"),
-    ):
-        action = actions.add_parser(
-            name, help=text, parents=[_common(argparse.SUPPRESS)], allow_abbrev=False
-        )
-        if name == "list":
-            continue
+    told = actions(
+        command,
+        {
+            "list": "show who serves what (the default)",
+            "assign": "let models serve a capability; the first serves, the rest are fallbacks",
+            "unassign": "let nobody serve a capability",
+            "reset": "forget what was assigned: the configuration counts again",
+        },
+    )
+    command.set_defaults(wait=False)
+    for name in ("assign", "unassign", "reset"):
+        action = told[name]
         action.add_argument("capability", help="vision, text, structured_output, tool_use, ...")
         if name == "assign":
             action.add_argument("models", metavar="MODEL", nargs="+", help="provider/model")
@@ -146,43 +133,37 @@ def _capabilities(command: argparse.ArgumentParser) -> None:
 
 
 def _models(command: argparse.ArgumentParser) -> None:
-    actions = command.add_subparsers(dest="action", metavar="ACTION")
-    command.set_defaults(action="list")
-    for name, text in (
-        ("list", "show models, what they can do and where they stand (the default)"),
-        ("pull", "fetch a builtin model; does nothing when it is there"),
-        ("rm", "delete a builtin model from the data folder"),
-        ("probe", "try out what a model can do: text, pictures, tools, schemas"),
-        ("forget", "forget what trying a model out has shown"),
-    ):
-        action = actions.add_parser(
-            name, help=text, parents=[_common(argparse.SUPPRESS)], allow_abbrev=False
-        )
-        if name != "list":
-            builtin = name in {"pull", "rm"}
-            told = "such as smollm2-135m" if builtin else "provider/model"
-            action.add_argument("model", metavar="MODEL", help=told)
-        if name == "probe":
-            action.add_argument(
-                "--capability", action="append", help="try this one only; may be repeated"
-            )
-            action.add_argument(
-                "--yes", action="store_true", help="also where the trial leaves this machine"
-            )
+    told = actions(
+        command,
+        {
+            "list": "show models, what they can do and where they stand (the default)",
+            "pull": "fetch a builtin model; does nothing when it is there",
+            "rm": "delete a builtin model from the data folder",
+            "probe": "try out what a model can do: text, pictures, tools, schemas",
+            "forget": "forget what trying a model out has shown",
+        },
+    )
+    for name in ("pull", "rm"):
+        told[name].add_argument("model", metavar="MODEL", help="such as smollm2-135m")
+    for name in ("probe", "forget"):
+        told[name].add_argument("model", metavar="MODEL", help="provider/model")
+    told["probe"].add_argument(
+        "--capability", action="append", help="try this one only; may be repeated"
+    )
+    told["probe"].add_argument(
+        "--yes", action="store_true", help="also where the trial leaves this machine"
+    )
 
 
 def _requests(command: argparse.ArgumentParser) -> None:
-    actions = command.add_subparsers(dest="action", metavar="ACTION")
-    command.set_defaults(action="list")
-    for name, text in (
-        ("list", "show the requests in flight (the default)"),
-        ("cancel", "end one: its client is told, its provider is left"),
-    ):
-        action = actions.add_parser(
-            name, help=text, parents=[_common(argparse.SUPPRESS)], allow_abbrev=False
-        )
-        if name == "cancel":
-            action.add_argument("number", metavar="ID", type=int, help="as the list shows it")
+    told = actions(
+        command,
+        {
+            "list": "show the requests in flight (the default)",
+            "cancel": "end one: its client is told, its provider is left",
+        },
+    )
+    told["cancel"].add_argument("number", metavar="ID", type=int, help="as the list shows it")
 
 
 def _question(command: argparse.ArgumentParser) -> None:

@@ -122,9 +122,7 @@ def _pull(call: Call, client: RouterClient, output: Output) -> None:
 def _pull_through_router(
     client: RouterClient, model: BuiltinModel, progress: Progress
 ) -> dict[str, Any]:
-    row = _row(client, model)
-    if row["state"] == "ready":
-        return row
+    # Where it is there already, too: the router may not have heard of it.
     client.call("POST", f"{_PATH}/{model.alias}/download", {})
     bar = progress.add_task(model.alias, total=100)
     pause = threading.Event()

@@ -1,51 +1,55 @@
 """What can be typed after `signalbox providers`."""
 
 import argparse
-from collections.abc import Callable
+
+from router.cli.arguments import actions
 
 
-def add_options(
-    command: argparse.ArgumentParser, common: Callable[[object], argparse.ArgumentParser]
-) -> None:
-    """Give `providers` its actions; `common` returns the options that every command takes."""
-    actions = command.add_subparsers(dest="action", metavar="ACTION")
-    command.set_defaults(action="list")
-
-    def add(name: str, text: str) -> argparse.ArgumentParser:
-        action = actions.add_parser(
-            name, help=text, parents=[common(argparse.SUPPRESS)], allow_abbrev=False
-        )
-        if name != "list":
-            action.add_argument("name", metavar="NAME", help="the provider's name")
-        return action
-
-    add("list", "show the providers (the default)")
-    new = add("add", "add a provider, which is kept until it is removed")
-    new.add_argument("base_url", metavar="URL", help="such as http://192.168.1.9:11434")
-    _keys_of_a_provider(new)
-    edit = add("edit", "change a provider that was added")
-    edit.add_argument("--base-url", metavar="URL", help="another address")
-    _keys_of_a_provider(edit)
-    edit.add_argument("--no-key", action="store_true", help="take its key away")
-    edit.add_argument("--no-headers", action="store_true", help="take its headers away")
-    add("rm", "remove a provider that was added, and its key")
-    add("test", "ask a provider for its list of models, once")
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Give `providers` its actions."""
+    told = actions(
+        command,
+        {
+            "list": "show the providers (the default)",
+            "add": "add a provider, which is kept until it is removed",
+            "edit": "change a provider that was added",
+            "rm": "remove a provider that was added, and its key",
+            "test": "ask a provider for its list of models, once",
+        },
+    )
+    for name in ("add", "edit", "rm", "test"):
+        told[name].add_argument("name", metavar="NAME", help="the provider's name")
+    told["add"].add_argument("base_url", metavar="URL", help="such as https://api.example.com/v1")
+    _keys_of_a_provider(told["add"], kind=" (default: openai)")
+    told["edit"].add_argument("--base-url", metavar="URL", help="another address")
+    key, headers = _keys_of_a_provider(told["edit"])
+    key.add_argument("--no-key", action="store_true", help="take its key away")
+    headers.add_argument("--no-headers", action="store_true", help="take its headers away")
 
 
-def _keys_of_a_provider(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--kind", choices=("openai", "ollama"), help="how to talk to it")
+def _keys_of_a_provider(
+    action: argparse.ArgumentParser, kind: str = ""
+) -> tuple[argparse._ActionsContainer, argparse._ActionsContainer]:
+    """Give an action the keys of a provider; return the groups of its key and of its headers."""
+    action.add_argument("--kind", choices=("openai", "ollama"), help=f"how to talk to it{kind}")
     key = action.add_mutually_exclusive_group()
     # Never as an argument: every program on the machine can read those.
     key.add_argument("--key", action="store_true", help="ask for its key, or read it from a pipe")
     key.add_argument("--key-env", metavar="NAME", help="take its key from this variable, now")
     key.add_argument("--keyring", metavar="NAME", help="the key's name in the system's keyring")
-    action.add_argument("--locality", choices=("local", "remote"), help="where prompts stay")
+    action.add_argument(
+        "--locality",
+        choices=("local", "remote"),
+        help="where prompts end up (default: local for addresses of this machine's loopback)",
+    )
     action.add_argument("--proxy", metavar="URL", help="reach it through this proxy")
     action.add_argument("--ca-file", metavar="FILE", help="trust this authority too")
-    action.add_argument(
+    headers = action.add_mutually_exclusive_group()
+    headers.add_argument(
         "--header", metavar="NAME=VALUE", action="append", default=[], help="add to each request"
     )
     action.add_argument(
         "--timeout", metavar="NAME=SECONDS", action="append", default=[],
         help="connect_s, first_byte_s, idle_s or total_s",
     )  # fmt: skip
+    return key, headers

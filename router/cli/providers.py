@@ -1,4 +1,4 @@
-"""`providers` and `reload`: who serves models, changed while the router runs."""
+"""`providers`: who serves models, changed while the router runs."""
 
 import getpass
 import sys
@@ -28,7 +28,9 @@ def run(call: Call, client: RouterClient, output: Output) -> None:
             told = {"name": options.name, "kind": "openai", **_told(call)}
             _show(client.call("POST", _PATH, told), output)
         case "edit":
-            _show(client.call("PATCH", _at(options.name), _told(call)), output)
+            if not (changes := _told(call)):
+                raise UsageFailure("say what is to be changed: signalbox providers edit --help")
+            _show(client.call("PATCH", _at(options.name), changes), output)
         case "rm":
             _remove(options.name, client, output)
         case _:
@@ -132,16 +134,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         raise UsageFailure(f"{text!r} is no number of seconds") from None
-
-
-def reload(_call: Call, client: RouterClient, output: Output) -> None:
-    """Have the router read its configuration again, and print what changed."""
-    told = client.call("POST", "/admin/reload", {})
-    if output.as_json:
-        output.document(told)
-        return
-    output.line(f"{told['source']}: changed: {', '.join(told['changed']) or 'nothing'}")
-    if told["needs_restart"]:
-        output.line(f"needs a restart: {', '.join(told['needs_restart'])}")
-    for notice in told["notices"]:
-        output.line(notice)

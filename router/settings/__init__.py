@@ -10,15 +10,17 @@ from router.settings.loading import (
     as_started,
     child_environment,
     load,
+    load_server,
     reload,
 )
 from router.settings.sources import SettingsError, environment
-from router.settings.tree import Settings
+from router.settings.tree import Server, Settings
 from router.settings.unbuilt import refuse_unbuilt
 
 __all__ = [
     "FIXED",
     "AccessKeys",
+    "Server",
     "Settings",
     "SettingsError",
     "access_keys",
@@ -26,6 +28,7 @@ __all__ = [
     "child_environment",
     "environment",
     "load",
+    "load_server",
     "refuse_unbuilt",
     "reload",
 ]

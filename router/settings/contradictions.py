@@ -20,12 +20,32 @@ def contradictions(settings: Settings) -> Iterator[tuple[str, str]]:
     yield from _providers(settings)
 
 
+def ahead_of_time(settings: Settings) -> Iterator[str]:
+    """Yield a line for whatever is said of a provider that the file does not have.
+
+    It may be one that is added at run time, of which nothing can be said elsewhere.
+    """
+    places = {f"models.{name}": provider_of(name) for name in settings.models}
+    places |= {f"lanes.{name}": name for name in settings.lanes if name != "default"}
+    for place, name in places.items():
+        if name not in settings.providers:
+            here = ", ".join(settings.providers) or "none"
+            yield (
+                f"{place}: the file has no provider {name!r} (it has: {here}); "
+                "this is for one that is added under that name"
+            )
+
+
 def _bindings(settings: Settings) -> Iterator[tuple[str, str]]:
     for capability, binding in settings.capabilities.items():
         place = f"capabilities.{capability}"
         for name in binding.models:
             if provider_of(name) not in settings.providers:
-                yield place, f"{name}: {_unknown_provider(name, settings.providers)}"
+                unknown = _unknown_provider(name, settings.providers)
+                yield (
+                    place,
+                    f"{name}: {unknown}; bind one that was added by signalbox capabilities assign",
+                )
             provider = settings.providers.get(provider_of(name))
             if capability in FAMILIES and isinstance(provider, BuiltinProvider):
                 yield place, f"{name}: the builtin backend serves chat only; bind another model"
@@ -38,9 +58,7 @@ def _bindings(settings: Settings) -> Iterator[tuple[str, str]]:
 def _models(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, model in settings.models.items():
         provider = settings.providers.get(provider_of(name))
-        if provider is None:
-            yield f"models.{name}", _unknown_provider(name, settings.providers)
-        elif (model.path or model.repo) and not isinstance(provider, BuiltinProvider):
+        if (model.path or model.repo) and not isinstance(provider, BuiltinProvider):
             yield f"models.{name}", "path and repo are for models of the builtin backend only"
 
 
@@ -59,11 +77,7 @@ def _aliases(settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _lanes(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in settings.lanes:
-        if name == "default":
-            continue
-        if name not in settings.providers:
-            yield f"lanes.{name}", f"there is no such provider{_among(settings.providers)}"
-        elif isinstance(settings.providers[name], BuiltinProvider):
+        if isinstance(settings.providers.get(name), BuiltinProvider):
             yield f"lanes.{name}", "the builtin backend queues by itself; see builtin.queue"
 
 

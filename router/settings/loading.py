@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from backends.wire import Priority
 from router.keys import KeyReference, KeyReferenceError, KeySource, resolve
 from router.settings import sources
-from router.settings.contradictions import contradictions, provider_of
+from router.settings.contradictions import ahead_of_time, contradictions, provider_of
 from router.settings.faults import settings_error
 from router.settings.sources import PREFIX, Layers, Origin, SettingsError
-from router.settings.tree import Settings
+from router.settings.tree import Server, Settings
 from router.settings.unbuilt import key_references, without_effect
 
 # Given in a file, these replace the packaged default's whole; every other section is a set of
@@ -43,11 +43,29 @@ def load(config: Path | None, overrides: Mapping[str, Any], environ: Mapping[str
     if faults := [layers.fault(*fault) for fault in contradictions(settings)]:
         raise SettingsError(faults)
     settings._source = path  # noqa: SLF001 made here, and only here
-    settings._notices = (*notices, *without_effect(settings))  # noqa: SLF001 likewise
+    told = (*notices, *ahead_of_time(settings), *without_effect(settings))
+    settings._notices = told  # noqa: SLF001 likewise
     settings._origin = Origin(config, overrides, environ)  # noqa: SLF001 likewise
     if settings.data_dir is None:
         settings._data_folder = sources.data_folder(environ)  # noqa: SLF001 likewise
     return settings
+
+
+def load_server(
+    config: Path | None, overrides: Mapping[str, Any], environ: Mapping[str, str]
+) -> Server | None:
+    """Read `server` alone, as `load` does, or None: where the file's other parts have faults.
+
+    A router that runs goes on by what was in force before, and this tells where it is.
+    """
+    try:
+        path = sources.find_file(config, environ)
+        layers = Layers(sources.read_file(path), str(path))
+        layers.add_environment(environ)
+        layers.add_options(overrides)
+        return Server.model_validate(layers.tree.get("server") or {})
+    except (SettingsError, ValidationError):
+        return None
 
 
 def reload(settings: Settings) -> Settings:

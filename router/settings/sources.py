@@ -93,14 +93,22 @@ def find_file(config: Path | None, environ: Mapping[str, str]) -> Path:
     """
     named = config or (Path(text) if (text := environ.get(PREFIX + "CONFIG")) else None)
     if named is not None:
-        if named.is_file():
+        if _is_file(named):
             return named
         origin = "--config" if config else PREFIX + "CONFIG"
         raise SettingsError([f"{named}: there is no such file ({origin} names it)"])
     folder = user_folder(sys.platform, environ, config=True)
-    if folder is not None and (folder / "router.yaml").is_file():
+    if folder is not None and _is_file(folder / "router.yaml"):
         return folder / "router.yaml"
     return packaged_file()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as exc:
+        # A folder that we may not look into may well hold one.
+        raise SettingsError([f"{path}: {exc.strerror}"]) from exc
 
 
 def data_folder(environ: Mapping[str, str]) -> Path:

@@ -5,8 +5,8 @@ cookie, inflates no body and sets no deadline of its own but the one for connect
 pass all the same is caught in `pool`.
 """
 
+import ssl
 from io import BytesIO
-from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -16,7 +16,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from router.errors import RouteFailed
 from router.upstream import Headers, Sink, UpstreamRequest
 from router.upstream.pool import Connector, LoopbackResolver, SpokeFirst
-from router.upstream.trust import context_for
 
 # A cloud's balancer keeps an idle connection for a minute and more; TLS anew costs a round trip.
 _KEEP_ALIVE_S = 15.0
@@ -121,10 +120,9 @@ class AiohttpExchange:
 class AiohttpUpstream:
     """A provider reached through aiohttp. Needs a running event loop.
 
-    `connect_s` bounds the making of a connection: name, TCP, proxy and TLS together. `proxy` is
-    the address of an HTTP proxy. `ca_file` is a PEM file of authorities that are trusted besides
-    the platform's; it is read here, and CaFileError says why it cannot be used. Without
-    `keep_alive` every request has a connection of its own.
+    `connect_s` bounds the making of a connection: name, TCP, proxy and TLS together. `trust` says
+    whose certificates are believed. `proxy` is the address of an HTTP proxy. Without `keep_alive`
+    every request has a connection of its own.
     """
 
     def __init__(
@@ -132,11 +130,10 @@ class AiohttpUpstream:
         provider: str,
         connect_s: float,
         *,
+        trust: ssl.SSLContext,
         proxy: str | None = None,
-        ca_file: Path | None = None,
         keep_alive: bool = True,
     ) -> None:
-        trust = context_for(ca_file)
         self.provider = provider
         self.proxy = proxy
         self.active = 0

@@ -23,7 +23,7 @@ class CaFileError(Exception):
 
 
 def context_for(ca_file: Path | None) -> ssl.SSLContext:
-    """Return the platform's trust, and that of `ca_file` with it.
+    """Return the platform's trust, and that of `ca_file` with it; blocks for tens of milliseconds.
 
     Raises CaFileError.
     """

@@ -3,10 +3,13 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trustme
+
+from router.upstream.tls import AiohttpUpstream
+from router.upstream.trust import context_for
 
 # For clients that speak plain HTTP: a context of their own would read the platform's authorities,
 # which takes 50 ms of work.
@@ -25,6 +28,12 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.issuer.issue_cert(*(names or ("127.0.0.1", "localhost"))).configure_cert(context)
         return context
+
+
+def over_tls(provider: str, connect_s: float, **options: Any) -> AiohttpUpstream:
+    """Return a provider's upstream, which believes a `ca_file` besides the platform."""
+    trust = context_for(options.pop("ca_file", None))
+    return AiohttpUpstream(provider, connect_s, trust=trust, **options)
 
 
 @pytest.fixture(scope="session")

@@ -295,6 +295,22 @@ async def test_the_answer_about_a_download_tells_where_the_model_stands(tmp_path
     assert (begun.json()["state"], cancelled.json()["state"]) == ("ready", "ready")
 
 
+async def test_a_model_that_came_by_another_way_is_found_when_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Whoever is told to fetch a model that lies there already is not told so for ever."""
+    builtin = {"builtin": {"kind": "builtin", "port": 0, "start": "on_demand"}}
+    async with running_router(tmp_path, providers=builtin) as signalbox:
+        await _assign(signalbox, "text", "builtin/smollm2-135m")
+        assert (await _row(signalbox, "text"))["state"] == "needs_download"
+        folder = tmp_path / "data" / "models" / "smollm2-135m"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"")
+        await signalbox.client.post("/admin/builtin/models/smollm2-135m/download")
+        assert (await _row(signalbox, "text"))["state"] == "stopped"
+
+
 async def test_a_request_that_waits_for_a_provider_can_be_cancelled(tmp_path: Path) -> None:
     """Its client hears 409 and not to try again; the provider is left; it is gone from the list."""
     left = asyncio.Event()

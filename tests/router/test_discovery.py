@@ -10,6 +10,7 @@ import pytest
 
 from router.app import Router
 from router.discovery import DiscoveryFailed
+from tests.harness.authority import Authority
 from tests.harness.children import until
 from tests.harness.edited import in_flight
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
@@ -26,6 +27,8 @@ class FakeOllama:
         self.tags = list(tags)
         self.shown = shown or {}
         self.asked: list[str] = []
+        self.may_show = asyncio.Event()
+        self.may_show.set()
         self.may_list = asyncio.Event()
         self.may_list.set()
         self.may_answer = asyncio.Event()
@@ -37,6 +40,7 @@ class FakeOllama:
             await self.may_list.wait()
             await conversation.answer(json.dumps({"models": self.tags}).encode())
         elif conversation.target == "/api/show":
+            await self.may_show.wait()
             shown = self.shown.get(conversation.json["model"], {})
             await conversation.answer(json.dumps(shown).encode())
         else:
@@ -331,6 +335,34 @@ async def test_the_control_plane_has_local_and_bound_providers_asked(tmp_path: P
         assert idle.seen == []
 
 
+async def test_a_provider_that_is_new_or_another_is_asked_at_once(tmp_path: Path) -> None:
+    """Whoever adds one, or moves it, does not wait half a minute for its models."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(b'{"data": [{"id": "m"}]}')
+
+    async def moved(conversation: Conversation) -> None:
+        await conversation.answer(b'{"data": [{"id": "other"}]}')
+
+    path = "/admin/providers"
+    async with (
+        ScriptedUpstream(script) as fm,
+        ScriptedUpstream(moved) as there,
+        running_router(tmp_path, discovery={"every_s": 300}) as signalbox,
+    ):
+        told = {"name": "p", **openai_provider(fm.url)}
+        assert (await signalbox.client.post(path, json=told)).is_success
+        await heard_of(signalbox.router, "p/m")
+        changes = {"base_url": there.url}
+        assert (await signalbox.client.patch(f"{path}/p", json=changes)).is_success
+        await heard_of(signalbox.router, "p/other")
+        # A change of another one is no reason to ask again.
+        told = {"name": "q", **openai_provider(fm.url)}
+        assert (await signalbox.client.post(path, json=told)).is_success
+        await heard_of(signalbox.router, "q/m")
+        assert len(there.seen) == 1
+
+
 async def test_a_list_that_says_the_same_changes_nothing(tmp_path: Path) -> None:
     """The catalog stays the very same, so that plans are remembered; news make a new one."""
     script = FakeOllama(tag("a"))
@@ -350,6 +382,106 @@ async def test_a_list_that_says_the_same_changes_nothing(tmp_path: Path) -> None
         assert "o/b" in the_map.catalog.models
 
 
+async def _until_asked(script: FakeOllama, path: str) -> None:
+    async with asyncio.timeout(5):
+        while path not in script.asked:
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.usefixtures("small_platform")
+async def test_a_question_ends_where_it_began(tmp_path: Path, authority: Authority) -> None:
+    """An edit of the provider closes the way to it after the answers, as it does for requests."""
+    # More than are asked about at once: the last one's turn comes after the edit.
+    tags = [tag(f"m{number}") for number in range(5)]
+    script = FakeOllama(*tags, shown={"m4": {"capabilities": ["completion"]}})
+    script.may_list.clear()
+    script.may_show.clear()
+    async with (
+        ScriptedUpstream(script, tls=authority.server()) as fm,
+        running_router(tmp_path, discovery={"every_s": 300}) as signalbox,
+    ):
+
+        async def edit(idle_s: float) -> None:
+            changes = {"timeouts": {"idle_s": idle_s}}
+            response = await signalbox.client.patch("/admin/providers/o", json=changes)
+            assert response.is_success
+
+        told = {"name": "o", "ca_file": str(authority.file), **ollama(fm)}
+        assert (await signalbox.client.post("/admin/providers", json=told)).is_success
+        await _until_asked(script, "/api/tags")
+        await edit(3.0)
+        script.may_list.set()
+        await _until_asked(script, "/api/show")
+        await edit(4.0)
+        script.may_show.set()
+        await _until_described(signalbox.router, "o/m4")
+    assert script.asked == ["/api/tags", *["/api/show"] * 5]
+
+
+async def test_a_description_does_not_bring_back_an_older_list(tmp_path: Path) -> None:
+    """What was listed while models were asked about stays."""
+    script = FakeOllama(tag("a"), shown={"a": {"capabilities": ["completion"]}})
+    script.may_show.clear()
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        discovery = signalbox.router.discovery
+        describing = asyncio.create_task(discovery.discover("o"))
+        await _until_asked(script, "/api/show")
+        script.tags.append(tag("b", **CLOUD))
+        discovery._asked.clear()
+        await discovery.settle(["o"])
+        script.may_show.set()
+        listing = await describing
+        assert set(listing.models) == {"o/a", "o/b"}
+        assert listing.models["o/a"].facts
+
+
+class Hanging(FakeOllama):
+    """An Ollama that is asked in vain about whatever is called `stuck`."""
+
+    async def __call__(self, conversation: Conversation) -> None:
+        if conversation.target == "/api/show" and "stuck" in conversation.json["model"]:
+            self.asked.append(conversation.target)
+            await conversation.left()
+        else:
+            await super().__call__(conversation)
+
+
+async def test_an_ollama_that_hangs_keeps_no_other_from_being_heard(tmp_path: Path) -> None:
+    """All whose turn it is are asked at once."""
+    script = FakeOllama(tag("n"), shown={"n": {"capabilities": ["completion"]}})
+    async with (
+        ScriptedUpstream(Hanging(tag("stuck"))) as first,
+        ScriptedUpstream(script) as second,
+        running_router(
+            tmp_path,
+            discovery={"every_s": 300},
+            providers={"hanging": ollama(first), "other": ollama(second)},
+        ) as signalbox,
+    ):
+        await signalbox.client.get("/admin/capabilities")
+        await heard_of(signalbox.router, "other/n")
+        await _until_described(signalbox.router, "other/n")
+
+
+async def test_what_was_said_in_time_counts_where_the_rest_is_not_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred questions without an answer do not take a hundred deadlines."""
+    monkeypatch.setattr("router.discovery._ALL_SHOWN_S", 0.2)
+    stuck = (tag(f"stuck{number}") for number in range(100))
+    script = Hanging(tag("m"), *stuck, shown={"m": {"capabilities": ["completion"]}})
+    async with (
+        ScriptedUpstream(script) as fm,
+        running_router(tmp_path, providers={"o": ollama(fm)}) as signalbox,
+    ):
+        async with asyncio.timeout(5):
+            listing = await signalbox.router.discovery.discover("o")
+        assert listing.models["o/m"].facts
+
+
 async def test_an_ollama_that_comes_later_is_heard_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +497,33 @@ async def test_an_ollama_that_comes_later_is_heard_by_itself(
     ):
         await heard_of(signalbox.router, "o/m")
         assert (await signalbox.chat(HELLO, **LOCAL_ONLY)).is_success
+
+
+async def test_who_does_not_answer_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log does not fill with an Ollama that nobody has started."""
+    monkeypatch.setattr("router.discovery._AGAIN_S", 0.02)
+    caplog.set_level("INFO", logger="router.discovery")
+    asked = 0
+
+    async def page(conversation: Conversation) -> None:
+        nonlocal asked
+        asked += 1
+        await conversation.answer(b"<html>", kind="text/html")
+
+    async with (
+        ScriptedUpstream(page) as fm,
+        running_router(
+            tmp_path, providers={"o": ollama(fm)}, capabilities={"text": ["o/m"]}
+        ) as signalbox,
+    ):
+        async with asyncio.timeout(5):
+            while asked < 3:
+                await asyncio.sleep(0.005)
+        assert len(caplog.records) == 1, caplog.text
+        assert "does not tell its models: not JSON" in caplog.text
+        assert code(await signalbox.chat(HELLO, **LOCAL_ONLY)) == (403, "remote_not_allowed")
 
 
 async def test_an_assignment_has_its_ollama_asked(tmp_path: Path) -> None:
@@ -403,7 +562,7 @@ async def test_a_model_that_its_provider_does_not_list_cannot_be_assigned(tmp_pa
         assert "o lists no model 'smal'" in refused.json()["error"]["message"]
         assert (await assign("o/small")).is_success
         assert (await assign("o/declared")).is_success
-        signalbox.router.discovery._asked_at_s.clear()
+        signalbox.router.discovery._asked.clear()
         script.tags.append(tag("new"))
         assert (await assign("o/new")).is_success
 

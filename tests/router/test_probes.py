@@ -11,7 +11,7 @@ import pytest
 
 from router import probes
 from router.trial import COLOURS, png
-from tests.harness.running_router import RunningRouter, openai_provider, running_router
+from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.harness.served import served, tiny
 
@@ -111,6 +111,22 @@ async def test_a_probe_asks_for_real_and_its_verdicts_count(
             assert await facts(signalbox) == {}
             told = await signalbox.client.post("/admin/explain", json={"body": sees})
             assert told.json()["routes"]
+
+
+async def test_what_was_tried_out_by_a_short_name_is_forgotten_by_it(tmp_path: Path) -> None:
+    """And by its whole name where its provider has gone meanwhile."""
+    async with ScriptedUpstream(capable) as fm:
+        there: dict[str, Any] = {"providers": {"p": openai_provider(fm.url)}, "models": {"p/m": {}}}
+        async with running_router(tmp_path, **there) as signalbox:
+            path, wanted = "/admin/models/facts?model=", {"model": "m", "capabilities": ["text"]}
+            assert values(await probe(signalbox, **wanted)) == {"text": True}
+            forgotten = (await signalbox.client.delete(f"{path}m")).json()
+            assert forgotten == {"model": "p/m", "forgotten": ["text"]}
+            await probe(signalbox, **wanted)
+            save(tmp_path)
+            await signalbox.client.post("/admin/reload")
+            assert (await signalbox.client.delete(f"{path}m")).json()["forgotten"] == []
+            assert (await signalbox.client.delete(f"{path}p/m")).json()["forgotten"] == ["text"]
 
 
 async def test_a_probe_overrules_what_was_believed_and_not_the_user(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness import keyrings
+from tests.harness.edited import gated, in_flight
 from tests.harness.one_provider import HELLO
 from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream, hello
@@ -222,6 +223,43 @@ async def test_a_key_is_kept_in_a_file_of_its_own_and_shown_nowhere(
     assert KEY.encode() not in database.read_bytes()
 
 
+async def test_a_key_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    """503, and nothing is changed."""
+    async with running_router(tmp_path) as signalbox:
+        (tmp_path / "data" / "keys").write_text("not a folder", encoding="utf-8")
+        told = {"name": "a", **openai_provider("http://127.0.0.1:9/v1"), "api_key": KEY}
+        response = await signalbox.client.post(PATH, json=told)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (503, "store_unavailable")
+        assert "takes no key" in error["message"]
+        assert (await signalbox.client.get(PATH)).json() == {"data": []}
+
+
+async def test_a_key_that_cannot_be_deleted_is_in_nobodys_way(tmp_path: Path) -> None:
+    """The change that it was left by is made all the same."""
+    (tmp_path / "data" / "keys" / "left-00000000.key").mkdir(parents=True)
+    async with running_router(tmp_path) as signalbox:
+        await add(signalbox, "a", "http://127.0.0.1:9/v1", api_key=KEY)
+        assert (await row(signalbox, "a"))["has_key"]
+
+
+async def test_an_edit_of_something_else_keeps_the_key(tmp_path: Path) -> None:
+    """The reference that is stored is ours, and no variable or file that somebody names to us."""
+    async with ScriptedUpstream() as fm, running_router(tmp_path) as signalbox:
+        await add(signalbox, "fm", fm.url, api_key=KEY)
+        (kept,) = (tmp_path / "data" / "keys").iterdir()
+        changes = {"timeouts": {"idle_s": 3.5}}
+        response = await signalbox.client.patch(f"{PATH}/fm", json=changes)
+        assert response.status_code == 200, response.text
+        assert list(kept.parent.iterdir()) == [kept]
+        await bind(signalbox, "fm/m")
+        await signalbox.chat(HELLO)
+        assert fm.seen[0].headers["authorization"] == f"Bearer {KEY}"
+        named = {"api_key": {"file": str(kept)}}
+        response = await signalbox.client.patch(f"{PATH}/fm", json=named)
+        assert response.json()["error"]["param"] == "api_key"
+
+
 async def test_a_key_goes_to_the_keyring_where_there_is_one(tmp_path: Path) -> None:
     """No file is made; the entry goes with its provider, one that somebody else made stays."""
     keyring = keyrings.OpenKeyring()
@@ -273,6 +311,16 @@ async def _lists(conversation: Conversation) -> None:
     await conversation.answer(b'{"object":"list","data":[{"id":"a"},{"id":"b"}]}')
 
 
+async def _bare(conversation: Conversation) -> None:
+    await conversation.answer(b'[{"id":"a"}]')
+
+
+async def _endless(conversation: Conversation) -> None:
+    await conversation.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
+    while True:
+        await conversation.send(b"x" * 1_000_000)
+
+
 async def _ill(conversation: Conversation) -> None:
     await conversation.answer(b"", 500)
 
@@ -281,6 +329,8 @@ async def _ill(conversation: Conversation) -> None:
     ("script", "key", "ok", "words"),
     [
         (_lists, KEY, True, "lists 2 models"),
+        (_bare, None, True, "lists 1 model."),
+        (_endless, None, False, "more than 32000000 bytes"),
         (_refuses, KEY, False, "refuses the key"),
         (_refuses, None, False, "wants a key"),
         (_nothing, None, False, "is the path of base_url right?"),
@@ -377,6 +427,29 @@ async def test_a_kill_right_after_the_acknowledgement_loses_nothing(tmp_path: Pa
             assert answer.status_code == 200
             assert fm.seen[0].headers["authorization"] == f"Bearer {KEY}"
             assert KEY not in router.log()
+
+
+async def test_the_file_may_tell_of_what_is_added(tmp_path: Path) -> None:
+    """A lane, and facts of models: there is no other place for them."""
+    sees, gate = [{"type": "image_url", "image_url": {"url": "data:"}}], asyncio.Event()
+    async with (
+        ScriptedUpstream(gated(gate)) as fm,
+        running_router(
+            tmp_path,
+            models={"fm/m": {"capabilities": {"vision": False}}},
+            lanes={"fm": {"concurrency": 1, "queue": 0, "reserve_high": 0}},
+        ) as signalbox,
+    ):
+        await add(signalbox, "fm", fm.url)
+        first = asyncio.create_task(signalbox.chat({**HELLO, "model": "fm/m"}))
+        await in_flight(signalbox, 1)
+        refused = await signalbox.chat({**HELLO, "model": "fm/m"})
+        assert refused.json()["error"]["code"] == "queue_full"
+        gate.set()
+        assert (await first).status_code == 200
+        asked = {"model": "fm/m", "messages": [{"role": "user", "content": sees}]}
+        refused = await signalbox.chat(asked)
+        assert refused.json()["error"]["code"] == "capability_mismatch"
 
 
 async def test_changes_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:

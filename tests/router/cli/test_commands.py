@@ -385,14 +385,14 @@ def test_a_model_is_fetched_by_the_router_that_runs(
     row = {"id": "smollm2-135m", "percent": 0, "message": "", "path": None}
     router.says("GET /health", {"status": "ok"})
     router.says("POST /admin/builtin/models/smollm2-135m/download", {}, 202)
-    for state in ("absent", "downloading", "ready"):
+    for state in ("downloading", "ready"):
         router.says("GET /admin/builtin/models", {"data": [{**row, "state": state, "path": "/m"}]})
     ran = signalbox("models", "pull", "smollm2-135m")
     assert (ran.code, ran.out) == (0, "smollm2-135m is there: /m\n")
-    assert [seen.method for seen in router.seen] == ["GET", "GET", "POST", "GET", "GET"]
-    # The last answer is repeated: the model is there, and nothing is begun again.
+    assert [seen.method for seen in router.seen] == ["GET", "POST", "GET", "GET"]
+    # The last answer is repeated: the model is there, and the router looks whether it knows.
     assert signalbox("models", "pull", "builtin/smollm2-135m", "--json").json["state"] == "ready"
-    assert [seen.method for seen in router.seen[5:]] == ["GET", "GET"]
+    assert [seen.method for seen in router.seen[4:]] == ["GET", "POST", "GET"]
 
 
 def test_a_failed_download_is_told(router: FakeRouter, signalbox: Signalbox) -> None:
@@ -400,7 +400,8 @@ def test_a_failed_download_is_told(router: FakeRouter, signalbox: Signalbox) -> 
     row = {"id": "smollm2-135m", "percent": None, "path": None}
     router.says("GET /health", {"status": "ok"})
     router.says("POST /admin/builtin/models/smollm2-135m/download", {}, 202)
-    router.says("GET /admin/builtin/models", {"data": [{**row, "state": "absent", "message": ""}]})
+    downloading = {**row, "state": "downloading", "message": ""}
+    router.says("GET /admin/builtin/models", {"data": [downloading]})
     failed = {**row, "state": "failed", "message": "disk full"}
     router.says("GET /admin/builtin/models", {"data": [failed]})
     ran = signalbox("models", "pull", "smollm2-135m")

@@ -22,6 +22,8 @@ from router.cli.main import main, parser
         ("capabilities assign text a/b c/d", {"models": ["a/b", "c/d"], "wait": False}),
         ("capabilities reset text --wait", {"action": "reset", "wait": True}),
         ("models", {"action": "list"}),
+        ("providers --json", {"action": "list", "json": True}),
+        ("requests", {"action": "list"}),
         ("models pull x --data-dir d", {"action": "pull", "model": "x", "data_dir": Path("d")}),
         ("ask hello", {"prompt": "hello", "model": "auto", "image": []}),
         ("ask hello --image a --image b", {"image": [Path("a"), Path("b")]}),
@@ -63,7 +65,11 @@ def test_a_wrong_configuration_ends_with_exit_code_two(
     config = tmp_path / "router.yaml"
     config.write_text("server: {prt: 1}", encoding="utf-8")
     assert main(["status", "--config", str(config)]) == 2
-    assert capsys.readouterr().err == f"{config}: server.prt: unknown key (did you mean port?)\n"
+    fault = f"{config}: server.prt: unknown key (did you mean port?)\n"
+    assert capsys.readouterr().err.startswith(fault + "signalbox: ")
+    # There is no other router to be reached.
+    assert main(["serve", "--config", str(config)]) == 2
+    assert capsys.readouterr().err == fault
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,9 @@ def test_a_wrong_configuration_ends_with_exit_code_two(
         ),
         ({"url": "http://h:1/v1/"}, "", "http://h:1"),
         ({"port": 7}, "", "http://127.0.0.1:7"),
+        ({}, "server: {port: 1}\nsrver: {}", "http://127.0.0.1:1"),
+        ({}, "srver: {}", "http://127.0.0.1:60315"),
+        ({"port": 7}, "server: {port: 1}\nlanes: 5", "http://127.0.0.1:7"),
     ],
 )
 def test_the_routers_address_is_the_configured_one(
@@ -91,16 +100,17 @@ def test_the_routers_address_is_the_configured_one(
     assert Call(Namespace(**given), {"HOME": str(tmp_path)}).url == url
 
 
+@pytest.mark.parametrize("fault", ["", "srver: {}"])
 @pytest.mark.parametrize(
     ("reference", "key"),
     [("{env: ADMIN}", "secret"), ("{env: NONE}", None), ("{file: /nowhere}", None)],
 )
 def test_this_machines_admin_key_opens_its_own_router(
-    reference: str, key: str | None, tmp_path: Path
+    reference: str, key: str | None, fault: str, tmp_path: Path
 ) -> None:
-    """Who may read the router's key need not type it."""
+    """Who may read the router's key need not type it, faults elsewhere in the file or none."""
     config = tmp_path / "router.yaml"
-    config.write_text(f"server: {{admin_key: {reference}}}", encoding="utf-8")
+    config.write_text(f"server: {{admin_key: {reference}}}\n{fault}", encoding="utf-8")
     options = Namespace(config=config, data_dir=None, url=None, api_key=None)
     assert Call(options, {"HOME": str(tmp_path), "ADMIN": "secret"}).api_key == key
 

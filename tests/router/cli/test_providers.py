@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from router.cli.main import main
 from tests.router.cli.conftest import FakeRouter, Signalbox
 
 PATH = "/admin/providers"
@@ -74,11 +75,28 @@ def test_what_is_typed_is_what_is_sent(
 
 @pytest.mark.parametrize(
     "typed",
-    ["add m http://h --key-env NO_SUCH", "edit m --header x", "edit m --timeout idle_s=soon"],
+    [
+        "add m http://h --key-env NO_SUCH",
+        "edit m --header x",
+        "edit m --timeout idle_s=soon",
+        "edit m",
+    ],
 )
 def test_what_cannot_be_meant_is_said(typed: str, signalbox: Signalbox) -> None:
     """Exit code 2, before anything is sent."""
     assert signalbox("providers", *typed.split()).code == 2
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["edit m --key --no-key", "edit m --header a=b --no-headers", "add m http://h --no-key"],
+)
+def test_what_contradicts_itself_is_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of both wins in silence."""
+    with pytest.raises(SystemExit) as ended:
+        main(["providers", *typed.split()])
+    assert ended.value.code == 2
+    assert "usage: signalbox" in capsys.readouterr().err
 
 
 def test_removing_says_who_still_names_it(router: FakeRouter, signalbox: Signalbox) -> None:
@@ -101,16 +119,3 @@ def test_a_test_ends_with_a_code_that_scripts_can_use(
     ran = signalbox("providers", "test", "mac")
     assert ran.code == code
     assert "the words" in (ran.out if ok else ran.err)
-
-
-def test_reload_tells_what_changed_and_what_waits(router: FakeRouter, signalbox: Signalbox) -> None:
-    """What needs a restart is said where the person looks."""
-    told = {
-        "source": "r.yaml", "changed": ["local_only"], "needs_restart": ["server.port"],
-        "notices": ["a notice"],
-    }  # fmt: skip
-    router.says("POST /admin/reload", told)
-    assert signalbox("reload").out.splitlines() == [
-        "r.yaml: changed: local_only", "needs a restart: server.port", "a notice",
-    ]  # fmt: skip
-    assert signalbox("reload", "--json").json == told

@@ -150,6 +150,11 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         load(None, {}, {**home, "SIGNALBOX_CONFIG": str(missing)})
 
 
+def test_a_place_that_cannot_be_looked_at_is_told(home: dict[str, str], tmp_path: Path) -> None:
+    """What may be there is not taken for absent, and whoever watches it goes on watching."""
+    assert refused(tmp_path / ("x" * 300), home) == ["File name too long"]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -225,7 +230,10 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
             "capabilities.text: a model stands here twice",
         ),
         ("capabilities: {text: [x/y]}", "capabilities.text: x/y: the provider 'x' is unknown"),
-        ("models: {x/y: {}}", "models.x/y: the provider 'x' is unknown (known: builtin, ollama)"),
+        (
+            "models: {x/y: {path: /m}}",
+            "models.x/y: path and repo are for models of the builtin backend only",
+        ),
         (
             "models: {ollama/y: {path: /m}}",
             "models.ollama/y: path and repo are for models of the builtin backend only",
@@ -251,7 +259,6 @@ def test_a_named_file_that_is_missing_is_an_error(home: dict[str, str], tmp_path
         ("aliases: {a: b}", "aliases.a: b is neither auto, nor a capability, nor provider/model"),
         ("aliases: {a: b, b: auto}", "aliases.a: b is an alias itself; aliases do not chain"),
         ("aliases: {a: x/y}", "aliases.a: x/y: the provider 'x' is unknown"),
-        ("lanes: {x: {}}", "lanes.x: there is no such provider (known: builtin, ollama)"),
         ("lanes: {builtin: {}}", "lanes.builtin: the builtin backend queues by itself"),
         ("providers: {auto: {kind: ollama}}", "providers.auto: this name means something else"),
         (
@@ -492,6 +499,18 @@ def test_a_restriction_that_cannot_be_kept_refuses_the_start(
     path = write(tmp_path, text)
     (refusal,) = refuse_unbuilt(load(path, {}, home))
     assert refusal.startswith(f"{path}: {line}")
+
+
+def test_what_is_said_of_a_provider_that_is_not_in_the_file_is_told(
+    home: dict[str, str], tmp_path: Path
+) -> None:
+    """It may be added at run time, and nothing can be said of its models and its lane elsewhere."""
+    path = write(tmp_path, "models: {x/y: {}}\nlanes: {x: {}, default: {}, ollama: {}}")
+    told = "the file has no provider 'x' (it has: builtin, ollama); this is for one that is added"
+    assert load(path, {}, home).notices == (
+        f"models.x/y: {told} under that name",
+        f"lanes.x: {told} under that name",
+    )
 
 
 def test_a_permission_that_has_no_effect_yet_is_told(home: dict[str, str], tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ import pytest
 from router.errors import RouteFailed
 from router.upstream import Answer, Upstream, UpstreamRequest
 from router.upstream.plain import PlainUpstream
-from router.upstream.tls import AiohttpUpstream
-from tests.harness.authority import Authority
+from tests.harness.authority import Authority, over_tls
 from tests.harness.invariants import open_fds
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
 
@@ -52,8 +51,8 @@ class Wire:
 # Every implementation with every scheme it carries.
 _IMPLEMENTATIONS: dict[str, tuple[Callable[..., Upstream], str]] = {
     "plain-http": (PlainUpstream, "http"),
-    "aiohttp-http": (AiohttpUpstream, "http"),
-    "aiohttp-https": (AiohttpUpstream, "https"),
+    "aiohttp-http": (over_tls, "http"),
+    "aiohttp-https": (over_tls, "https"),
 }
 
 

@@ -14,9 +14,8 @@ import trustme
 
 from router.errors import RouteFailed
 from router.upstream import Upstream, UpstreamRequest, trust
-from router.upstream.tls import AiohttpUpstream
 from router.upstream.trust import CaFileError
-from tests.harness.authority import Authority
+from tests.harness.authority import Authority, over_tls
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import CHAT, Conversation, ScriptedUpstream
 
@@ -33,7 +32,7 @@ async def _ask(upstream: Upstream, url: str) -> bytes:
 
 
 async def _refused(url: str, **options: Any) -> RouteFailed:
-    upstream = AiohttpUpstream("fm", 0.5, **options)
+    upstream = over_tls("fm", 0.5, **options)
     try:
         with pytest.raises(RouteFailed) as caught:
             await _ask(upstream, url)
@@ -85,7 +84,7 @@ async def test_an_authority_of_ones_own_comes_besides_the_platforms(
     mine = trustme.CA()
     mine.cert_pem.write_to_path(str(tmp_path / "mine.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    upstream = AiohttpUpstream("fm", 1, ca_file=tmp_path / "mine.pem")
+    upstream = over_tls("fm", 1, ca_file=tmp_path / "mine.pem")
     private = Authority(tmp_path / "mine.pem", mine)
     async with (
         ScriptedUpstream(tls=authority.server()) as public,
@@ -110,7 +109,7 @@ async def test_no_handshake_reads_the_authorities_again(
         monkeypatch.setattr(trust, "_BUNDLES", (str(tmp_path / "none"), str(bundle)))
     else:
         monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
-    upstream = AiohttpUpstream("fm", 1)
+    upstream = over_tls("fm", 1)
     bundle.unlink()
     async with ScriptedUpstream(tls=authority.server()) as fm:
         assert await _ask(upstream, fm.url) == CHAT
@@ -129,7 +128,7 @@ async def test_a_file_of_authorities_that_is_none_is_refused(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(CaFileError, match=told) as caught:
-        AiohttpUpstream("fm", 1, ca_file=file)
+        over_tls("fm", 1, ca_file=file)
     assert str(file) in str(caught.value)
 
 
@@ -206,7 +205,7 @@ async def test_tls_goes_through_a_proxy_in_a_tunnel(authority: Authority) -> Non
         ScriptedUpstream(proxy.script) as relay,
     ):
         address = relay.url.removesuffix("/v1")
-        upstream = AiohttpUpstream("fm", 1, proxy=address, ca_file=authority.file)
+        upstream = over_tls("fm", 1, proxy=address, ca_file=authority.file)
         for _ in range(2):
             assert await _ask(upstream, fm.url) == CHAT
         await upstream.aclose()
@@ -219,7 +218,7 @@ async def test_plain_http_goes_through_a_proxy_by_its_whole_address() -> None:
     """Without TLS the proxy is asked for the whole URL."""
     proxy = _Proxy()
     async with ScriptedUpstream() as fm, ScriptedUpstream(proxy.script) as relay:
-        upstream = AiohttpUpstream("fm", 1, proxy=relay.url.removesuffix("/v1"))
+        upstream = over_tls("fm", 1, proxy=relay.url.removesuffix("/v1"))
         assert await _ask(upstream, fm.url) == CHAT
         await upstream.aclose()
     assert proxy.asked[0][0] == f"{fm.url}/chat"
@@ -245,7 +244,7 @@ async def test_a_proxy_that_does_not_help_is_named(trouble: str) -> None:
 
 async def test_a_connection_that_meets_itself_is_nobody() -> None:
     """Where the kernel gives us the very port that we call, there is no provider behind it."""
-    upstream = AiohttpUpstream("fm", 1)
+    upstream = over_tls("fm", 1)
 
     def from_where_it_leads(info: Any) -> socket.socket:
         made = socket.socket(info[0], info[1], info[2])
@@ -273,7 +272,7 @@ async def test_localhost_is_not_what_the_system_says(monkeypatch: pytest.MonkeyP
     # The one place that differs from machine to machine.
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", asks)
     async with ScriptedUpstream() as fm:
-        upstream = AiohttpUpstream("fm", 1)
+        upstream = over_tls("fm", 1)
         assert await _ask(upstream, f"http://localhost:{fm.port}/v1") == CHAT
         await upstream.aclose()
 
