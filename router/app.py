@@ -34,6 +34,7 @@ from router.hangup import reloaded_by_hangup
 from router.http1 import Rules
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.learned import Learned
+from router.litellm_package import Installed
 from router.overrides import StoreError, read_overrides
 from router.plan import Plans
 from router.planes import ControlPlane, Planes
@@ -137,6 +138,7 @@ class Router:
         self.bus = Bus()
         self.in_flight = InFlight(self.bus)
         self.egress = Egress(tariff_of(settings))
+        self._litellm = Installed()
 
     async def __aenter__(self) -> Self:
         """Build the graph and start what the map wants; a failure leaves nothing behind."""
@@ -202,7 +204,12 @@ class Router:
     def _survey(self, token: str, settings: Settings) -> Ground:
         folders = model_folders(settings, self._environ, self._folder)
         return survey(
-            settings, self._environ, folders, builtin_token=token, has_mlx=has_mlx(settings)
+            settings,
+            self._environ,
+            folders,
+            builtin_token=token,
+            has_mlx=has_mlx(settings),
+            litellm=self._litellm,
         )
 
     def _specs(self, ground: Ground, token: str) -> list[ProcessSpec]:

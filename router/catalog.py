@@ -1,7 +1,7 @@
 """Frozen values that describe what can serve what, and the snapshot that holds them all."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -43,6 +43,7 @@ class Source(StrEnum):
     ASSIGNMENT = "assignment"
     PROBE = "probe"
     PROVIDER = "provider"
+    TABLE = "litellm table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Provider:
     `api_key` is sent as a bearer token, or as `key_header` says, and never shown. `dialects` are
     the conversations that it has endpoints for. One that
     `asks_usage` is to tell the tokens of its streams, whether the client wants to know or not.
+    `cloud` is the name that LiteLLM has for it, in its table too; None where it has none.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Provider:
     dialects: frozenset[Dialect] = frozenset({Dialect.CHAT})
     key_header: str = "authorization"
     asks_usage: bool = False
+    cloud: str | None = None
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every request to it carries: those that are set, and its key."""
@@ -158,12 +161,21 @@ class Alias:
     priority: Priority | None = None
 
 
+def as_it_is(model: Model, _provider: Provider) -> Model:
+    """Return a model of which nothing further is known."""
+    return model
+
+
+Described = Callable[[Model, Provider], Model]
+
+
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """An immutable snapshot of all that routing knows. Model names are `provider/id`.
 
     A binding without models is there where it forbids something: that holds all the same.
-    `left_out` are providers that are configured and cannot be used now.
+    `left_out` are providers that are configured and cannot be used now. `described` returns a model
+    that nobody lists with what is known of it all the same.
     """
 
     providers: Mapping[str, Provider]
@@ -172,6 +184,9 @@ class Catalog:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     local_only: bool = False
     left_out: Mapping[str, Locality] = field(default_factory=dict)
+    described: Callable[[Model, Provider], Model] = field(
+        default=as_it_is, repr=False, compare=False
+    )
     _by_id: Mapping[str, Model] = field(init=False, repr=False, compare=False)
     _assigned: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
     # Sorted when somebody first names what is not there.
@@ -216,7 +231,9 @@ class Catalog:
         other = self._by_id.get(name)
         if other is not None and other.provider == provider_name:
             return other
-        return None if provider.kind is Kind.BUILTIN else Model(provider_name, model_id)
+        if provider.kind is Kind.BUILTIN:
+            return None
+        return self.described(Model(provider_name, model_id), provider)
 
     def by_id(self, model_id: str) -> Model | None:
         """Return the first model, in file order, that bears this id or another of its names.

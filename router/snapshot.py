@@ -2,13 +2,27 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from urllib.parse import urlsplit
 
 from backends.catalogue import BUILTIN_MODELS, ModelFolders, find_builtin
 from router.capabilities import Capability
-from router.catalog import Alias, Binding, Catalog, Fact, Kind, Locality, Model, Provider, Source
+from router.catalog import (
+    Alias,
+    Binding,
+    Catalog,
+    Fact,
+    Kind,
+    Locality,
+    Model,
+    Provider,
+    Source,
+    as_it_is,
+)
 from router.egress import Price, SpendLimit, Tariff
 from router.keys import KeyReferenceError, resolve
 from router.learned import NOTHING, Learned
+from router.litellm_package import Installed, NoLiteLLM
+from router.litellm_table import Table, cloud_of
 from router.model_folder import Described, described
 from router.overrides import Override
 from router.settings import Settings
@@ -30,7 +44,8 @@ class Ground:
     """What a Catalog stands on until the configuration changes: settings, providers, folders.
 
     `bindings` are those of the file that can be kept here; `disabled` says of each provider that
-    is left out why it is.
+    is left out why it is. `table` is LiteLLM's where a provider may stand in it; `no_table` says
+    why it is not there in that case.
     """
 
     settings: Settings
@@ -38,6 +53,8 @@ class Ground:
     bindings: Mapping[Capability, Binding]
     folders: ModelFolders
     disabled: Mapping[str, str] = field(default_factory=dict)
+    table: Table | None = None
+    no_table: str | None = None
 
     @property
     def builtin(self) -> str | None:
@@ -53,9 +70,11 @@ def survey(
     *,
     builtin_token: str | None,
     has_mlx: bool,
+    litellm: Installed | None = None,
 ) -> Ground:
     """Return the ground that every Catalog stands on.
 
+    LiteLLM's table is read where a provider may stand in it.
     A provider whose key is missing is left out. Without MLX the packaged default's
     bindings to the builtin provider are left out too; a binding in the user's own file is kept,
     and says by its state why it does not work.
@@ -73,7 +92,13 @@ def survey(
         else:
             providers[name] = made
     bindings = dict(_file_bindings(settings, has_mlx=has_mlx))
-    return Ground(settings, providers, bindings, folders, disabled)
+    ground = Ground(settings, providers, bindings, folders, disabled)
+    if all(provider.cloud is None for provider in providers.values()):
+        return ground
+    try:
+        return replace(ground, table=(litellm or Installed()).table())
+    except NoLiteLLM as why:
+        return replace(ground, no_table=str(why))
 
 
 def _provider(
@@ -101,7 +126,11 @@ def _provider(
         url, key_header, kind = f"{provider.base_url}/v1", "authorization", Kind.OLLAMA
     else:
         url, key_header, kind = provider.base_url, provider.key_header, Kind.OPENAI
-    return Provider(name, kind, url, locality, key, headers, dialects, key_header, asks_usage)
+    # Whoever is asked through a relay is not said to be that cloud.
+    cloud = cloud_of(urlsplit(url).hostname or "") if kind is Kind.OPENAI else None
+    return Provider(
+        name, kind, url, locality, key, headers, dialects, key_header, asks_usage, cloud
+    )
 
 
 def tariff_of(settings: Settings) -> Tariff:
@@ -170,9 +199,12 @@ def build_catalog(
         if name not in models and provider in ground.providers and provider != ground.builtin:
             tried = Model(provider, model_id, listed=True)
             models[name] = learned.applied(tried, ground.providers[provider])
+    filled = as_it_is if ground.table is None else ground.table.fill
     return Catalog(
         providers=ground.providers,
-        models=models,
+        models={
+            name: filled(model, ground.providers[model.provider]) for name, model in models.items()
+        },
         bindings={
             capability: binding
             for capability, binding in bindings.items()
@@ -187,6 +219,7 @@ def build_catalog(
             for name in ground.disabled
             if name in ground.settings.providers
         },
+        described=filled,
     )
 
 

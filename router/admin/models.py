@@ -15,6 +15,7 @@ from router.catalog import Catalog, Fact, Model, Source, locality_of
 from router.learned import Learned
 from router.probes import Probes
 from router.resolver import known_fact
+from router.snapshot import Ground
 from router.trial import TRIABLE
 
 _NEEDS = (*Capability, *Input)
@@ -66,7 +67,16 @@ def model_routes(the_map: CapabilityMap, probes: Probes, store: VerdictStore) ->
 def _encoded(the_map: CapabilityMap) -> bytes:
     catalog, learned = the_map.catalog, the_map.learned
     rows = [model_row(model, catalog, learned, the_map) for model in catalog.models.values()]
-    return msgspec.json.encode({"data": rows})
+    return msgspec.json.encode({"data": rows, "notices": _notices(the_map.ground)})
+
+
+def _notices(ground: Ground) -> list[str]:
+    """Return why less is known than could be."""
+    if ground.no_table is None:
+        return []
+    clouds = [name for name, provider in ground.providers.items() if provider.cloud is not None]
+    of = f"What LiteLLM's table says of the models of {', '.join(clouds)}"
+    return [f"{of} is not known: {ground.no_table}."]
 
 
 def model_row(

@@ -39,13 +39,14 @@ def run(call: Call, client: RouterClient, output: Output) -> None:
 def _list(client: RouterClient, output: Output) -> None:
     builtin = client.get(_PATH)["data"]
     ours = {row["id"] for row in builtin}
-    known = client.get("/admin/models")["data"]
+    told = client.get("/admin/models")
+    known, notices = told["data"], told["notices"]
     # Only a model of our own process has a status.
     others = [row for row in known if row["status"] is None or row["id"] not in ours]
     rows = client.get("/v1/models")["data"]
     names = [row["id"] for row in rows if row["owned_by"] == "signalbox"]
     if output.as_json:
-        output.document({"builtin": builtin, "others": others, "names": names})
+        output.document({"builtin": builtin, "others": others, "names": names, "notices": notices})
         return
     output.table(_ROW, builtin)
     if others:
@@ -54,6 +55,9 @@ def _list(client: RouterClient, output: Output) -> None:
     if names:
         output.line()
         output.line(f"also answering to: {', '.join(names)}")
+    for notice in notices:
+        output.line()
+        output.line(notice)
 
 
 def _known_row(row: dict[str, Any]) -> dict[str, Any]:

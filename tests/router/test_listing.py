@@ -1,6 +1,7 @@
 """`GET /v1/models`: names, and what is known of each."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,55 @@ async def test_sdks_find_models_whose_ids_have_slashes(tmp_path: Path) -> None:
         assert told["facts"]["vision"]["source"] == "provider"
         assert told["facts"]["vision"]["date"] == told["listed_at"]
         assert (told["model"], told["locality"]) == ("p/org/m", "local")
+
+
+OPENAI = {"kind": "openai", "base_url": "https://api.openai.com/v1"}
+TABLE = {"gpt": {"litellm_provider": "openai", "supports_vision": True, "max_input_tokens": 1000}}
+
+
+async def test_facts_of_the_table_are_told_with_their_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bound cloud model has what the installed LiteLLM's table says of it, and its release."""
+    package = tmp_path / "packages" / "litellm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package.parent / "litellm-1.2.3.dist-info").mkdir()
+    file = package / "model_prices_and_context_window_backup.json"
+    file.write_text(json.dumps(TABLE), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(package.parent))
+    sections: dict[str, Any] = {
+        "providers": {"cloud": OPENAI},
+        "models": {"cloud/gpt": {}},
+        "discovery": {"every_s": None},
+    }
+    async with running_router(tmp_path, **sections) as signalbox:
+        told = (await signalbox.client.get("/admin/models")).json()
+        assert told["notices"] == []
+        (row,) = told["data"]
+        assert row["context_length"] == 1000
+        assert row["facts"] == {
+            "vision": {
+                "value": True,
+                "source": "litellm table",
+                "date": None,
+                "why": "as of litellm 1.2.3",
+            }
+        }
+        listed = (await signalbox.client.get("/v1/models/cloud/gpt")).json()
+        assert (listed["capabilities"]["vision"], listed["context_length"]) == (True, 1000)
+
+
+async def test_a_table_that_is_not_there_is_told_where_it_would_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without LiteLLM the list of models says what is missing, for whom, and what to do."""
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    sections: dict[str, Any] = {"providers": {"cloud": OPENAI}, "discovery": {"every_s": None}}
+    async with running_router(tmp_path, **sections) as signalbox:
+        (notice,) = (await signalbox.client.get("/admin/models")).json()["notices"]
+    assert notice.startswith("What LiteLLM's table says of the models of cloud is not known: ")
+    assert notice.endswith("LiteLLM is not installed; install it with: scripts/setup cloud.")
 
 
 async def test_the_list_tells_where_a_builtin_model_stands_and_wakes_nothing(

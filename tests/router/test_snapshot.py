@@ -12,6 +12,10 @@ from router.capabilities import Capability
 from router.catalog import Catalog, Locality, Source
 from router.data_folder import DataFolder
 from router.launch import model_folders
+from router.learned import Learned, Listing
+from router.litellm_package import Installed, NoLiteLLM
+from router.litellm_table import Table, read_table
+from router.metadata import openai_list
 from router.overrides import Override
 from router.settings import load
 from router.snapshot import Ground, build_catalog, survey
@@ -24,6 +28,7 @@ def ground(
     *,
     environ: Mapping[str, str] | None = None,
     folders: ModelFolders | None = None,
+    litellm: Installed | None = None,
     **sections: Any,
 ) -> Ground:
     tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
@@ -36,6 +41,7 @@ def ground(
         folders or ModelFolders(folder / "models", {}),
         builtin_token="token",
         has_mlx=True,
+        litellm=litellm,
     )
 
 
@@ -87,6 +93,69 @@ def test_addresses_and_localities_follow_the_settings(tmp_path: Path) -> None:
         "cloud": ("https://c.example/v1", Locality.REMOTE),
     }
     assert known["builtin"].api_key == "token"
+
+
+class Litellm(Installed):
+    """A LiteLLM whose table is this; it counts how often it is read."""
+
+    def __init__(self, table: Table | None) -> None:
+        super().__init__()
+        self.known = table
+        self.reads = 0
+
+    def table(self) -> Table:
+        self.reads += 1
+        if self.known is None:
+            raise NoLiteLLM("it is not here")
+        return self.known
+
+
+OPENAI = {"kind": "openai", "base_url": "https://api.openai.com/v1"}
+RELAY = {"kind": "openai", "base_url": "http://127.0.0.1:9/v1"}
+ROWS = {"gpt": {"litellm_provider": "openai", "mode": "chat", "supports_pdf_input": True}}
+TABLE = read_table(json.dumps(ROWS).encode(), "1.2.3")
+
+
+def test_the_table_tells_of_models_that_no_list_names(tmp_path: Path) -> None:
+    """A cloud's model has the table's facts, bound or only named; a relay's has none."""
+    surveyed = ground(
+        tmp_path,
+        litellm=Litellm(TABLE),
+        providers={"openai": OPENAI, "relay": RELAY},
+        models={"openai/gpt": {"capabilities": {"text": False}}},
+    )
+    known = build_catalog(surveyed, {})
+    declared = known.models["openai/gpt"].facts
+    assert (declared["text"].source, declared["file"].source) == (Source.USER, Source.TABLE)
+    named = known.model("openai/gpt-other"), known.model("relay/gpt")
+    assert [model and model.facts for model in named] == [{}, {}]
+    surveyed = ground(tmp_path, litellm=Litellm(TABLE), providers={"openai": OPENAI})
+    model = build_catalog(surveyed, {}).model("openai/gpt")
+    assert model is not None
+    assert model.facts["file"].value
+
+
+def test_what_a_cloud_lists_keeps_its_own_word(tmp_path: Path) -> None:
+    """The table fills what a list leaves open."""
+    surveyed = ground(tmp_path, litellm=Litellm(TABLE), providers={"openai": OPENAI})
+    row = {"id": "gpt", "architecture": {"output_modalities": ["image"]}}
+    models = openai_list(json.dumps({"data": [row]}).encode(), "openai")
+    learned = Learned({"openai": Listing(surveyed.providers["openai"], models, "today")})
+    facts = build_catalog(surveyed, {}, learned).models["openai/gpt"].facts
+    assert (facts["text"].value, facts["text"].source) == (False, Source.PROVIDER)
+    assert (facts["file"].value, facts["file"].source) == (True, Source.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("provider", "reads", "why"), [(OPENAI, 1, "it is not here"), (RELAY, 0, None)]
+)
+def test_the_table_is_read_where_a_provider_may_stand_in_it(
+    provider: dict[str, Any], reads: int, why: str | None, tmp_path: Path
+) -> None:
+    """Nobody else waits for it, and where it is missing the ground says why."""
+    litellm = Litellm(None)
+    surveyed = ground(tmp_path, litellm=litellm, providers={"p": provider})
+    assert (litellm.reads, surveyed.no_table, surveyed.table) == (reads, why, None)
 
 
 def test_builtin_models_are_present_when_they_are_on_disk(tmp_path: Path) -> None:

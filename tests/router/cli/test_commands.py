@@ -344,7 +344,8 @@ def test_models_are_listed_with_where_they_stand(router: FakeRouter, signalbox: 
         },
     }
     ours = {**known, "model": "mlx/smollm2-135m", "status": "ready"}
-    router.says("GET /admin/models", {"data": [ours, known]})
+    notice = "What LiteLLM's table says of the models of o is not known."
+    router.says("GET /admin/models", {"data": [ours, known], "notices": [notice]})
     names = [{"id": "auto", "owned_by": "signalbox"}, {"id": "o/m", "owned_by": "o"}]
     router.says("GET /v1/models", {"data": names})
     out = signalbox("models").out.splitlines()
@@ -352,8 +353,9 @@ def test_models_are_listed_with_where_they_stand(router: FakeRouter, signalbox: 
     assert out[4].split() == [
         *("o/m", "vision", "(probe)", "tool_use", "(probe)", "4096", "unknown", "-"),
     ]
-    assert out[-1] == "also answering to: auto"
+    assert out[-3:] == ["also answering to: auto", "", notice]
     document = signalbox("models", "list", "--json").json
+    assert document["notices"] == [notice]
     assert (document["names"], [each["model"] for each in document["others"]]) == (
         ["auto"],
         ["o/m"],
