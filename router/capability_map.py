@@ -14,8 +14,9 @@ from typing import Literal, Protocol, TypeVar
 from backends.process_manager import BackendUnavailable, ProcessManager
 from backends.process_spec import Want
 from backends.wire import ProcessState
-from router.capabilities import FAMILIES, Capability
-from router.catalog import Catalog, Kind, Model, Source
+from router.assignable import check_assignable, check_listed
+from router.capabilities import Capability
+from router.catalog import Catalog, Kind, Model
 from router.errors import Refused, SignalboxError
 from router.learned import NOTHING, Learned, Listing, Verdict
 from router.overrides import Override, StoreError
@@ -170,27 +171,15 @@ class CapabilityMap:
                 raise Refused("invalid_request", "A model stands here twice.", param="models")
             tried = {**self._overrides, capability: Override(models, since="")}
             catalog = await self.drawn(overrides=tried)
+            ground = self._ground
             for name in models:
-                _check_assignable(capability, name, catalog)
-                self._check_listed(name)
+                check_assignable(capability, name, catalog)
+                check_listed(name, ground.settings.models, self.learned, ground.providers)
             override = await _stored(partial(store.save_assignment, capability, models))
             self._overrides = {**self._overrides, capability: override}
             self._take_effect(catalog)
             self._forgive(models)
             log.info("%s is assigned to %s", capability, ", ".join(models) or "nobody")
-
-    def _check_listed(self, name: str) -> None:
-        """Refuse a model that its provider does not list, unless the user declared it."""
-        if name in self._ground.settings.models:
-            return
-        if self.learned.lacks(name, self._ground.providers):
-            provider = name.partition("/")[0]
-            raise Refused(
-                "model_not_found",
-                f"{provider} lists no model {name.partition('/')[2]!r}. Where it has it all the "
-                f"same, say so in router.yaml: models: {{{name}: {{}}}}",
-                param="models",
-            )
 
     def _forgive(self, models: tuple[str, ...]) -> None:
         """Let a process that had failed for good try again: a new assignment is a new chance."""
@@ -373,32 +362,3 @@ async def _stored(write: Callable[[], Written]) -> Written:
         return await asyncio.to_thread(write)
     except StoreError as error:
         raise SignalboxError("store_unavailable", str(error)) from error
-
-
-def _check_assignable(capability: Capability, name: str, catalog: Catalog) -> None:
-    # A name is told in headers and logs, where a control character would end a line.
-    model = catalog.model(name) if name.isprintable() else None
-    if model is None:
-        meant = catalog.by_id(name)
-        here = f"The providers here are {', '.join(catalog.providers) or 'none'}."
-        raise Refused(
-            "model_not_found",
-            f"No provider knows {name[:200]!r}. Models are named provider/model. "
-            f"{here if meant is None else f'Is {meant.name} meant?'}",
-            param="models",
-        )
-    if capability in FAMILIES and catalog.providers[model.provider].kind is Kind.BUILTIN:
-        raise Refused(
-            "capability_mismatch",
-            f"The builtin backend serves chat only: {name} cannot serve {capability}. "
-            "Assign a model of another provider.",
-            param="models",
-        )
-    fact = model.facts.get(capability)
-    if fact is not None and fact.source is Source.USER and not fact.value:
-        raise Refused(
-            "capability_mismatch",
-            f"models.{name}.capabilities.{capability} is false in the configuration file. "
-            "Change it there first.",
-            param="models",
-        )
