@@ -135,17 +135,19 @@ class Plans:
             f"{name} does not serve this any more: the configuration has changed. Ask again.",
         )
 
-    def check_leaving(self, plan: Plan, requirement: Requirement) -> None:
+    def check_leaving(self, plan: Plan, requirement: Requirement) -> Plan:
         """Check once more, after a wait, that the request may go to where it leaves the machine.
 
-        Raises RouteFailed where what was so when it came is not so any more.
+        Return the plan by which it may. Raises RouteFailed where what was so when it came is not so
+        any more.
         """
         now = self._catalog_now()
         if plan.catalog is now:
-            return
+            return plan
         provider = now.providers.get(plan.route.provider.name, plan.route.provider)
         if provider.locality is Locality.REMOTE or plan.route.locality is not Locality.LOCAL:
-            self.of_now(plan, requirement)
+            return self.of_now(plan, requirement)
+        return plan
 
 
 def _yields(route: Route, catalog: Catalog) -> bool:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import compress, product
 from typing import Any, Final
 
 import msgspec
@@ -12,14 +13,19 @@ from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
 from router.body import BodyLimits, Buffered, JsonBody, decode
-from router.capabilities import Requirement
+from router.capabilities import Capability, Requirement
 from router.catalog import Locality
+from router.classification.pictures import references
 from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import Endpoint
 from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
+from router.images.pictures import Pictures
+from router.images.rules import Rules
+from router.images.sources import Sources
+from router.images.way import stays_here
 from router.opening import Opening
 from router.plan import Plan, Plans
 from router.pour import pour
@@ -42,12 +48,13 @@ from router.sse import ChatStream
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-# By whether the tokens were asked for, and whether they were compared with a window.
-_SHIMS: Final[Mapping[tuple[bool, bool], FixedHeaders]] = {
-    (False, False): (),
-    (True, False): ((b"x-signalbox-shims", b"usage"),),
-    (False, True): ((b"x-signalbox-shims", b"context"),),
-    (True, True): ((b"x-signalbox-shims", b"usage,context"),),
+# By whether each of them was applied to a request.
+_SHIM_NAMES: Final = (b"images", b"usage", b"context")
+_SHIMS: Final[Mapping[tuple[bool, ...], FixedHeaders]] = {
+    applied: (
+        ((b"x-signalbox-shims", b",".join(compress(_SHIM_NAMES, applied))),) if any(applied) else ()
+    )
+    for applied in product((False, True), repeat=len(_SHIM_NAMES))
 }
 
 
@@ -55,12 +62,14 @@ _SHIMS: Final[Mapping[tuple[bool, bool], FixedHeaders]] = {
 class ProxyLimits:
     """What one request may cost: bytes in and out, pictures, further providers to ask.
 
-    `retry_share` is what each request adds to the further attempts that all of them may make.
+    `images` is how many pictures it may hold, `pictures` what may be done for them. `retry_share`
+    is what each request adds to the further attempts that all of them may make.
     """
 
     body: BodyLimits
     response_bytes: int
     images: int
+    pictures: Rules
     further_attempts: int
     retry_share: float
     default_priority: Priority
@@ -94,6 +103,7 @@ class Work(msgspec.Struct, frozen=True):
     flight: Flight
     timing: Timing
     passed: FixedHeaders
+    pictures: Pictures | None = None
 
 
 class Proxy:
@@ -107,8 +117,10 @@ class Proxy:
         tallies: Tallies,
         limits: ProxyLimits,
         sweeper: Sweeper,
+        sources: Sources,
     ) -> None:
         self._plans = plans
+        self._sources = sources
         self._processes = processes
         self._in_flight = tallies.in_flight
         self._egress = tallies.egress
@@ -144,7 +156,21 @@ class Proxy:
                 flight.priority = int(wanted)
                 prompt = Prompt(endpoint, body.fields, len(data))
                 timing = Timing(since)
-                work = Work(endpoint.target, body, prompt, requirement, wanted, flight, timing, own)
+                pictures = None
+                if requirement.levers[0] is Capability.VISION and isinstance(body, JsonBody):
+                    shown = references(endpoint.dialect, body.fields)
+                    pictures = Pictures(shown, body, share, self._sources)
+                work = Work(
+                    endpoint.target,
+                    body,
+                    prompt,
+                    requirement,
+                    wanted,
+                    flight,
+                    timing,
+                    own,
+                    pictures,
+                )
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -215,6 +241,17 @@ class Proxy:
             return False
         return all(error.code == TOO_LONG for error in errors) or self._retries.spend()
 
+    async def _shown(self, plan: Plan, work: Work, pictures: Pictures) -> JsonBody:
+        """Return the body as a route gets it: its pictures as whoever serves there may have them.
+
+        Raises as `Pictures.shown_to`.
+        """
+        stays = stays_here(work.requirement, plan.route, plan.catalog)
+        waited_s = pictures.waited_s
+        body = await pictures.shown_to(plan.route, self.limits.pictures, stays=stays)
+        work.timing.waited_s += pictures.waited_s - waited_s
+        return body
+
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
@@ -223,15 +260,19 @@ class Proxy:
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-        request = _upstream_request(plan, work)
-        began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
         self._egress.check(route.provider.name)
+        pictures = work.pictures
+        body = work.body if pictures is None else await self._shown(plan, work, pictures)
+        request = _upstream_request(plan, work, body)
+        began = time.perf_counter()
         async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
-                self._plans.check_leaving(plan, work.requirement)
+                now = self._plans.check_leaving(plan, work.requirement)
+                if pictures is not None:
+                    pictures.check_leaving(now.route, self.limits.pictures)
                 opening = Opening(
                     plan, request, work.prompt, self._sweeper, stream=stream, size=size
                 )
@@ -269,7 +310,7 @@ def _adds_usage(plan: Plan, work: Work) -> bool:
     return not (isinstance(options, dict) and options.get("include_usage"))
 
 
-def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
+def _upstream_request(plan: Plan, work: Work, body: JsonBody | FormBody) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     route = plan.route
     changes: dict[str, Any] = {"model": route.model.id}
@@ -281,7 +322,7 @@ def _upstream_request(plan: Plan, work: Work) -> UpstreamRequest:
         method="POST",
         url=route.provider.base_url + work.path,
         headers=plan.sent,
-        body=work.body.encode(changes),
+        body=body.encode(changes),
         own=(*plan.own(work.flight.request_id.encode(), work.priority), *work.passed),
     )
 
@@ -290,9 +331,10 @@ def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
     """Return the headers that tell how the answer came about; it was checked by this window."""
     timing = work.timing
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
+    replaces = work.pictures is not None and work.pictures.replaces
     return (
         *plan.told,
-        *_SHIMS[_adds_usage(plan, work), window is not None],
+        *_SHIMS[replaces, _adds_usage(plan, work), window is not None],
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

@@ -105,6 +105,22 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
     return Decision(requirement, tuple(candidates), (), error)
 
 
+def without(decision: Decision, reasons: Mapping[str, str], error: Refused) -> Decision:
+    """Return a decision less the routes to these models, with the reason of each.
+
+    Where no route is left, `error` is what the request is told.
+    """
+    candidates = [
+        replace(each, kept=False, why=reasons[each.model])
+        if each.kept and each.model in reasons
+        else each
+        for each in decision.candidates
+    ]
+    routes = tuple(route for route in decision.routes if route.model.name not in reasons)
+    left = decision.error if routes else error
+    return replace(decision, candidates=tuple(candidates), routes=routes, error=left)
+
+
 def _choices(requirement: Requirement, catalog: Catalog) -> Iterable[_Choice]:
     """Return the groups of models to consider, in order: the first with a fit one serves.
 

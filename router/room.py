@@ -6,13 +6,12 @@ where it would be at the most generous count.
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from router.catalog import Model
 from router.endpoints import Endpoint
 from router.errors import TOO_LONG, Refused
-from router.resolver import Decision
+from router.resolver import Decision, without
 from router.usage import Usage
 
 # No model reads more of any language's text with one token, on the average: it is 4 in English.
@@ -99,14 +98,6 @@ def without_room(decision: Decision, crowded: Mapping[str, str]) -> Decision:
     """Return a decision less the routes to these models; why each has no room is told of it."""
     if not crowded:
         return decision
-    candidates = [
-        replace(each, kept=False, why=crowded[each.model])
-        if each.kept and each.model in crowded
-        else each
-        for each in decision.candidates
-    ]
-    routes = tuple(route for route in decision.routes if route.model.name not in crowded)
     # As by request: of several reasons, the first route's.
     first = next(iter(crowded.items()))
-    error = decision.error if routes else Refused(TOO_LONG, " ".join(first))
-    return replace(decision, candidates=tuple(candidates), routes=routes, error=error)
+    return without(decision, crowded, Refused(TOO_LONG, " ".join(first)))

@@ -1,19 +1,23 @@
 """Explaining a decision: the same functions decide that decide for a request."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from router.capability_map import CapabilityMap
+from router.catalog import Catalog
+from router.classification.pictures import Reference, references
 from router.configuration import Configuration
 from router.discovery import Discovery
 from router.endpoints import CHAT, ENDPOINTS
-from router.errors import LocalityUnknown, Refused
+from router.errors import LocalityUnknown, Refused, RouteFailed, SignalboxError
+from router.images.rules import Rules
+from router.images.way import stays_here, ways
 from router.reach import Reach
 from router.request import priority_of
-from router.resolver import Decision, Route, decide
+from router.resolver import Decision, Route, decide, without
 from router.room import Prompt, without_room
 
 
@@ -65,8 +69,11 @@ def explain_routes(
                 if (why := await _why_no_room(reaches, route, prompt)) is not None
             }
             decision = without_room(decision, reasons)
+            rules = Rules.of(configuration.settings)
+            shown = references(endpoint.dialect, fields)
+            decision, shims = _as_shown(decision, shown, rules, catalog)
             if decision.error is not None:
-                return {**_told(decision), "priority": None}
+                return {**_told(decision, shims), "priority": None}
             alias = catalog.alias(requirement.model)
             urgency = priority_of(
                 None if wish is None else str(wish),
@@ -76,7 +83,7 @@ def explain_routes(
             )
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
-        return {**_told(decision), "priority": urgency.name.lower()}
+        return {**_told(decision, shims), "priority": urgency.name.lower()}
 
     return routes
 
@@ -86,7 +93,30 @@ async def _why_no_room(reaches: Mapping[str, Reach], route: Route, prompt: Promp
     return None if reach is None else await reach.why_no_room(route.model, prompt)
 
 
-def _told(decision: Decision) -> dict[str, Any]:
+def _as_shown(
+    decision: Decision, shown: Collection[Reference], rules: Rules, catalog: Catalog
+) -> tuple[Decision, Collection[str]]:
+    """Return a decision less the routes that may not show these pictures.
+
+    And the models that get other ones than were sent. None is fetched or read for it.
+    """
+    errors: dict[str, SignalboxError] = {}
+    shims = set()
+    for route in decision.routes if shown else ():
+        stays = stays_here(decision.requirement, route, catalog)
+        try:
+            if any(way.changes for _, way in ways(shown, route, rules, stays=stays)):
+                shims.add(route.model.name)
+        except (Refused, RouteFailed) as error:
+            errors[route.model.name] = error
+    if not errors:
+        return decision, shims
+    first = next(iter(errors.values()))
+    reasons = {model: error.message for model, error in errors.items()}
+    return without(decision, reasons, Refused(first.code, first.message)), shims
+
+
+def _told(decision: Decision, shims: Collection[str]) -> dict[str, Any]:
     error = decision.error
     return {
         "needs": list(decision.requirement.needs),
@@ -100,7 +130,7 @@ def _told(decision: Decision) -> dict[str, Any]:
                 "model": route.model.id,
                 "capability": route.capability,
                 "locality": route.locality,
-                "shims": list(route.shims),
+                "shims": [*route.shims, *(["images"] if route.model.name in shims else ())],
             }
             for route in decision.routes
         ],

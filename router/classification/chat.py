@@ -27,6 +27,15 @@ def needs_of_chat(body: Mapping[str, Any]) -> Needs:
     return needs
 
 
+def is_picture(part: Mapping[str, Any]) -> bool:
+    """Tell whether a part of a message's content is to be seen.
+
+    One without a type is for vLLM what its keys say.
+    """
+    kind = text_of(part.get("type"))
+    return kind in _IMAGE_PARTS or (not kind and "image_url" in part)
+
+
 def _offers_tools(body: Mapping[str, Any]) -> bool:
     """Tell whether the model may call tools; `functions` are what they were called before."""
     return (some(body.get("tools")) and body.get("tool_choice") != "none") or (
@@ -48,8 +57,7 @@ def _look_at_message(message: Mapping[str, Any], needs: Needs) -> None:
     if not isinstance(content, list):
         return
     for part in objects(content):
-        kind = text_of(part.get("type"))
-        if kind in _IMAGE_PARTS:
+        if is_picture(part):
             needs.add_picture()
-        elif kind in _INPUT_PARTS:
+        elif (kind := text_of(part.get("type"))) in _INPUT_PARTS:
             needs.add(_INPUT_PARTS[kind])

@@ -8,7 +8,8 @@ from router.classification.nesting import nested_objects
 
 _TOOL_BLOCKS = frozenset({"tool_use", "tool_result"})
 # A tool's arguments are whatever the model made of its schema, and no blocks.
-_ARGUMENTS = "input"
+ARGUMENTS = "input"
+IMAGE_BLOCK = "image"
 
 
 def needs_of_messages(body: Mapping[str, Any]) -> Needs:
@@ -16,9 +17,9 @@ def needs_of_messages(body: Mapping[str, Any]) -> Needs:
     needs = Needs()
     if some(body.get("tools")) and _kind_of(body.get("tool_choice")) != "none":
         needs.add(Capability.TOOL_USE)
-    for block in nested_objects(body.get("messages"), skip=_ARGUMENTS):
+    for block in nested_objects(body.get("messages"), skip=ARGUMENTS):
         kind = text_of(block.get("type"))
-        if kind == "image":
+        if kind == IMAGE_BLOCK:
             needs.add_picture()
         elif kind == "document":
             needs.add(Input.FILE)
