@@ -1,0 +1,62 @@
+"""Files from folders that somebody named."""
+
+from pathlib import Path
+
+import pytest
+
+from router.errors import Refused
+from router.images.local_file import read_local
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Return a folder with one file in it."""
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"12345")
+    return folder
+
+
+def test_a_root_is_its_owners_links_and_all(tmp_path: Path, root: Path) -> None:
+    """One that is a link is named by its own name or by where it leads."""
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    assert read_local(f"{link}/a.png", [link], 5) == b"12345"
+    assert read_local(f"{root}/a.png", [link], 5) == b"12345"
+    with pytest.raises(Refused):
+        read_local(f"{link}/a.png", [root], 5)
+
+
+def test_the_first_root_that_holds_a_path_decides(tmp_path: Path, root: Path) -> None:
+    """And one that is not there harms no other."""
+    assert read_local(f"{root}/a.png", [tmp_path / "gone", root], 5) == b"12345"
+    assert read_local(f"{root}/a.png", [Path("/")], 5) == b"12345"
+
+
+def test_a_file_has_its_cap(root: Path) -> None:
+    """One byte more is too many."""
+    with pytest.raises(Refused) as caught:
+        read_local(f"{root}/a.png", [root], 4)
+    assert caught.value.code == "invalid_image"
+
+
+def test_who_has_no_home_has_no_path_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And `~` of somebody else is nobody's."""
+    monkeypatch.setenv("HOME", str(root))
+    assert read_local("~/a.png", [root], 5) == b"12345"
+    with pytest.raises(Refused):
+        read_local("~nobody/a.png", [root], 5)
+    with pytest.raises(Refused):
+        read_local("\ud800", [root], 5)
+
+
+def test_what_may_not_be_read_is_as_if_it_were_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is taken away in between, too."""
+    texts = set()
+    for path in (f"{root}/a.png/b", f"{root}/gone/a.png", str(root)):
+        with pytest.raises(Refused) as caught:
+            read_local(path, [root], 5)
+        texts.add(caught.value.message)
+    assert len(texts) == 1
