@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
+from yarl import URL  # aiohttp's own addresses
 
 from router.images.address import address_of, not_public, public_host
 from router.images.encoded import too_large

@@ -1,9 +1,10 @@
-"""Pictures, requests that name one, and a network in which this machine's 127.0.0.2 is public."""
+"""Pictures, requests that name one, and a network in which an address of this machine is public."""
 
 import base64
 import io
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
@@ -17,7 +18,8 @@ from router.images.network import Network
 from tests.harness.running_router import openai_provider
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
 
-PUBLIC = "127.0.0.2"
+# Another of its own than 127.0.0.1; where there is no second one, that of IPv6.
+PUBLIC = "127.0.0.2" if sys.platform == "linux" else "::1"
 SHOWN = "picture.example"
 
 
@@ -96,7 +98,7 @@ def web(script: Script, **more: Any) -> ScriptedUpstream:
 def small_network(
     resolve: Callable[[str], Awaitable[Sequence[str]]] | None = None, **more: Any
 ) -> Network:
-    """Return a network in which 127.0.0.2 is the one public address of this machine.
+    """Return a network in which one address of this machine is public.
 
     `picture.example` leads there, unless `resolve` says otherwise.
     """
