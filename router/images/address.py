@@ -89,7 +89,7 @@ def public_host(url: str) -> str:
         )
     host = found["host"].lower()
     if is_within(host):
-        raise not_public(host)
+        raise not_public()
     return host
 
 
@@ -112,12 +112,12 @@ def is_within(host: str) -> bool:
         return True
 
 
-def not_public(host: str) -> Refused:
-    """Return the refusal of a host that is, or leads to, no public address."""
+def not_public() -> Refused:
+    """Return the refusal of what is, or leads to, no public address; it may stand in a log."""
     return Refused(
         _NOT_ALLOWED,
-        f"{host} is not a public address: pictures are not fetched from this machine or its "
-        "network. Send the picture itself as a data: URI.",
+        "This is no public address, or leads to one that is not: pictures are not fetched from "
+        "this machine or its network. Send the picture itself as a data: URI.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from router.errors import Refused
+from router.errors import RouteFailed
 from router.images.format import Look, look_at
 from router.images.rules import Rules
 
@@ -44,11 +44,11 @@ def is_data_uri(text: str) -> bool:
 
 
 def of_data_uri(uri: str) -> Encoded:
-    """Return what a `data:` URI holds, unchecked; Refused `invalid_image` where it is no base64."""
+    """Return what a `data:` URI holds, unchecked; RouteFailed `invalid_image` where none can be."""
     comma = uri.find(",", 0, _MAX_HEAD)
     head = _HEAD.fullmatch(uri, 0, comma) if comma >= 0 else None
     if head is None:
-        raise Refused(
+        raise RouteFailed(
             _INVALID, "A picture's data: URI begins like data:image/png;base64, and base64 follows."
         )
     return Encoded(head["type"], uri[comma + 1 :])
@@ -57,7 +57,7 @@ def of_data_uri(uri: str) -> Encoded:
 def check(encoded: Encoded, rules: Rules) -> None:
     """Check that it is a picture within the limits, of the type that is declared.
 
-    Raises Refused `invalid_image`; the size is known before anything is decoded.
+    Raises RouteFailed `invalid_image`; the size is known before anything is decoded.
     """
     text = encoded.text
     if len(text) * 3 // 4 - text[-2:].count("=") > rules.max_bytes:
@@ -65,7 +65,7 @@ def check(encoded: Encoded, rules: Rules) -> None:
     look = measure(_decoded(text), rules)
     declared = encoded.media_type.lower()
     if _SAME.get(declared, declared) != look.media_type:
-        raise Refused(
+        raise RouteFailed(
             _INVALID,
             f"The picture is {look.media_type} by its first bytes, and declared to be "
             f"{declared[:50] or 'nothing'}. Declare what it is.",
@@ -73,11 +73,11 @@ def check(encoded: Encoded, rules: Rules) -> None:
 
 
 def measure(data: bytes, rules: Rules) -> Look:
-    """Return what a picture is and how large; Refused `invalid_image` for more than is allowed."""
+    """Return what a picture is and how large; RouteFailed `invalid_image` for one too large."""
     look = look_at(data)
     if look.pixels > rules.max_pixels:
         frames = f", in {look.frames} frames" if look.frames > 1 else ""
-        raise Refused(
+        raise RouteFailed(
             _INVALID,
             f"The picture has {look.width} × {look.height} pixels{frames}, and "
             f"{rules.max_pixels // _MB} million are allowed (images.max_megapixels). Scale it down"
@@ -94,9 +94,9 @@ def encode(data: bytes, look: Look) -> Encoded:
     return Encoded(look.media_type, text.decode("ascii"))
 
 
-def too_large(max_bytes: int) -> Refused:
+def too_large(max_bytes: int) -> RouteFailed:
     """Return the refusal of a picture whose file is too large."""
-    return Refused(
+    return RouteFailed(
         _INVALID,
         f"A picture may have {max_bytes // _MB} MB at most (images.max_mb). Send a smaller one.",
     )
@@ -112,5 +112,7 @@ def _decoded(text: str) -> bytes:
         pieces = []
     # Padding ends it: none may stand within.
     if any(len(piece) * 4 != _PIECE * 3 for piece in pieces[:-1]) or not pieces:
-        raise Refused(_INVALID, "The picture is not valid base64. Send its bytes in base64 alone.")
+        raise RouteFailed(
+            _INVALID, "The picture is not valid base64. Send its bytes in base64 alone."
+        )
     return b"".join(pieces)

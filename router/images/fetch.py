@@ -38,11 +38,11 @@ async def fetch(
 ) -> bytes:
     """Return what is at an address; `hold` is told of the bytes as they come, and may refuse them.
 
-    Raises Refused `image_url_not_allowed`, `image_not_found`, or `invalid_image` for what is too
-    large.
+    Raises Refused `image_url_not_allowed`; RouteFailed `image_not_found`, or `invalid_image` for
+    what is too large.
     """
     for _ in range(network.hops + 1):
-        host = public_host(url)
+        public_host(url)
         door = _Door(network)
         try:
             async with (
@@ -52,19 +52,19 @@ async def fetch(
                 ) as response,
             ):
                 if response.status not in _REDIRECTS:
-                    return await _body(response, host, max_bytes, hold)
+                    return await _body(response, max_bytes, hold)
                 url = str(URL(url).join(URL(response.headers.get("location", ""))))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # Its frames would be held by what they hold.
             if door.refused:
-                raise not_public(host) from error.with_traceback(None)
-            raise not_there(f"{host} could not be reached.") from error.with_traceback(None)
+                raise not_public() from error.with_traceback(None)
+            raise not_there("Its host could not be reached.") from error.with_traceback(None)
     raise not_there(f"It is redirected more than {network.hops} times.")
 
 
-async def _body(response: aiohttp.ClientResponse, host: str, max_bytes: int, hold: Hold) -> bytes:
+async def _body(response: aiohttp.ClientResponse, max_bytes: int, hold: Hold) -> bytes:
     if response.status != _OK:
-        raise not_there(f"{host} answered {response.status}.")
+        raise not_there(f"Its host answered {response.status}.")
     if (response.content_length or 0) > max_bytes:
         raise too_large(max_bytes)
     pieces: list[bytes] = []

@@ -5,7 +5,7 @@ PNG (W3C, third edition: APNG with it), JPEG (ITU-T T.81), GIF89a, WebP (RFC 964
 
 from typing import Final, NamedTuple
 
-from router.errors import Refused
+from router.errors import RouteFailed
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _GIF: Final = (b"GIF87a", b"GIF89a")
@@ -34,18 +34,18 @@ class Look(NamedTuple):
 
 
 def look_at(data: bytes) -> Look:
-    """Read the header of a picture; Refused `invalid_image` for what is none, or is damaged."""
+    """Read the header of a picture; RouteFailed `invalid_image` for what is none, or is damaged."""
     try:
         look = _look_at(data)
     except IndexError:
         look = Look("", 0, 0)
     if look is None:
-        raise Refused(
+        raise RouteFailed(
             "invalid_image",
             "This is none of PNG, JPEG, WebP and GIF by its first bytes. Send it as one of them.",
         )
     if not look.pixels:
-        raise Refused(
+        raise RouteFailed(
             "invalid_image", "The picture is damaged or cut short. Send the whole file again."
         )
     return look

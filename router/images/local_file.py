@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from router.errors import Refused
+from router.errors import RouteFailed
 from router.images.encoded import too_large
 
 _SCHEME: Final = "file:"
@@ -30,9 +30,9 @@ class _NotThereError(Exception):
     """Nothing that may be read is at this path."""
 
 
-def not_found() -> Refused:
+def not_found() -> RouteFailed:
     """Return what is said of every path at which no picture may be read, whatever the reason."""
-    return Refused(
+    return RouteFailed(
         "image_not_found",
         "There is no picture to be read at this path. It must be absolute or a file:/// address, "
         "lead through no link into a folder of images.local_roots in router.yaml, and name a plain "
@@ -43,7 +43,7 @@ def not_found() -> Refused:
 def read_local(text: str, roots: Sequence[Path], max_bytes: int) -> bytes:
     """Return the bytes of a file below one of `roots`, named by its path or `file://` address.
 
-    Blocks. Raises Refused `image_not_found`, or `invalid_image` for one that is too large.
+    Blocks. Raises RouteFailed `image_not_found`, or `invalid_image` for one that is too large.
     """
     try:
         path = _path_of(text)

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from router.errors import Refused
+from router.errors import RouteFailed
 from router.images.address import IPAddress, is_public
 
 
@@ -28,14 +28,14 @@ class Network:
     hops: int = 3
 
 
-def too_slow(network: Network) -> Refused:
+def too_slow(network: Network) -> RouteFailed:
     """Return the refusal of pictures that do not come in time."""
     return not_there(f"It was not there within {network.within_s:g} s.")
 
 
-def not_there(why: str) -> Refused:
+def not_there(why: str) -> RouteFailed:
     """Return the refusal of a picture that could not be fetched."""
-    return Refused(
+    return RouteFailed(
         "image_not_found",
         f"The picture could not be fetched. {why} Send the picture itself as a data: URI.",
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 from router.body import JsonBody, Share
 from router.classification.nesting import Place
 from router.classification.pictures import Reference
-from router.errors import Refused
+from router.errors import Refused, RouteFailed
 from router.images.encoded import Encoded, of_data_uri
 from router.images.network import too_slow
 from router.images.rules import Rules
@@ -17,6 +17,7 @@ from router.resolver import Route
 
 # What is joined anew in less than a millisecond.
 _AT_ONCE: Final = 1 << 18
+_NO_ROOM: Final = "queue_full"
 
 
 class Pictures:
@@ -48,9 +49,9 @@ class Pictures:
     async def shown_to(self, route: Route, rules: Rules, *, stays: bool) -> JsonBody:
         """Return the request's body as a route gets it: the very same where nothing is replaced.
 
-        Raises RouteFailed `image_url_not_allowed` or `remote_not_allowed` where another route may
-        show them; Refused `invalid_image`, `image_not_found`, `image_url_not_allowed` where none
-        may, `queue_full` where requests hold too much already.
+        Raises RouteFailed `image_url_not_allowed`, `remote_not_allowed`, `image_not_found` or
+        `invalid_image` where another route may show them; Refused `image_url_not_allowed` where
+        none may, `queue_full` where requests hold too much already.
         """
         decided = ways(self._references, route, rules, stays=stays)
         self._has_files = any(way is Way.READ for _, way in decided)
@@ -62,8 +63,9 @@ class Pictures:
                 elif way.changes:
                     found = await self._find(reference.text, way, rules)
                     values[reference.place] = _value(reference, found)
-            except Refused as refusal:
-                refusal.param = refusal.param or reference.param
+            except (Refused, RouteFailed) as error:
+                if error.code != _NO_ROOM:
+                    error.param = reference.param
                 raise
         self.replaces = bool(values)
         return await self._join(values) if values else self._body

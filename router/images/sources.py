@@ -30,7 +30,7 @@ class Sources:
         return f"<Sources busy={self._hands.locked()}>"
 
     async def check(self, encoded: Encoded, rules: Rules) -> None:
-        """Check a picture that came with its request; Refused `invalid_image`."""
+        """Check a picture that came with its request; RouteFailed `invalid_image`."""
         if len(encoded.text) <= _AT_ONCE:
             return check(encoded, rules)
         async with self._hands:
@@ -39,7 +39,7 @@ class Sources:
     async def read(self, path: str, rules: Rules) -> Encoded:
         """Return a picture of this machine.
 
-        Raises Refused `image_not_found` or `invalid_image`.
+        Raises RouteFailed `image_not_found` or `invalid_image`.
         """
         async with self._hands:
             return await asyncio.to_thread(_read, path, rules)
@@ -47,7 +47,7 @@ class Sources:
     async def fetch(self, url: str, rules: Rules, hold: Callable[[int], None]) -> Encoded:
         """Return a picture of the network; `hold` is told of its bytes as they come.
 
-        Raises Refused `image_url_not_allowed`, `image_not_found` or `invalid_image`.
+        Raises Refused `image_url_not_allowed`; RouteFailed `image_not_found` or `invalid_image`.
         """
         if self._trust is None:
             self._trust = await asyncio.to_thread(_load)

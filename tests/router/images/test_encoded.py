@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import Refused
+from router.errors import RouteFailed
 from router.images.encoded import _PIECE, Encoded, check, encode, measure, of_data_uri
 from router.images.format import look_at
 from router.images.rules import Rules
@@ -40,7 +40,7 @@ def test_base64_is_read_strictly(tail: str, pieces: int) -> None:
     try:
         check(Encoded("image/png", text), RULES)
         found = True
-    except Refused:
+    except RouteFailed:
         found = False
     assert found is (_STRICT.fullmatch(text) is not None)
 
@@ -49,7 +49,7 @@ def test_padding_ends_a_picture_wherever_it_stands() -> None:
     """At the end of a piece, too."""
     head = base64.b64encode(PICTURE + bytes(-len(PICTURE) % 3)).decode()
     text = head + "A" * (_PIECE - len(head) - 4) + "AAA=" + "AAAA"
-    with pytest.raises(Refused, match="base64"):
+    with pytest.raises(RouteFailed, match="base64"):
         check(Encoded("image/png", text), RULES)
 
 
@@ -79,7 +79,7 @@ def test_the_size_is_of_the_file_and_exact() -> None:
     data = PICTURE + bytes(1000 - len(PICTURE))
     encoded = of_data_uri(uri_of(data))
     check(encoded, Rules(max_bytes=1000))
-    with pytest.raises(Refused, match="max_mb"):
+    with pytest.raises(RouteFailed, match="max_mb"):
         check(encoded, Rules(max_bytes=999))
 
 
@@ -87,5 +87,5 @@ def test_pixels_count_over_all_frames() -> None:
     """A hundred pixels three times."""
     data = picture("GIF", 10, 10, 3)
     assert measure(data, Rules(max_pixels=300)).frames == 3
-    with pytest.raises(Refused, match="in 3 frames"):
+    with pytest.raises(RouteFailed, match="in 3 frames"):
         measure(data, Rules(max_pixels=299))

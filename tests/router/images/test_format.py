@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from router.errors import Refused
+from router.errors import RouteFailed
 from router.images.format import look_at
 from tests.harness.pictures import picture, png_of
 
@@ -50,7 +50,7 @@ def test_a_jpeg_may_have_much_before_its_size() -> None:
 
 def test_a_jpeg_of_segments_without_end_is_damaged() -> None:
     """Nobody walks them for long."""
-    with pytest.raises(Refused):
+    with pytest.raises(RouteFailed):
         look_at(b"\xff\xd8" + b"\xff\xe0\x00\x02" * 20_000 + picture("JPEG")[2:])
 
 
@@ -74,7 +74,7 @@ def test_what_is_damaged_is_refused_or_read_and_never_more(
     kind: str, cut: int, rest: bytes
 ) -> None:
     """No bytes lead to anything but a look or a refusal."""
-    with suppress(Refused):
+    with suppress(RouteFailed):
         assert look_at(picture(kind, frames=1 if kind == "JPEG" else 2)[:cut] + rest).pixels > 0
 
 
@@ -92,11 +92,11 @@ def test_what_is_damaged_is_refused_or_read_and_never_more(
 )
 def test_other_formats_are_none(data: bytes) -> None:
     """Only four are taken."""
-    with pytest.raises(Refused, match="none of PNG"):
+    with pytest.raises(RouteFailed, match="none of PNG"):
         look_at(data)
 
 
 def test_a_png_that_has_no_size_is_damaged() -> None:
     """Nothing is as wide as nothing."""
-    with pytest.raises(Refused, match="damaged"):
+    with pytest.raises(RouteFailed, match="damaged"):
         look_at(png_of(0, 5))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from router.errors import Refused
+from router.errors import RouteFailed
 from router.images.local_file import read_local
 
 
@@ -23,7 +23,7 @@ def test_a_root_is_its_owners_links_and_all(tmp_path: Path, root: Path) -> None:
     link.symlink_to(root)
     assert read_local(f"{link}/a.png", [link], 5) == b"12345"
     assert read_local(f"{root}/a.png", [link], 5) == b"12345"
-    with pytest.raises(Refused):
+    with pytest.raises(RouteFailed):
         read_local(f"{link}/a.png", [root], 5)
 
 
@@ -35,7 +35,7 @@ def test_the_first_root_that_holds_a_path_decides(tmp_path: Path, root: Path) ->
 
 def test_a_file_has_its_cap(root: Path) -> None:
     """One byte more is too many."""
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RouteFailed) as caught:
         read_local(f"{root}/a.png", [root], 4)
     assert caught.value.code == "invalid_image"
 
@@ -44,9 +44,9 @@ def test_who_has_no_home_has_no_path_there(root: Path, monkeypatch: pytest.Monke
     """And `~` of somebody else is nobody's."""
     monkeypatch.setenv("HOME", str(root))
     assert read_local("~/a.png", [root], 5) == b"12345"
-    with pytest.raises(Refused):
+    with pytest.raises(RouteFailed):
         read_local("~nobody/a.png", [root], 5)
-    with pytest.raises(Refused):
+    with pytest.raises(RouteFailed):
         read_local("\ud800", [root], 5)
 
 
@@ -56,7 +56,7 @@ def test_what_may_not_be_read_is_as_if_it_were_missing(
     """A folder that is taken away in between, too."""
     texts = set()
     for path in (f"{root}/a.png/b", f"{root}/gone/a.png", str(root)):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RouteFailed) as caught:
             read_local(path, [root], 5)
         texts.add(caught.value.message)
     assert len(texts) == 1

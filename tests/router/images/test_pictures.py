@@ -165,6 +165,24 @@ async def test_an_address_goes_to_who_may_have_it(tmp_path: Path) -> None:
             assert answer.json()["error"]["code"] == "image_url_not_allowed"
 
 
+async def test_of_several_failures_the_first_is_told(tmp_path: Path) -> None:
+    """What is wrong with a picture for the second does not hide what was wrong with the first."""
+    async with ScriptedUpstream(_fails) as proxy, ScriptedUpstream() as fm:
+        settings: dict[str, Any] = {
+            "providers": {
+                "fm": openai_provider(fm.url),
+                "cloud": openai_provider(
+                    "http://cloud.example/v1", proxy=f"http://127.0.0.1:{proxy.port}"
+                ),
+            },
+            "capabilities": {"vision": ["cloud/m", "fm/m"]},
+        }
+        async with running_router(tmp_path, **settings) as signalbox:
+            answer = await signalbox.chat(shows("data:image/heic;base64,AAAA"))
+            assert (answer.status_code, answer.json()["error"]["message"]) == (503, "busy")
+        assert fm.connections == 0
+
+
 @pytest.mark.parametrize("where", ["request", "file", "binding"])
 async def test_local_only_fetches_nothing(tmp_path: Path, where: str) -> None:
     """An address can carry away what a prompt says."""

@@ -78,6 +78,8 @@ def test_base64_that_stands_alone_goes_as_a_data_uri_does() -> None:
     ("text", "provider", "rules", "stays", "code"),
     [
         (URL, HERE, Rules(), False, "image_url_not_allowed"),
+        (FILE, HERE, Rules(), False, "image_not_found"),
+        (FILE, CLOUD, Rules(), False, "image_not_found"),
         (URL, HERE, OPEN, True, "remote_not_allowed"),
         (FILE, CLOUD, Rules(roots=OPEN.roots), False, "remote_not_allowed"),
     ],
@@ -94,7 +96,6 @@ def test_what_one_route_may_not_show_another_may(
 @pytest.mark.parametrize(
     ("text", "rules", "code"),
     [
-        (FILE, Rules(), "image_not_found"),
         ("ftp://picture.example/a", OPEN, "image_url_not_allowed"),
         ("gs://bucket/a.png", OPEN, "image_url_not_allowed"),
         ("http://127.0.0.1/", OPEN, "image_url_not_allowed"),
