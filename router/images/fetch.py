@@ -133,7 +133,6 @@ def _session(door: _Door, trust: ssl.SSLContext) -> aiohttp.ClientSession:
         ),
         # All of it together has a deadline, which is the caller's.
         timeout=aiohttp.ClientTimeout(total=None),
-        cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
         max_line_size=_MAX_FIELD,

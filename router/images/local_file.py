@@ -111,7 +111,8 @@ def _read(root: Path, parts: list[bytes], max_bytes: int) -> bytes:
         after = os.fstat(file)
         _check(after)
         if len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
-            # Somebody writes it: half of the one picture and half of the other is none.
+            # Somebody writes it: half of one picture and half of another is none. Within one tick
+            # of the file system's clock that goes unseen, and does no harm: it is the same file.
             raise _NotThereError
         return data
 

@@ -1,5 +1,7 @@
 """Files from folders that somebody named."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,26 @@ def test_what_may_not_be_read_is_as_if_it_were_missing(
             read_local(path, [root], 5)
         texts.add(caught.value.message)
     assert len(texts) == 1
+
+
+def test_a_file_that_is_written_meanwhile_is_refused(root: Path) -> None:
+    """As soon as its time tells: nobody wants half of one picture and half of another."""
+    file = root / "a.png"
+    file.write_bytes(bytes(1 << 21))
+    over = threading.Event()
+
+    def write() -> None:
+        with file.open("r+b", buffering=0) as opened:
+            while not over.is_set():
+                os.pwrite(opened.fileno(), bytes(1 << 21), 0)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(RouteFailed) as caught:
+            for _ in range(1000):
+                read_local(str(file), [root], 1 << 22)
+    finally:
+        over.set()
+        writer.join()
+    assert caught.value.code == "image_not_found"
