@@ -478,7 +478,7 @@ async def test_row_150_what_lies_elsewhere_is_as_if_it_were_missing(
         *(f"{root}2/x.png", str(root), f"{root}/", f"{root}/inner", f"file:{root}/cat.png"),
         *(f"{root}/{'x' * 300}.png", f"{root}/{'x' * 5000}", f"{root}/cat.png/x", "/"),
         *(f"file://{root}/cat.png?x", f"file://{root}/cat.png%00", "file://", "/proc/self/environ"),
-        *(str(tmp_path / "secret.png"), f" {root}/cat.png"),
+        *(str(tmp_path / "secret.png"), f" {root}/cat.png", f"{tmp_path}/elsewhere/cat.png"),
     ]
     async with (
         ScriptedUpstream() as fm,
