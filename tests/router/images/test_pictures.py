@@ -8,10 +8,20 @@ from typing import Any
 
 import pytest
 
+from router.body import BodyLimits, Buffered, decode
+from router.capabilities import Capability, Dialect
+from router.catalog import Kind, Locality, Model, Provider
+from router.classification.pictures import references
+from router.images.encoded import Encoded
+from router.images.pictures import Pictures
+from router.images.rules import Rules
+from router.images.sources import Sources
+from router.resolver import Route
 from tests.harness.asking import JSON_TYPE, Told, ask, post
 from tests.harness.endpoints import ALL_DIALECTS, REQUESTS, serve_all
 from tests.harness.pictures import (
     SHOWN,
+    body_of,
     picture,
     seen_by,
     serves,
@@ -311,3 +321,28 @@ async def test_explain_tells_who_may_show_a_picture_and_fetches_nothing(tmp_path
             told = await _explained(signalbox, shows("/etc/passwd"))
             assert told["error"]["code"] == "image_not_found"
         assert (fm.connections, outer.connections) == (0, 0)
+
+
+class Counting(Sources):
+    """Sources that count what they check."""
+
+    checked = 0
+
+    async def check(self, encoded: Encoded, rules: Rules) -> None:
+        """Check, and count."""
+        self.checked += 1
+        await super().check(encoded, rules)
+
+
+async def test_a_picture_is_checked_once_whoever_is_tried() -> None:
+    """The second route gets the very body that came."""
+    data = body_of(shows(PICTURE, PICTURE))
+    body = decode(data, BodyLimits(len(data), 64, 1000))
+    sources, buffered = Counting(), Buffered(0)
+    with buffered.share() as share:
+        pictures = Pictures(references(Dialect.CHAT, body.fields), body, share, sources)
+        for name in ("first", "second"):
+            provider = Provider(name, Kind.OPENAI, "http://127.0.0.1:1", Locality.LOCAL)
+            route = Route(provider, Model(name, "m"), Capability.VISION, "named")
+            assert await pictures.shown_to(route, Rules(), stays=True) is body
+    assert sources.checked == 2
