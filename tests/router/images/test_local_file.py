@@ -85,3 +85,19 @@ def test_a_file_that_is_written_meanwhile_is_refused(root: Path) -> None:
         over.set()
         writer.join()
     assert caught.value.code == "image_not_found"
+
+
+def test_who_waits_at_a_fifo_is_not_let_through(root: Path) -> None:
+    """It is not opened to find out what it is: a program may wait for its reader."""
+    fifo = root / "fifo.png"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.open("wb").close())
+    writer.start()
+    for _ in range(20):
+        with pytest.raises(RouteFailed):
+            read_local(str(fifo), [root], 5)
+        writer.join(0.01)
+    assert writer.is_alive()
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer.join()
+    os.close(reader)
