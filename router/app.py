@@ -32,6 +32,9 @@ from router.events import Bus, InFlight
 from router.guard import App, Guard, Policy
 from router.hangup import reloaded_by_hangup
 from router.http1 import Rules
+from router.images.network import Network
+from router.images.rules import Rules as PictureRules
+from router.images.sources import SYSTEM, Sources
 from router.launch import builtin_python, has_mlx, model_folders, process_specs
 from router.learned import Learned
 from router.litellm_package import Installed
@@ -113,7 +116,7 @@ class Router:
     """Everything of one running router; an async context manager.
 
     Entering starts what the map wants; leaving stops it again, the processes last. Every `watch_s`
-    seconds it looks whether the configuration file is another.
+    seconds it looks whether the configuration file is another. Pictures are fetched from `network`.
     """
 
     app: Guard
@@ -127,8 +130,10 @@ class Router:
         keys: AccessKeys,
         *,
         watch_s: float = 1.0,
+        network: Network = SYSTEM,
     ) -> None:
         self._settings = settings
+        self._sources = Sources(network)
         self._environ = environ
         self._folder = folder
         self._keys = keys
@@ -258,6 +263,7 @@ class Router:
             tallies=Tallies(self.in_flight, self.buffered, self.egress),
             limits=_limits(self._settings),
             sweeper=self.sweeper,
+            sources=self._sources,
         )
 
     def _tell_process(self, event: ProcessEvent) -> None:
@@ -336,6 +342,7 @@ def _limits(settings: Settings) -> ProxyLimits:
         body=BodyLimits(limits.body_mb * _MB, limits.depth, limits.values),
         response_bytes=limits.response_mb * _MB,
         images=limits.images,
+        pictures=PictureRules.of(settings),
         further_attempts=settings.retry.attempts,
         retry_share=settings.retry.budget,
         default_priority=settings.default_priority,

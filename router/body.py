@@ -12,9 +12,11 @@ from typing import Any, Self
 
 import msgspec
 
+from router.classification.nesting import Place
 from router.errors import Refused
 
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY = msgspec.json.Decoder()
 _ENCODER = msgspec.json.Encoder()
 # Each value but the first of a container, and each container, has one of these before it.
@@ -96,6 +98,58 @@ class JsonBody(msgspec.Struct, frozen=True):
     def encode(self, changes: Mapping[str, Any]) -> bytes:
         """Return the object as bytes: `changes` encoded anew, every other value as it came."""
         return _ENCODER.encode({**self.raw, **changes})
+
+    def with_values(self, values: Mapping[Place, Any]) -> "JsonBody":
+        """Return the object with other values at some places; the bytes beside them stay.
+
+        Each place is there, and none is within another.
+        """
+        fields, raw = dict(self.fields), dict(self.raw)
+        for name, below in _by_first_step(values).items():
+            fields[name] = _changed(fields[name], below)
+            pieces: list[Any] = []
+            _lay_out(raw[name], below, pieces)
+            raw[name] = msgspec.Raw(b"".join(pieces))
+        return JsonBody(fields, raw)
+
+
+def _by_first_step(values: Mapping[Place, Any]) -> dict[Any, dict[Place, Any]]:
+    """Return for each key or position the values below it."""
+    below: dict[Any, dict[Place, Any]] = {}
+    for (first, *rest), value in values.items():
+        below.setdefault(first, {})[tuple(rest)] = value
+    return below
+
+
+def _changed(container: Any, values: Mapping[Place, Any]) -> Any:
+    """Return a decoded value with others in it; what does not change is shared."""
+    if () in values:
+        return values[()]
+    copy = container.copy()
+    for step, below in _by_first_step(values).items():
+        copy[step] = _changed(copy[step], below)
+    return copy
+
+
+def _lay_out(raw: msgspec.Raw, values: Mapping[Place, Any], pieces: list[Any]) -> None:
+    """Add the bytes of a value with others in it; no deeper than the body's own depth.
+
+    Pieces are joined once, at the top: each may be a picture.
+    """
+    if () in values:
+        return pieces.append(_ENCODER.encode(values[()]))
+    is_list = memoryview(raw)[0] == ord("[")
+    parts: Any = (_RAW_LIST if is_list else _RAW_OBJECT).decode(raw)
+    below = _by_first_step(values)
+    mark = b"[" if is_list else b"{"
+    for step, part in enumerate(parts) if is_list else parts.items():
+        pieces += (mark,) if is_list else (mark, _ENCODER.encode(step), b":")
+        mark = b","
+        if step in below:
+            _lay_out(part, below[step], pieces)
+        else:
+            pieces.append(part)
+    return pieces.append(b"]" if is_list else b"}")
 
 
 def decode(data: bytes, limits: BodyLimits) -> JsonBody:

@@ -150,23 +150,25 @@ class Plans:
                 return each
         raise _changed(name)
 
-    def check_leaving(self, plan: Plan, requirement: Requirement) -> None:
+    def check_leaving(self, plan: Plan, requirement: Requirement) -> Plan:
         """Check once more, after a wait, that the request may go to where it leaves the machine.
 
-        Raises RouteFailed where what was so when it came is not so any more.
+        Return the plan by which it may. Raises RouteFailed where what was so when it came is not so
+        any more.
         """
         now = self._catalog_now()
         if plan.catalog is now:
-            return
+            return plan
         route, was = plan.route, plan.locality
         provider = now.providers.get(route.provider.name, route.provider)
         model = now.models.get(route.model.name, route.model)
         if {was, locality_of(provider, model)} == {Locality.LOCAL}:
-            return
+            return plan
         current = self.of_now(plan, requirement)
         if was is Locality.REMOTE and current.locality is not Locality.REMOTE:
             # It is allowed to go to where that name leads now, and would go to where it led.
             raise _changed(route.model.name)
+        return current
 
 
 def _changed(name: str) -> RouteFailed:

@@ -12,8 +12,9 @@ from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
 from router.body import BodyLimits, Buffered, JsonBody, decode
-from router.capabilities import Requirement
+from router.capabilities import Capability, Requirement
 from router.catalog import Locality
+from router.classification.pictures import references
 from router.deadline import Sweeper
 from router.dialects.translation import Translation
 from router.egress import Egress
@@ -21,6 +22,10 @@ from router.endpoints import Endpoint
 from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
+from router.images.pictures import Pictures
+from router.images.rules import Rules
+from router.images.sources import Sources
+from router.images.way import stays_here
 from router.opening import Opening
 from router.plan import Plan, Plans, as_chat
 from router.pour import pour
@@ -50,12 +55,14 @@ _ENCODER: Final = msgspec.json.Encoder()
 class ProxyLimits:
     """What one request may cost: bytes in and out, pictures, further providers to ask.
 
-    `retry_share` is what each request adds to the further attempts that all of them may make.
+    `images` is how many pictures it may hold, `pictures` what may be done for them. `retry_share`
+    is what each request adds to the further attempts that all of them may make.
     """
 
     body: BodyLimits
     response_bytes: int
     images: int
+    pictures: Rules
     further_attempts: int
     retry_share: float
     default_priority: Priority
@@ -88,6 +95,7 @@ class Work(msgspec.Struct, frozen=True):
     flight: Flight
     timing: Timing
     passed: FixedHeaders
+    pictures: Pictures | None = None
 
 
 class Proxy:
@@ -101,8 +109,10 @@ class Proxy:
         tallies: Tallies,
         limits: ProxyLimits,
         sweeper: Sweeper,
+        sources: Sources,
     ) -> None:
         self._plans = plans
+        self._sources = sources
         self._processes = processes
         self._in_flight = tallies.in_flight
         self._egress = tallies.egress
@@ -138,7 +148,11 @@ class Proxy:
                 flight.priority = int(wanted)
                 prompt = Prompt(endpoint, body.fields, len(data))
                 timing = Timing(since)
-                work = Work(body, prompt, requirement, wanted, flight, timing, own)
+                pictures = None
+                if requirement.levers[0] is Capability.VISION and isinstance(body, JsonBody):
+                    shown = references(endpoint.dialect, body.fields)
+                    pictures = Pictures(shown, body, share, self._sources)
+                work = Work(body, prompt, requirement, wanted, flight, timing, own, pictures)
                 await self._try_plans(plans, work, send)
 
     async def _try_plans(self, plans: tuple[Plan, ...], work: Work, send: Send) -> None:
@@ -209,6 +223,30 @@ class Proxy:
                 processes.wake(plan.reach.process)
         return (*[plan for plan in plans if plan not in asleep], *asleep)
 
+    async def _shown(self, plan: Plan, work: Work, pictures: Pictures) -> JsonBody:
+        """Return the body as a route gets it: its pictures as whoever serves there may have them.
+
+        Raises as `Pictures.shown_to`.
+        """
+        stays = stays_here(work.requirement, plan.route, plan.catalog)
+        waited_s = pictures.waited_s
+        body = await pictures.shown_to(plan.route, self.limits.pictures, stays=stays)
+        work.timing.waited_s += pictures.waited_s - waited_s
+        return body
+
+    async def _request(self, plan: Plan, work: Work) -> tuple[UpstreamRequest, Translation | None]:
+        """Return the request as a route gets it, and the way back where it is put as a chat.
+
+        Raises as `Pictures.shown_to` and `as_chat`.
+        """
+        body = work.body
+        if work.pictures is not None:
+            body = await self._shown(plan, work, work.pictures)
+        translation = None
+        if plan.translate is not None:
+            translation = as_chat(plan.translate, body.fields, work.flight.request_id)
+        return _upstream_request(plan, work, body, translation), translation
+
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
@@ -217,20 +255,19 @@ class Proxy:
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-        translation = None
-        if plan.translate is not None:
-            translation = as_chat(plan.translate, work.body.fields, flight.request_id)
-        request = _upstream_request(plan, work, translation)
-        began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
         self._egress.check(route.provider.name)
+        request, translation = await self._request(plan, work)
+        began = time.perf_counter()
         async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
-                self._plans.check_leaving(plan, work.requirement)
+                now = self._plans.check_leaving(plan, work.requirement)
                 # Who waited before this one may have had what was left.
                 self._egress.check(route.provider.name)
+                if work.pictures is not None:
+                    work.pictures.check_leaving(now.route, self.limits.pictures)
                 opening = Opening(
                     plan,
                     request,
@@ -275,7 +312,9 @@ def _adds_usage(plan: Plan, work: Work) -> bool:
     return not (isinstance(options, dict) and options.get("include_usage"))
 
 
-def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -> UpstreamRequest:
+def _upstream_request(
+    plan: Plan, work: Work, body: JsonBody | FormBody, translation: Translation | None
+) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     changes: dict[str, Any] = {"model": plan.route.model.id}
     if _adds_usage(plan, work):
@@ -288,7 +327,7 @@ def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -
         headers=plan.sent,
         body=_ENCODER.encode({**_chat(plan, translation), **changes})
         if translation
-        else work.body.encode(changes),
+        else body.encode(changes),
         # Headers of one protocol mean nothing in another.
         own=(
             *plan.own(work.flight.request_id.encode(), work.priority),
@@ -307,6 +346,8 @@ def _chat(plan: Plan, translation: Translation) -> Mapping[str, Any]:
 def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:
     """Return the header that names what was changed on the way; none where nothing was."""
     names = plan.route.shims
+    if work.pictures is not None and work.pictures.replaces:
+        names = (*names, "images")
     if _adds_usage(plan, work):
         names = (*names, "usage")
     if window is not None:

@@ -16,7 +16,7 @@ from router.catalog import (
     Source,
     locality_of,
 )
-from router.errors import LocalityUnknown, Refused, RouteFailed
+from router.errors import LocalityUnknown, Refused, SignalboxError
 
 _KEPT_LOCAL = "is remote, and local_only is set"
 _KEPT_UNKNOWN = "may be remote: its provider has not said yet, and local_only is set"
@@ -105,7 +105,7 @@ def decide(requirement: Requirement, catalog: Catalog) -> Decision:
     return Decision(requirement, tuple(candidates), (), error)
 
 
-def without(decision: Decision, failures: Mapping[str, RouteFailed]) -> Decision:
+def without(decision: Decision, failures: Mapping[str, SignalboxError]) -> Decision:
     """Return a decision less the routes to these models, each of which is told why."""
     if not failures:
         return decision

@@ -45,7 +45,7 @@ def test_advice_is_given_for_the_codes_in_use_and_no_others() -> None:
     sorted(
         {
             *(chat._IMAGE_PARTS | chat._INPUT_PARTS.keys() | chat._TOOL_ROLES),
-            *(responses._IMAGE_PARTS | responses._INPUT_PARTS.keys()),
+            *(responses.IMAGE_PARTS | responses._INPUT_PARTS.keys()),
             *(messages._TOOL_BLOCKS | chat.SCHEMA_FORMATS),
         }
     ),

@@ -1,17 +1,21 @@
 """Explaining a decision: the same functions decide that decide for a request."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
 from router.capability_map import CapabilityMap
+from router.catalog import Catalog
+from router.classification.pictures import references
 from router.configuration import Configuration
 from router.dialects import translator
 from router.discovery import Discovery
 from router.endpoints import CHAT, ENDPOINTS, Endpoint
-from router.errors import TOO_LONG, LocalityUnknown, Refused, RouteFailed
+from router.errors import TOO_LONG, LocalityUnknown, Refused, RouteFailed, SignalboxError
+from router.images.rules import Rules
+from router.images.way import stays_here, ways
 from router.plan import as_chat
 from router.reach import Reach
 from router.request import priority_of
@@ -69,41 +73,57 @@ def explain_routes(
                 (alias and alias.priority) or configuration.settings.default_priority,
                 request.state.caller,
             )
-            prompt = Prompt(endpoint, fields)
+            sending = _Sending(endpoint, fields, Rules.of(configuration.settings), catalog)
             failures = {
                 route.model.name: failure
                 for route in decision.routes
-                if (failure := await _failure(reaches, route, prompt, endpoint, fields)) is not None
+                if (failure := await sending.failure(route, decision, reaches)) is not None
             }
             decision = without(decision, failures)
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
-        return {**_told(decision), "priority": urgency.name.lower()}
+        return {**_told(decision, sending.shown), "priority": urgency.name.lower()}
 
     return routes
 
 
-async def _failure(
-    reaches: Mapping[str, Reach],
-    route: Route,
-    prompt: Prompt,
-    endpoint: Endpoint,
-    fields: Mapping[str, Any],
-) -> RouteFailed | None:
-    """Return why a request would not even be sent by a route; None where it would."""
-    reach = reaches.get(route.provider.name)
-    no_room = None if reach is None else await reach.why_no_room(route.model, prompt)
-    if no_room is not None:
-        return RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-    if route.provider.needs_translation(endpoint.dialect):
+class _Sending:
+    """What would become of a request on each route before it is sent, without sending it.
+
+    `shown` are the models that would get other pictures than were sent.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, fields: Mapping[str, Any], rules: Rules, catalog: Catalog
+    ) -> None:
+        self._endpoint = endpoint
+        self._fields = fields
+        self._rules = rules
+        self._catalog = catalog
+        self._prompt = Prompt(endpoint, fields)
+        self._pictures = references(endpoint.dialect, fields)
+        self.shown: set[str] = set()
+
+    async def failure(
+        self, route: Route, decision: Decision, reaches: Mapping[str, Reach]
+    ) -> SignalboxError | None:
+        """Return why it would not even be sent by a route; None where it would."""
+        reach = reaches.get(route.provider.name)
+        no_room = None if reach is None else await reach.why_no_room(route.model, self._prompt)
+        if no_room is not None:
+            return RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
+        stays = stays_here(decision.requirement, route, self._catalog)
         try:
-            as_chat(translator(endpoint.path), fields, "")
-        except RouteFailed as failure:
-            return failure
-    return None
+            if any(way.changes for _, way in ways(self._pictures, route, self._rules, stays=stays)):
+                self.shown.add(route.model.name)
+            if route.provider.needs_translation(self._endpoint.dialect):
+                as_chat(translator(self._endpoint.path), self._fields, "")
+        except (Refused, RouteFailed) as error:
+            return error
+        return None
 
 
-def _told(decision: Decision) -> dict[str, Any]:
+def _told(decision: Decision, shown: Collection[str] = ()) -> dict[str, Any]:
     error = decision.error
     return {
         "needs": list(decision.requirement.needs),
@@ -117,7 +137,7 @@ def _told(decision: Decision) -> dict[str, Any]:
                 "model": route.model.id,
                 "capability": route.capability,
                 "locality": route.locality,
-                "shims": list(route.shims),
+                "shims": [*route.shims, *(["images"] if route.model.name in shown else ())],
             }
             for route in decision.routes
         ],

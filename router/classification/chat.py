@@ -33,6 +33,11 @@ def needs_of_chat(body: Mapping[str, Any]) -> Needs:
     return needs
 
 
+def is_picture(part: Mapping[str, Any]) -> bool:
+    """Tell whether a part of a message's content is to be seen."""
+    return _kind_of(part) in _IMAGE_PARTS
+
+
 def _offers_tools(body: Mapping[str, Any]) -> bool:
     """Tell whether the model may call tools; `functions` are what they were called before."""
     return (some(body.get("tools")) and body.get("tool_choice") != "none") or (
@@ -55,10 +60,9 @@ def _look_at_message(message: Mapping[str, Any], needs: Needs) -> None:
     if not isinstance(content, list):
         return
     for part in objects(content):
-        kind = _kind_of(part)
-        if kind in _IMAGE_PARTS:
+        if is_picture(part):
             needs.add_picture()
-        elif kind in _INPUT_PARTS:
+        elif (kind := _kind_of(part)) in _INPUT_PARTS:
             needs.add(_INPUT_PARTS[kind])
 
 
@@ -67,7 +71,5 @@ def _kind_of(part: Mapping[str, Any]) -> str:
 
     vLLM reads it so, and a picture that it sees must not have been taken for text.
     """
-    kind = part.get("type")
-    if kind is None:
-        return next((name for name in part if name in _KINDS), "")
-    return text_of(kind)
+    kind = text_of(part.get("type"))
+    return kind or next((name for name in part if name in _KINDS), "")

@@ -10,7 +10,8 @@ _TOOL_BLOCKS = frozenset({"tool_use", "tool_result"})
 # A document that is written out in the request: text, and pictures that count as such.
 _TEXT_SOURCES = frozenset({"text", "content"})
 # A tool's arguments are whatever the model made of its schema, and no blocks.
-_ARGUMENTS = "input"
+ARGUMENTS = "input"
+IMAGE_BLOCK = "image"
 
 
 def needs_of_messages(body: Mapping[str, Any]) -> Needs:
@@ -18,9 +19,9 @@ def needs_of_messages(body: Mapping[str, Any]) -> Needs:
     needs = Needs()
     if some(body.get("tools")) and _kind_of(body.get("tool_choice")) != "none":
         needs.add(Capability.TOOL_USE)
-    for block in nested_objects(body.get("messages"), skip=_ARGUMENTS):
+    for block in nested_objects(body.get("messages"), skip=ARGUMENTS):
         kind = text_of(block.get("type"))
-        if kind == "image":
+        if kind == IMAGE_BLOCK:
             needs.add_picture()
         elif kind == "document" and _kind_of(block.get("source")) not in _TEXT_SOURCES:
             needs.add(Input.FILE)

@@ -8,7 +8,7 @@ from router.classification.chat import SCHEMA_FORMATS
 from router.classification.nesting import nested_objects
 
 # A screenshot is what a model that drives a computer has to see.
-_IMAGE_PARTS = frozenset({"input_image", "computer_screenshot"})
+IMAGE_PARTS = frozenset({"input_image", "computer_screenshot"})
 _INPUT_PARTS = {"input_audio": Input.AUDIO, "input_file": Input.FILE}
 # function_call, custom_tool_call, computer_call …, and what came of them.
 _CALLS = ("_call", "_call_output")
@@ -24,7 +24,7 @@ def needs_of_responses(body: Mapping[str, Any]) -> Needs:
         needs.add(Capability.TOOL_USE)
     for part in nested_objects(given):
         kind = text_of(part.get("type"))
-        if kind in _IMAGE_PARTS:
+        if kind in IMAGE_PARTS:
             needs.add_picture()
         elif kind in _INPUT_PARTS:
             needs.add(_INPUT_PARTS[kind])

@@ -17,9 +17,6 @@ from router.settings.tree import Settings
 WITHOUT_EFFECT: Final = (
     "database_url",
     "models.*.repo",
-    "images.local_roots",
-    "images.remote_fetch",
-    "images.allow_local_files_to_cloud",
     "downloads.source",
     "downloads.token",
     "log.prompts",

@@ -105,19 +105,25 @@ async def test_a_load_is_followed_from_the_first_request_to_the_end(
 async def test_the_configured_size_of_a_picture_counts(
     tmp_path: Path, tiny_vision_model: Path
 ) -> None:
-    """`images.max_mb` reaches the backend, which names it."""
+    """The router names it, and `images.max_mb` reaches the backend, which others may ask."""
     url = "data:image/png;base64," + "A" * 1_400_000
     content = [{"type": "image_url", "image_url": {"url": url}}]
     body = {**BODY, "messages": [{"role": "user", "content": content}]}
-    settings = tiny(tiny_vision_model)
+    settings = tiny(tiny_vision_model, token="none")
     capabilities = {"text": ["builtin/tiny"], "vision": ["builtin/tiny"]}
     async with served(
         tmp_path, **settings, capabilities=capabilities, images={"max_mb": 1}
     ) as router:
         answer = await router.client.post(CHAT, json=body)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "invalid_image")
-    assert "at most 1 MB" in error["message"]
+        await router.until("ready", "vision", 60)
+        port = settings["providers"]["builtin"]["port"]
+        behind = await router.client.post(
+            f"http://127.0.0.1:{port}{CHAT}", json={**body, "model": "tiny"}
+        )
+    for each, says in ((answer, "1 MB at most"), (behind, "at most 1 MB")):
+        error = each.json()["error"]
+        assert (each.status_code, error["code"]) == (400, "invalid_image")
+        assert says in error["message"]
 
 
 async def test_a_load_under_way_is_shown(tmp_path: Path, tiny_vision_model: Path) -> None:

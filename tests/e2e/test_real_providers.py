@@ -198,20 +198,26 @@ async def test_llama_server_answers_to_any_name(llama_server: RealProvider, tmp_
 
 
 async def test_ollama_says_what_it_cannot_do(ollama: RealProvider, tmp_path: Path) -> None:
-    """No tools, no such model, no remote picture: 400 and 404 in its own words."""
+    """No tools, no such model: 400 and 404 in its own words; it is given no remote picture."""
     remote = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x.png"}}
     refused: list[tuple[dict[str, Any], int, str]] = [
         (asked(model="auto", tools=TOOLS), 400, "does not support tools"),
         (asked(model="ollama/nobody"), 404, "model 'nobody' not found"),
-        (asked(messages=[{"role": "user", "content": [remote]}]), 400, "not currently supported"),
     ]
+    sees = asked(messages=[{"role": "user", "content": [remote]}])
     async with before(ollama, "ollama", tmp_path) as signalbox:
         for body, status, text in refused:
             answer = await signalbox.chat(body)
             assert answer.status_code == status, answer.text
             assert text in answer.json()["error"]["message"]
             assert "x-signalbox-error" not in answer.headers
+        answer = await signalbox.chat(sees)
+        assert (answer.status_code, answer.headers["x-signalbox-error"]) == (400, "1")
     async with httpx2.AsyncClient(trust_env=False, timeout=30) as client:
+        # What it would have said, so that nobody misses it.
+        asked_it = {**sees, "model": ollama.model}
+        refusal = await client.post(f"{ollama.url}/v1/chat/completions", json=asked_it)
+        assert "not currently supported" in refusal.text
         shown = await client.post(f"{ollama.url}/api/show", json={"model": ollama.model})
         listed = await client.get(f"{ollama.url}/api/tags")
     assert shown.json()["capabilities"] == ["completion"]

@@ -1,7 +1,6 @@
 """More than there is room for: connections, descriptors, and work that holds the event loop."""
 
 import asyncio
-import base64
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from tests.harness.children import until
+from tests.harness.pictures import png_of, uri_of
 from tests.harness.raw_client import RawClient
 from tests.harness.running_router import openai_provider
 from tests.harness.served import Served, free_port, served
@@ -118,7 +118,7 @@ async def test_row_85_a_huge_body_holds_others_up_for_a_few_decodes_of_it(tmp_pa
     long as it runs, so that a thread of its own would help nobody: what counts is how many times
     the bytes are gone through.
     """
-    picture = "data:image/png;base64," + base64.b64encode(os.urandom(15 << 20)).decode()
+    picture = uri_of(png_of(9, 9) + os.urandom(15 << 20))
     part = {"type": "image_url", "image_url": {"url": picture}}
     body = json.dumps({"model": "text", "messages": [{"role": "user", "content": [part]}]}).encode()
     decode_s = min(_seconds_of_a_decode(body) for _ in range(5))

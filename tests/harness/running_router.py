@@ -12,6 +12,8 @@ import httpx2
 
 from router.app import Router
 from router.data_folder import DataFolder
+from router.images.network import Network
+from router.images.sources import SYSTEM
 from router.server import Server, bind
 from router.settings import access_keys, load
 from tests.harness.authority import NO_AUTHORITIES
@@ -50,20 +52,22 @@ async def running_router(
     environ: Mapping[str, str] | None = None,
     places: int = 10_000,
     watch_s: float = 60.0,
+    network: Network = SYSTEM,
     **sections: Any,
 ) -> AsyncIterator[RunningRouter]:
     """Run a router whose configuration file holds `sections`; on leaving nothing may be left.
 
     Sections that are not given are the packaged default's, but nothing is bound and no provider is
     there. `places` is how many clients may be connected at a time, `watch_s` how often it looks
-    whether the file has changed.
+    whether the file has changed, `network` where pictures are fetched from.
     """
     config = save(folder, **sections)
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **(environ or {})}
     settings = load(config, {"data_dir": str(folder / "data")}, environment)
     keys = access_keys(settings, environment)
     with DataFolder(settings.data_folder) as data, bind(settings.server.host, 0) as listener:
-        async with Router(settings, environment, data, keys, watch_s=watch_s) as router:
+        running = Router(settings, environment, data, keys, watch_s=watch_s, network=network)
+        async with running as router:
             server = router.server(places)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             port = listener.getsockname()[1]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.body import BodyLimits, Buffered, decode
+from router.classification.nesting import Place
 from router.errors import Refused
 
 LIMITS = BodyLimits(size=1 << 20, depth=64, values=10_000)
@@ -161,3 +163,57 @@ def test_any_object_means_the_same_after_its_way_through(fields: dict[str, Any])
     body = decode(json.dumps(fields).encode(), LIMITS)
     assert json.loads(body.encode({})) == fields
     assert dict(body.fields) == fields
+
+
+# What may stand in a request, and every way to a value in it.
+_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+
+
+def _places(value: Any, place: Place = ()) -> Iterator[Place]:
+    """Yield the way to each value within a value."""
+    steps = value.items() if isinstance(value, dict) else enumerate(value)
+    for step, inner in steps:
+        yield (*place, step)
+        if isinstance(inner, dict | list):
+            yield from _places(inner, (*place, step))
+
+
+@given(st.dictionaries(st.text(max_size=3), _VALUES, min_size=1), st.data(), st.booleans())
+def test_a_value_is_replaced_wherever_it_lies(
+    fields: dict[str, Any], data: st.DataObject, spaced: bool
+) -> None:
+    """Decoded and as bytes, and the body that it was made from stays as it is."""
+    found = list(_places(fields))
+    chosen = data.draw(st.lists(st.sampled_from(found), unique=True, max_size=3))
+    # None within another.
+    places = [
+        each for each in chosen if not any(each != of and each[: len(of)] == of for of in chosen)
+    ]
+    body = decode(json.dumps(fields, indent=2 if spaced else None).encode(), LIMITS)
+    before = body.encode({})
+    new = body.with_values({place: {"new": number} for number, place in enumerate(places)})
+    expected = json.loads(json.dumps(fields))
+    for number, place in enumerate(places):
+        value = expected
+        for step in place[:-1]:
+            value = value[step]
+        value[place[-1]] = {"new": number}
+    assert new.fields == expected
+    assert json.loads(new.encode({})) == expected
+    assert body.encode({}) == before
+
+
+def test_bytes_beside_a_replaced_value_stay() -> None:
+    """Numbers, escapes and spaces of what is not touched are as they came."""
+    data = b'{"a":[{"x":1.50, "y":"\\u00e4\\/"}, {"u":"old","v": [1e2,{ }] ,"w":-0.0}], "b":{ }}'
+    body = decode(data, LIMITS).with_values({("a", 1, "u"): "new"})
+    told = b'{"a":[{"x":1.50, "y":"\\u00e4\\/"},{"u":"new","v":[1e2,{ }],"w":-0.0}],"b":{ }}'
+    assert body.encode({}) == told

@@ -1,0 +1,101 @@
+"""Where the pictures of a request lie, and what each of them is named by."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from router.capabilities import Dialect, text_of
+from router.classification.chat import is_picture
+from router.classification.messages import ARGUMENTS, IMAGE_BLOCK
+from router.classification.nesting import Place, nested_with_ways
+from router.classification.responses import IMAGE_PARTS
+
+# Where servers look for what a part shows; the first is OpenAI's own.
+_NAMED_BY = ("image_url", "image", "url", "path", "base64")
+_WITHIN = ("url", "path")
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """What names a picture: a `data:` URI, an address, a path; at `place` in the body.
+
+    `media_type` is what base64 that stands alone is said to be. With `is_source` the place holds
+    an object of Anthropic's protocol, else a text.
+    """
+
+    place: Place
+    text: str
+    media_type: str | None = None
+    is_source: bool = False
+
+    def __repr__(self) -> str:
+        # It is a part of a prompt.
+        return f"<Reference at {self.param}>"
+
+    @property
+    def param(self) -> str:
+        """The place as errors name it."""
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.place)
+        return "".join(steps).removeprefix(".")
+
+
+def references(dialect: Dialect | None, body: Mapping[str, Any]) -> tuple[Reference, ...]:
+    """Return what names the pictures of a request.
+
+    What a provider keeps itself (`file_id`) is not among it.
+    """
+    parts = () if dialect is None else _PARTS[dialect](body)
+    return tuple(reference for part, place in parts for reference in _of_part(part, place))
+
+
+_Parts = Iterator[tuple[Mapping[str, Any], Place]]
+
+
+def _of_part(part: Mapping[str, Any], place: Place) -> Iterator[Reference]:
+    for key in _NAMED_BY:
+        value = part.get(key)
+        if isinstance(value, str):
+            yield Reference((*place, key), value)
+        else:
+            yield from (Reference((*place, key, inner), text) for inner, text in _within(value))
+    source = part.get("source")
+    here = (*place, "source")
+    if isinstance(source, str):
+        yield Reference(here, source)
+    elif isinstance(source, dict) and isinstance(data := source.get("data"), str):
+        yield Reference(here, data, text_of(source.get("media_type")), is_source=True)
+    yield from (Reference(here, text, is_source=True) for _, text in _within(source))
+
+
+def _within(value: object) -> Iterator[tuple[str, str]]:
+    """Yield what an object names a picture by, and under which key."""
+    if isinstance(value, dict):
+        yield from ((key, text) for key in _WITHIN if isinstance(text := value.get(key), str))
+
+
+def _of_chat(body: Mapping[str, Any]) -> _Parts:
+    messages = body.get("messages")
+    for at, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for number, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and is_picture(part):
+                yield part, ("messages", at, "content", number)
+
+
+def _of_responses(body: Mapping[str, Any]) -> _Parts:
+    for item, way in nested_with_ways(body.get("input"), "input"):
+        if text_of(item.get("type")) in IMAGE_PARTS:
+            yield item, way.place
+
+
+def _of_messages(body: Mapping[str, Any]) -> _Parts:
+    for block, way in nested_with_ways(body.get("messages"), "messages", skip=ARGUMENTS):
+        if text_of(block.get("type")) == IMAGE_BLOCK:
+            yield block, way.place
+
+
+_PARTS: Final[Mapping[Dialect, Callable[[Mapping[str, Any]], _Parts]]] = {
+    Dialect.CHAT: _of_chat,
+    Dialect.RESPONSES: _of_responses,
+    Dialect.MESSAGES: _of_messages,
+}
