@@ -128,7 +128,7 @@ class Events:
         block = _Block(piece.kind)
         if piece.kind == "tool_use":
             self._calls[piece.call] = block
-        if len(self._blocks) == 1 and self._blocks[0].is_whole:
+        while self._blocks and self._blocks[0].is_whole:
             self._end_block()
         self._blocks.append(block)
         return block

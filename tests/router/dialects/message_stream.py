@@ -42,12 +42,13 @@ def accumulated(events: list[dict[str, Any]]) -> dict[str, Any]:
             assert others[0]["index"] == len(content)
             pieces.append(others.pop(0)["delta"])
         assert others.pop(0) == {"type": "content_block_stop", "index": len(content)}
-        content.append(_block(first["content_block"], pieces))
+        was_cut = delta["delta"]["stop_reason"] == "max_tokens"
+        content.append(_block(first["content_block"], pieces, was_cut=was_cut))
     assert delta["type"] == "message_delta"
     return {**message, **delta["delta"], "usage": {**message["usage"], **delta["usage"]}}
 
 
-def _block(block: dict[str, Any], pieces: list[dict[str, Any]]) -> dict[str, Any]:
+def _block(block: dict[str, Any], pieces: list[dict[str, Any]], *, was_cut: bool) -> dict[str, Any]:
     kind, field = _FIELDS[block["type"]]
     if block["type"] == "thinking":
         *pieces, last = pieces
@@ -62,6 +63,7 @@ def _block(block: dict[str, Any], pieces: list[dict[str, Any]]) -> dict[str, Any
     try:
         return {**block, "input": json.loads(text)}
     except ValueError:
+        assert was_cut
         return block
 
 

@@ -114,6 +114,17 @@ def test_calls_that_come_by_turns_wait_for_each_other() -> None:
     ]
 
 
+def test_what_waits_goes_on_as_soon_as_it_can() -> None:
+    """A call that is complete ends when the next thing begins, and so does one that had waited."""
+    made = asked()
+    made.feed(call('{"a"', 0, id="c1", name="f"))
+    assert made.feed(call('{"b":2}', 1, id="c2", name="g")) == b""
+    assert kinds(events_of(made.feed(call(":1}", 0)))) == ["input_json_delta"]
+    assert kinds(events_of(made.feed(chunk(content="Well.")))) == [
+        *("stop", "start", "input_json_delta", "stop", "start", "text_delta")
+    ]
+
+
 @pytest.mark.parametrize(
     ("chunks", "calls"),
     [

@@ -89,6 +89,13 @@ def test_the_model_is_the_one_that_was_asked_for_where_none_is_told() -> None:
     assert asked().answer(chat)["model"] == ""
 
 
+def test_each_call_of_a_whole_answer_is_one() -> None:
+    """Also where a server gives all of them one index."""
+    call = {"index": 0, "function": {"name": "f", "arguments": "{}"}}
+    made = asked().answer({"choices": [{"message": {"tool_calls": [call, call]}}]})
+    assert [block["id"] for block in made["content"]] == ["toolu_r1_0", "toolu_r1_1"]
+
+
 @pytest.mark.parametrize(
     "chat",
     [
