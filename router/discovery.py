@@ -154,7 +154,7 @@ class Discovery:
         for name, provider in catalog.providers.items():
             age_s = now_s - self._asked_at_s.get(name, float("-inf"))
             wanted = provider.locality is Locality.LOCAL or name in in_use
-            if provider.kind is not Kind.BUILTIN and (
+            if provider.kind not in {Kind.BUILTIN, Kind.LITELLM} and (
                 (name in unsettled and age_s >= _AGAIN_S)
                 or (every_s is not None and wanted and age_s >= self._patience_s(name, every_s))
             ):
@@ -181,6 +181,8 @@ class Discovery:
         provider = self._map.ground.providers.get(name)
         if provider is None:
             raise DiscoveryFailed(f"There is no provider {name} (any more).")
+        if provider.kind is Kind.LITELLM:
+            raise DiscoveryFailed(f"LiteLLM does not ask {name} for its models.")
         self._asked_at_s[name] = time.monotonic()
         self._silent.add(name)
         if provider.kind is Kind.OLLAMA:

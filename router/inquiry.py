@@ -5,7 +5,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from router.catalog import Provider
+from router.catalog import Kind, Provider
 from router.errors import RouteFailed
 from router.question import question
 from router.reach import Reach
@@ -36,6 +36,12 @@ class Verdict:
 
 async def inquire(provider: Provider, reach: Reach) -> Verdict:
     """Return what a provider answers when it is asked for its models; sends its key, no prompt."""
+    if provider.kind is Kind.LITELLM:
+        told = (
+            f"{provider.name} speaks a dialect in which it cannot be asked for its models. Ask it "
+            f"something: signalbox models probe {provider.name}/MODEL --yes"
+        )
+        return Verdict(provider.name, ok=False, message=told)
     url = f"{provider.base_url}/models"
     request = question(provider, url)
     within_s = min(_LONGEST_S, reach.deadlines.first_byte_s)

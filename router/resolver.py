@@ -190,6 +190,8 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
 def _unspoken(provider: Provider, requirement: Requirement) -> str:
     if provider.kind is Kind.BUILTIN:
         return f"has no {requirement.path}: the builtin backend serves chat completions only"
+    if provider.kind is Kind.LITELLM:
+        return f"has no {requirement.path}: LiteLLM translates chat completions only, as yet"
     return (
         f"is at {provider.name}, which is not said to have {requirement.path} (providers."
         f"{provider.name}.dialects in router.yaml), and translating it is not built yet"
@@ -251,7 +253,8 @@ def _routes(
             # Whichever it turns out to be, what comes after it must not be more than a fallback.
             behind_local = True
         if model in fit:
-            routes.append(Route(provider, model, choice.capability, choice.reason))
+            shims = ("litellm",) if provider.kind is Kind.LITELLM else ()
+            routes.append(Route(provider, model, choice.capability, choice.reason, shims))
     return tuple(routes), away
 
 

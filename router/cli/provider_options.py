@@ -21,7 +21,10 @@ def add_options(
 
     add("list", "show the providers (the default)")
     new = add("add", "add a provider, which is kept until it is removed")
-    new.add_argument("base_url", metavar="URL", help="such as http://192.168.1.9:11434")
+    new.add_argument(
+        "base_url", metavar="URL", nargs="?",
+        help="such as http://192.168.1.9:11434; of kind litellm it may be left out",
+    )  # fmt: skip
     _keys_of_a_provider(new)
     edit = add("edit", "change a provider that was added")
     edit.add_argument("--base-url", metavar="URL", help="another address")
@@ -33,7 +36,15 @@ def add_options(
 
 
 def _keys_of_a_provider(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--kind", choices=("openai", "ollama"), help="how to talk to it")
+    kinds = ("openai", "ollama", "litellm")
+    action.add_argument("--kind", choices=kinds, help="how to talk to it")
+    action.add_argument(
+        "--litellm-provider", metavar="NAME", help="LiteLLM's name for it, such as anthropic"
+    )
+    action.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[],
+        help="what LiteLLM has to know of it, such as aws_region_name=eu-central-1",
+    )  # fmt: skip
     key = action.add_mutually_exclusive_group()
     # Never as an argument: every program on the machine can read those.
     key.add_argument("--key", action="store_true", help="ask for its key, or read it from a pipe")

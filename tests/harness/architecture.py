@@ -51,7 +51,7 @@ LAZY_IMPORTS: Final = {
     "router.app": ("router.admin", "router.probes", "router.providers", "router.store"),
     "router.reaches": ("router.upstream.tls",),
     "router.keys": ("keyring",),
-    "router.translate": ("litellm",),
+    "router.translate": ("litellm", "httpx"),
     "router.store": ("alembic",),
     "router.upstream": ("router.upstream.tls",),
     "router.cli": ("router.cli", "httpx2", "rich", "router.app", "backends.downloads"),

@@ -388,3 +388,15 @@ def test_what_may_be_remote_counts_as_neither(local_only: bool) -> None:
     assert names(need("text"), unknown_last) == ["ollama/seer"]
     allowed = catalog({"text": ["ollama/seer", "ollama/unheard"]}, allow_remote_fallback=True)
     assert names(need("text"), allowed) == ["ollama/seer", "ollama/unheard"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/messages", "/v1/responses"])
+def test_litellm_translates_chats_alone(path: str) -> None:
+    """A request to any other endpoint goes past such a provider, which is said."""
+    provider = Provider("claude", Kind.LITELLM, "", Locality.REMOTE, cloud="anthropic")
+    known = Catalog(providers={"claude": provider}, models={}, bindings={})
+    chat = resolve(Requirement((Capability.TEXT,), model="claude/x"), known)
+    assert chat[0].shims == ("litellm",)
+    requirement = ENDPOINTS[path].requirement({"model": "claude/x"}, max_images=1)
+    with pytest.raises(Refused, match="LiteLLM translates chat completions only"):
+        resolve(requirement, known)
