@@ -123,6 +123,14 @@ async def test_a_stream_comes_as_openai_spells_it(model: str, translating: Trans
     assert (told[-1]["choices"], told[-1]["usage"]["completion_tokens"]) == ([], 5)
 
 
+async def test_a_connection_is_used_again(translating: Translating) -> None:
+    """After an answer that was read to its end, streamed or not, the next request goes over it."""
+    async with translating.claude(anthropic) as cloud, translating.client() as client:
+        for stream in (False, True, True, False):
+            await ask(client, "claude/claude-large", stream=stream)
+    assert (len(cloud.seen), cloud.connections) == (4, 1)
+
+
 async def test_tokens_that_the_router_asked_for_are_not_shown(translating: Translating) -> None:
     """A provider with a limit of tokens has them counted, and its client sees none."""
     async with translating.claude(anthropic), translating.client() as client:
@@ -416,6 +424,17 @@ async def test_an_answer_that_is_none_is_said_to_be_none(translating: Translatin
         answer = await ask(client, "claude/claude-large")
     assert answer.json()["error"]["code"] == "upstream_invalid_response"
     assert "Traceback" not in answer.text
+
+
+async def test_a_cloud_is_tried_out_and_not_asked_for_a_list(translating: Translating) -> None:
+    """It has no list in OpenAI's words: a probe shows whether it can be used."""
+    async with translating.claude(anthropic) as cloud, translating.client() as client:
+        verdict = (await client.post("/admin/providers/claude/test")).json()
+        assert (verdict["ok"], cloud.connections) == (False, 0)
+        assert "signalbox models probe claude/MODEL --yes" in verdict["message"]
+        wanted = {"model": "claude/tried", "capabilities": ["text"], "allow_remote": True}
+        tried = (await client.post("/admin/models/probe", json=wanted)).json()
+    assert tried["verdicts"]["text"]["value"] is True
 
 
 async def test_the_real_table_tells_of_models(translating: Translating) -> None:
