@@ -14,10 +14,9 @@ from bench.machine import MissingTool
 from bench.stage import Stage
 from bench.target import Start, Target, Way, started
 from bench.upstreams import KINDS, Upstreams
+from router.litellm_package import STOLE_KEYS
 
 _GET: Final = "not installed; get it with: make bench-peers"
-# These carried code that stole credentials.
-_POISONED_LITELLM: Final = frozenset({"1.82.7", "1.82.8", "1.107.0"})
 # llama-swap's own default, ten requests at once a model, would refuse most of what is sent.
 _CONCURRENCY: Final = 4096
 _LITELLM_START_S: Final = 120.0
@@ -73,7 +72,7 @@ def _start_litellm(stage: Stage, upstreams: Upstreams) -> Target:
     version = _package_version("litellm")
     if version is None:
         raise MissingTool(_GET)
-    if version in _POISONED_LITELLM:
+    if version in STOLE_KEYS:
         raise MissingTool(f"{version} is a version that stole credentials: remove it")
     models = [
         {"model_name": kind, "litellm_params": _litellm_model(upstreams.base_url(kind))}

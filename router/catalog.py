@@ -78,10 +78,11 @@ class Provider:
     def speaks(self, dialect: Dialect | None) -> bool:
         """Tell whether it has a dialect; None stands for OpenAI's endpoints that are no dialogue.
 
-        Those the builtin backend has not; whoever else speaks the protocol may have them.
+        Those the builtin backend has not, and LiteLLM translates chats alone; whoever else speaks
+        the protocol may have them.
         """
         if dialect is None:
-            return self.kind is not Kind.BUILTIN
+            return self.kind not in {Kind.BUILTIN, Kind.LITELLM}
         return dialect in self.dialects
 
     def serves(self, dialect: Dialect | None) -> bool:

@@ -172,7 +172,7 @@ class Discovery:
         for name, provider in catalog.providers.items():
             age_s = self._since_s(provider)
             wanted = provider.locality is Locality.LOCAL or name in in_use
-            if provider.kind is not Kind.BUILTIN and (
+            if provider.kind not in {Kind.BUILTIN, Kind.LITELLM} and (
                 (name in unsettled and age_s >= _AGAIN_S)
                 or (every_s is not None and wanted and age_s >= self._patience_s(name, every_s))
             ):
@@ -194,6 +194,8 @@ class Discovery:
     async def _list(self, name: str) -> None:
         """Ask a provider for its list, and have the map learn it."""
         provider, reach = self._reached(name)
+        if provider.kind is Kind.LITELLM:
+            raise DiscoveryFailed(f"LiteLLM does not ask {name} for its models.")
         self._asked[name] = provider, time.monotonic()
         self._silent.setdefault(name, "")
         if provider.kind is Kind.OLLAMA:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from router.catalog import Provider
+from router.catalog import Kind, Provider
 from router.errors import RouteFailed
 from router.metadata import MAX_LIST_BYTES, openai_list
 from router.question import answered, question
@@ -34,6 +34,12 @@ class Inquiry:
 
 async def inquire(provider: Provider, reach: Reach) -> Inquiry:
     """Return what a provider answers when it is asked for its models; sends its key, no prompt."""
+    if provider.kind is Kind.LITELLM:
+        told = (
+            f"{provider.name} speaks a dialect in which it cannot be asked for its models. Ask it "
+            f"something: signalbox models probe {provider.name}/MODEL --yes"
+        )
+        return Inquiry(provider.name, ok=False, message=told)
     url = f"{provider.base_url}/models"
     within_s = min(_LONGEST_S, reach.deadlines.first_byte_s)
     since = time.monotonic()

@@ -28,7 +28,7 @@ from router.stored_providers import StoredProvider
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What decides where requests go, and with them a key.
-_WAY = ("base_url", "proxy", "ca_file")
+_WAY = ("base_url", "proxy", "ca_file", "litellm_provider", "options")
 
 
 class ProviderStore(Protocol):

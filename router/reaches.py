@@ -16,14 +16,17 @@ from router.catalog import Kind, Provider
 from router.deadline import Deadlines
 from router.reach import Reach
 from router.settings import Settings
+from router.settings.providers import LiteLLMProvider
 from router.settings.providers import Provider as ProviderSettings
 from router.settings.tree import BreakerSettings, LaneSettings
+from router.translate import TranslatedUpstream
 from router.upstream import Upstream
 from router.upstream.plain import PlainUpstream
 from router.upstream.trust import CaFileError, context_for
 from router.window import Windows
 
 log = logging.getLogger(__name__)
+_MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class _Sign:
     timeouts: tuple[float, ...]
     breaker: BreakerSettings
     lane: tuple[LaneSettings, float]
+    whole_mb: int | None
     authority: tuple[int, int] | None
 
 
@@ -147,7 +151,8 @@ def _sign(provider: Provider, settings: Settings) -> _Sign:
     told, common = settings.providers[provider.name], settings.timeouts
     shared = (common.connect_s, common.first_byte_s, common.idle_s, common.total_s)
     lane = (settings.lane(provider.name), common.queue_s)
-    return _Sign(provider, told, shared, settings.breaker, lane, _edition(told.ca_file))
+    whole_mb = settings.limits.response_mb if provider.kind is Kind.LITELLM else None
+    return _Sign(provider, told, shared, settings.breaker, lane, whole_mb, _edition(told.ca_file))
 
 
 def _edition(file: Path | None) -> tuple[int, int] | None:
@@ -193,7 +198,19 @@ def make_reach(
 def _upstream(
     provider: Provider, settings: Settings, connect_s: float, trust: ssl.SSLContext | None
 ) -> Upstream:
-    """Return the client for a provider: our own for plain HTTP, aiohttp's for TLS and proxies."""
+    """Return the client for a provider; LiteLLM's words go over one of ours, too."""
+    told = settings.providers[provider.name]
+    carrier = _carrier(provider, settings, connect_s, trust)
+    if isinstance(told, LiteLLMProvider):
+        size = settings.limits.response_mb * _MB
+        return TranslatedUpstream(provider, carrier, told.options, size)
+    return carrier
+
+
+def _carrier(
+    provider: Provider, settings: Settings, connect_s: float, trust: ssl.SSLContext | None
+) -> Upstream:
+    """Return our own client for plain HTTP, aiohttp's for TLS and proxies."""
     if trust is None:
         # A child may be killed at any moment: no connection to it outlives a request.
         ours = provider.kind is Kind.BUILTIN

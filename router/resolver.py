@@ -207,6 +207,8 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
 def _unspoken(provider: Provider, requirement: Requirement) -> str:
     if provider.kind is Kind.BUILTIN:
         return f"has no {requirement.path}: the builtin backend serves conversations only"
+    if provider.kind is Kind.LITELLM:
+        return f"has no {requirement.path}: LiteLLM translates conversations only"
     return (
         f"is at {provider.name}, which is not said to have {requirement.path} or chat completions "
         f"(providers.{provider.name}.dialects in router.yaml)"
@@ -275,9 +277,12 @@ def _routes(
 
 def _shims(provider: Provider, requirement: Requirement) -> tuple[str, ...]:
     """Return what a request goes through on its way to a provider, whatever it says."""
+    shims = []
     if provider.needs_translation(requirement.dialect):
-        return (f"{requirement.dialect}_to_chat",)
-    return ()
+        shims.append(f"{requirement.dialect}_to_chat")
+    if provider.kind is Kind.LITELLM:
+        shims.append("litellm")
+    return tuple(shims)
 
 
 def _stays_here(kept_away: Mapping[str, str]) -> Refused:

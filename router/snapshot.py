@@ -19,7 +19,7 @@ from router.catalog import (
     as_it_is,
 )
 from router.egress import Price, SpendLimit, Tariff
-from router.keys import KeyReferenceError, resolve
+from router.keys import KeyReference, KeyReferenceError, resolve
 from router.learned import NOTHING, Learned
 from router.litellm_package import Installed, NoLiteLLM
 from router.litellm_table import Table, cloud_of
@@ -28,8 +28,9 @@ from router.overrides import Override
 from router.settings import Settings
 from router.settings.providers import (
     BuiltinProvider,
+    LiteLLMProvider,
     OllamaProvider,
-    OpenAIProvider,
+    ProcessProvider,
     SpendLimitSettings,
 )
 from router.settings.providers import Provider as ProviderSettings
@@ -74,17 +75,20 @@ def survey(
 ) -> Ground:
     """Return the ground that every Catalog stands on.
 
-    LiteLLM's table is read where a provider may stand in it.
-    A provider whose key is missing is left out. Without MLX the packaged default's
+    LiteLLM's table is read where a provider may stand in it. A provider whose key is missing is
+    left out, and so is one that needs LiteLLM where that is not. Without MLX the packaged default's
     bindings to the builtin provider are left out too; a binding in the user's own file is kept,
     and says by its state why it does not work.
     """
     providers: dict[str, Provider] = {}
     disabled: dict[str, str] = {}
+    litellm = litellm or Installed()
     for name, provider in settings.providers.items():
         try:
+            if isinstance(provider, LiteLLMProvider):
+                litellm.find()
             made = _provider(name, provider, environ, builtin_token)
-        except KeyReferenceError as error:
+        except (KeyReferenceError, NoLiteLLM) as error:
             disabled[name] = str(error)
             continue
         if made is None:
@@ -96,7 +100,7 @@ def survey(
     if all(provider.cloud is None for provider in providers.values()):
         return ground
     try:
-        return replace(ground, table=(litellm or Installed()).table())
+        return replace(ground, table=litellm.table())
     except NoLiteLLM as why:
         return replace(ground, no_table=str(why))
 
@@ -114,13 +118,20 @@ def _provider(
     if isinstance(provider, BuiltinProvider):
         base_url = f"http://127.0.0.1:{provider.port}/v1"
         return Provider(name, Kind.BUILTIN, base_url, locality, builtin_token, headers)
-    if not isinstance(provider, OllamaProvider | OpenAIProvider):
+    if isinstance(provider, ProcessProvider):
         return None
-    key = None
-    if provider.api_key is not None:
-        key = resolve(provider.api_key, environ)
-        if key is None:
-            raise KeyReferenceError(f"{provider.api_key} names a key that is not there")
+    key = _key(provider.api_key, environ)
+    if isinstance(provider, LiteLLMProvider):
+        return Provider(
+            name,
+            Kind.LITELLM,
+            provider.base_url or "",
+            locality,
+            key,
+            headers,
+            asks_usage=asks_usage,
+            cloud=provider.litellm_provider,
+        )
     dialects = frozenset(provider.dialects)
     if isinstance(provider, OllamaProvider):
         url, key_header, kind = f"{provider.base_url}/v1", "authorization", Kind.OLLAMA
@@ -131,6 +142,16 @@ def _provider(
     return Provider(
         name, kind, url, locality, key, headers, dialects, key_header, asks_usage, cloud
     )
+
+
+def _key(reference: KeyReference | None, environ: Mapping[str, str]) -> str | None:
+    """Return the key that a reference names; KeyReferenceError where it is not there."""
+    if reference is None:
+        return None
+    key = resolve(reference, environ)
+    if key is None:
+        raise KeyReferenceError(f"{reference} names a key that is not there")
+    return key
 
 
 def tariff_of(settings: Settings) -> Tariff:

@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.harness.models",
     "tests.harness.real_providers",
     "tests.harness.skips",
+    "tests.harness.translating",
 ]
 
 # A shared machine with two cores says nothing by being slow.

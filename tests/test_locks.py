@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from router.litellm_package import STOLE_KEYS
+from tests.harness.real_providers import made
+
 ROOT = Path(__file__).parents[1]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PINNED = re.compile(
@@ -12,6 +15,7 @@ PINNED = re.compile(
     r"( ; .+?)?"  # for which platforms
     r"( +--hash=sha256:[0-9a-f]{64})+"
 )
+PIN = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", re.MULTILINE)
 # A .pth file runs at every start of Python: each one here is known.
 PTH_FILES = {
     "a1_coverage.pth",  # coverage: follows child processes
@@ -60,3 +64,28 @@ def test_nothing_unknown_runs_at_every_start_of_python() -> None:
     """Site-packages holds no .pth file that nobody knows: that is how packages have stolen keys."""
     folder = Path(sysconfig.get_paths()["purelib"])
     assert {path.name for path in folder.glob("*.pth")} <= PTH_FILES
+
+
+@pytest.mark.real_provider
+def test_nothing_unknown_runs_at_every_start_where_litellm_is() -> None:
+    """The environment of the lock cloud holds what the lock says, and no .pth file at all."""
+    (folder,) = Path(made("litellm")).glob("lib/python*/site-packages")
+    assert [path.name for path in folder.glob("*.pth")] == []
+    pinned = dict(PIN.findall((ROOT / "requirements/cloud.txt").read_text(encoding="utf-8")))
+    infos = [path.name.removesuffix(".dist-info").split("-") for path in folder.glob("*.dist-info")]
+    there = {re.sub("[_.]", "-", name.lower()): version for name, version in infos}
+    assert there["litellm"] == pinned["litellm"]
+    assert there.items() <= pinned.items()
+
+
+def test_no_lock_holds_a_litellm_that_must_not_be_used() -> None:
+    """Neither one that stole keys nor one of the time before, and no lock but cloud holds any."""
+    held = {
+        lock.stem: version
+        for lock in LOCKS
+        for name, version in PIN.findall(lock.read_text(encoding="utf-8"))
+        if name == "litellm"
+    }
+    assert set(held) == {"cloud"}
+    assert held["cloud"] not in STOLE_KEYS
+    assert [int(part) for part in held["cloud"].split(".")] >= [1, 100]

@@ -113,6 +113,37 @@ def test_setup_does_nothing_when_all_is_there(checkout: Path) -> None:
     assert run(checkout, "scripts/setup", "twice", **environ)[0] == 1
 
 
+def test_litellm_and_mlx_are_never_mixed(checkout: Path) -> None:
+    """The other family gets an environment of its own, and who has asked for one keeps it."""
+    boot = checkout / "python"
+    pip = 'case "$*" in *requirements/*) echo "$*" >>"${0%/*}/../../pip.log";; esac'
+    making = """case "$*" in
+      *"-m venv"*) rm -rf .venv; mkdir -p .venv/bin; cp "$0.made" .venv/bin/python;;
+      *platform_lock*) echo mlx;;
+    esac"""
+    program(boot, making)
+    program(boot.with_name("python.made"), pip)
+
+    def installed(*words: str) -> list[str]:
+        (checkout / "pip.log").unlink(missing_ok=True)
+        assert run(checkout, "scripts/setup", *words, PYTHON=str(boot))[0] == 0
+        left = (checkout / ".venv/left-behind").exists()
+        (checkout / ".venv/left-behind").touch()
+        log = checkout / "pip.log"
+        told = log.read_text(encoding="utf-8") if log.exists() else ""
+        return [*re.findall(r"requirements/(\w+)\.txt", told), *(["kept"] if left else [])]
+
+    assert installed() == ["mlx"]
+    assert installed("cloud") == ["cloud"]
+    assert installed() == ["kept"]
+    with (checkout / "requirements/cloud.txt").open("a", encoding="utf-8") as lock:
+        lock.write("# another\n")
+    assert installed() == ["cloud", "kept"]
+    assert installed("run") == ["mlx"]
+    assert installed("dev") == ["dev", "kept"]
+    assert installed() == ["kept"]
+
+
 def prepared(checkout: Path, python: str) -> None:
     """Put an environment into the checkout whose Python does what the test says."""
     program(checkout / "scripts/setup", 'echo "setup $*"')
@@ -250,12 +281,15 @@ def tools(tmp_path: Path) -> Path:
     """
     bin_ = tmp_path / "bin"
     bin_.mkdir()
-    for name in ("bash", "env", "dirname", "mkdir", "mktemp", "rm", "mv", "cp", "uname"):
+    for name in ("bash", "cksum", "cp", "dirname", "env", "mkdir", "mktemp", "mv", "rm", "uname"):
         (bin_ / name).symlink_to(str(shutil.which(name)))
     log = tmp_path / "tools.log"
     program(
         bin_ / "python",
         f"""case "$*" in
+          *"-m venv"*) mkdir "$4" ;;
+          *requirements/cloud.txt) echo pip >>{log} ;;
+          *version_info*) echo 3.99 ;;
           *"pip install"*) echo pip >>{log}
             while [ "$1" != --target ]; do shift; done
             mkdir -p "$2/nlohmann_json/include/nlohmann" "$2/folder"; : >"$2/folder/model.gguf" ;;
@@ -293,15 +327,19 @@ def test_real_providers_are_made_once(checkout: Path, tools: Path) -> None:
     code, lines = make(checkout, tools)
     places = dict(line.split("=") for line in lines if "=" in line)
     assert code == 0
-    assert set(places) == {"smollm2", "llama-server", "ollama"}
+    assert set(places) == {"smollm2", "llama-server", "ollama", "litellm"}
     assert all(Path(place).exists() for place in places.values())
-    assert len(kept(checkout)) == 4  # with the headers
+    assert len(kept(checkout)) == 5  # with the headers
+    assert Path(places["litellm"]).name.startswith("cloud-3.99-")
     log = (tools.parent / "tools.log").read_text(encoding="utf-8")
     again = make(checkout, tools)
     assert again == (0, [f"{name}={place}" for name, place in places.items()])
     assert (tools.parent / "tools.log").read_text(encoding="utf-8") == log
     assert make(checkout, tools, "smollm2") == (0, [f"smollm2={places['smollm2']}"])
     assert make(checkout, tools, "everything")[0] == 2
+    with (checkout / "requirements/cloud.txt").open("a", encoding="utf-8") as lock:
+        lock.write("# another\n")
+    assert make(checkout, tools, "litellm")[1][-1] not in again[1]
 
 
 def test_a_real_provider_that_a_machine_cannot_have_is_told_apart(

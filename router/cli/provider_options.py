@@ -19,7 +19,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     for name in ("add", "edit", "rm", "test"):
         told[name].add_argument("name", metavar="NAME", help="the provider's name")
-    told["add"].add_argument("base_url", metavar="URL", help="such as https://api.example.com/v1")
+    told["add"].add_argument(
+        "base_url", metavar="URL", nargs="?",
+        help="such as https://api.example.com/v1; of kind litellm it may be left out",
+    )  # fmt: skip
     _keys_of_a_provider(told["add"], kind=" (default: openai)")
     told["edit"].add_argument("--base-url", metavar="URL", help="another address")
     key, headers = _keys_of_a_provider(told["edit"])
@@ -31,7 +34,15 @@ def _keys_of_a_provider(
     action: argparse.ArgumentParser, kind: str = ""
 ) -> tuple[argparse._ActionsContainer, argparse._ActionsContainer]:
     """Give an action the keys of a provider; return the groups of its key and of its headers."""
-    action.add_argument("--kind", choices=("openai", "ollama"), help=f"how to talk to it{kind}")
+    kinds = ("openai", "ollama", "litellm")
+    action.add_argument("--kind", choices=kinds, help=f"how to talk to it{kind}")
+    action.add_argument(
+        "--litellm-provider", metavar="NAME", help="LiteLLM's name for it, such as anthropic"
+    )
+    action.add_argument(
+        "--option", metavar="NAME=VALUE", action="append", default=[],
+        help="what LiteLLM has to know of it, such as aws_region_name=eu-central-1",
+    )  # fmt: skip
     key = action.add_mutually_exclusive_group()
     # Never as an argument: every program on the machine can read those.
     key.add_argument("--key", action="store_true", help="ask for its key, or read it from a pipe")

@@ -15,7 +15,7 @@ from router.cli.router_client import RouterClient
 _PATH = "/admin/providers"
 _ROW = ("name", "kind", "base_url", "locality", "source", "state", "has_key")
 # The options that are keys of a provider under the same name.
-_PLAIN = ("kind", "base_url", "locality", "proxy")
+_PLAIN = ("kind", "litellm_provider", "base_url", "locality", "proxy")
 
 
 def run(call: Call, client: RouterClient, output: Output) -> None:
@@ -96,6 +96,8 @@ def _told(call: Call) -> dict[str, Any]:
         told["headers"] = dict(_pair(text) for text in options.header)
     elif getattr(options, "no_headers", False):
         told["headers"] = None
+    if options.option:
+        told["options"] = dict(_pair(text) for text in options.option)
     if options.timeout:
         told["timeouts"] = {name: _number(value) for name, value in map(_pair, options.timeout)}
     return told | _key(options, call)

@@ -7,10 +7,10 @@ from pydantic import ValidationError
 
 from router.settings.contradictions import contradictions
 from router.settings.faults import told_faults
-from router.settings.providers import OllamaProvider, OpenAIProvider, Provider
+from router.settings.providers import LiteLLMProvider, OllamaProvider, OpenAIProvider, Provider
 from router.settings.tree import Settings
 
-_KINDS = "ollama or openai"
+_KINDS = "ollama, openai or litellm"
 
 
 class ProviderError(Exception):
@@ -33,7 +33,7 @@ def read_provider(name: str, told: Mapping[str, Any], settings: Settings) -> Pro
         inner = ".".join(path[2:])
         raise ProviderError(inner or "kind", text if inner else f"{_KINDS} is due here") from error
     provider = tree.providers[name]
-    if not isinstance(provider, OllamaProvider | OpenAIProvider):
+    if not isinstance(provider, LiteLLMProvider | OllamaProvider | OpenAIProvider):
         raise ProviderError("kind", f"{provider.kind} is not built yet; use {_KINDS}")
     place = f"providers.{name}"
     for at, text in contradictions(with_added(settings, {name: provider})):

@@ -112,8 +112,12 @@ def _ways(name: str, provider: Provider) -> Iterator[tuple[str, str]]:
         for key in ("proxy", "ca_file"):
             if getattr(provider, key) is not None:
                 yield f"providers.{name}.{key}", "a process on this machine is reached directly"
-    elif provider.ca_file is not None and not any(
-        (url or "").startswith("https://") for url in (provider.base_url, provider.proxy)
+    elif (
+        provider.base_url is not None
+        and provider.ca_file is not None
+        and not any(
+            (url or "").startswith("https://") for url in (provider.base_url, provider.proxy)
+        )
     ):
         place = f"providers.{name}.ca_file"
         yield place, f"there is no TLS on the way to {provider.base_url}; https:// is meant?"

@@ -22,6 +22,14 @@ from router.settings.values import (
     is_loopback,
 )
 
+# What LiteLLM has to know of a cloud besides its address and its key; nothing here is a secret.
+LiteLLMOption = Literal[
+    "api_version",
+    "aws_region_name",
+    "vertex_location",
+    "vertex_project",
+]
+
 
 class ProviderTimeouts(Section):
     """Deadlines of one provider in seconds; what it leaves out is taken from `timeouts`."""
@@ -95,12 +103,16 @@ class OpenAIProvider(ProviderBase):
 
 
 class LiteLLMProvider(ProviderBase):
-    """A cloud of another dialect, translated by LiteLLM."""
+    """A cloud of another dialect, translated by LiteLLM, under the name that has for it.
+
+    `base_url` is what LiteLLM calls `api_base`.
+    """
 
     kind: Literal["litellm"]
-    litellm_provider: StrictStr
+    litellm_provider: Annotated[StrictStr, Field(pattern="^[a-z0-9_]+$")]
     base_url: Url | None = None
     api_key: KeyRef | None = None
+    options: Mapping[LiteLLMOption, StrictStr] = {}
 
 
 class ProcessProvider(ProviderBase):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from router.keys import KeyReference
-from router.settings.providers import LiteLLMProvider, ProcessProvider
+from router.settings.providers import ProcessProvider
 from router.settings.section import Section
 from router.settings.tree import Settings
 
@@ -45,7 +45,7 @@ def _bindings(settings: Settings) -> Iterator[str]:
             yield f"capabilities.{capability}.enforce: {binding.enforce} is not built yet; use off"
         for model in binding.models:
             provider = settings.providers[model.partition("/")[0]]
-            if isinstance(provider, LiteLLMProvider | ProcessProvider):
+            if isinstance(provider, ProcessProvider):
                 yield (
                     f"capabilities.{capability}: {model} cannot be served: providers of kind "
                     f"{provider.kind} are not built yet"
@@ -68,7 +68,7 @@ def key_references(settings: Settings) -> Iterator[tuple[str, KeyReference]]:
 def without_effect(settings: Settings) -> Iterator[str]:
     """Yield one line for each permissive setting that was given and does nothing yet."""
     for name, provider in settings.providers.items():
-        if isinstance(provider, LiteLLMProvider | ProcessProvider):
+        if isinstance(provider, ProcessProvider):
             yield f"providers.{name}: providers of kind {provider.kind} are not built yet"
     for pattern in WITHOUT_EFFECT:
         for place in _given(settings, tuple(pattern.split(".")), ""):

@@ -73,12 +73,12 @@ class Answer(Protocol):
 
 
 class Exchange(Protocol):
-    """One request on its way; an async context manager that owns the connection.
+    """One request on its way; an async context manager that owns the connection."""
 
-    `asked` is False as long as the provider has surely seen nothing of the request.
-    """
-
-    asked: bool
+    @property
+    def asked(self) -> bool:
+        """False as long as the provider has surely seen nothing of the request."""
+        ...
 
     async def __aenter__(self) -> Answer:
         """Send the request and return the head of the answer.

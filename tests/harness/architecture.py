@@ -52,7 +52,7 @@ LAZY_IMPORTS: Final = {
     "router.reaches": ("router.upstream.tls",),
     "router.images": ("router.images.fetch",),
     "router.keys": ("keyring",),
-    "router.translate": ("litellm",),
+    "router.translate": ("litellm", "httpx"),
     "router.store": ("alembic",),
     "router.upstream": ("router.upstream.tls",),
     "router.cli": ("router.cli", "httpx2", "rich", "router.app", "backends.downloads"),

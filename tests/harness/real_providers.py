@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvider]:
     """Serve SmolLM2 by llama.cpp's server."""
-    program, model = _made("llama-server"), _made("smollm2")
+    program, model = made("llama-server"), made("smollm2")
     port = free_port()
     command = [sys.executable, "-I", llama_server_program.__file__, program, model, str(port)]
     with _running(tmp_path_factory.mktemp("llama-server"), command, port, "/health") as provider:
@@ -66,7 +66,7 @@ def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvi
 @pytest.fixture(scope="session")
 def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvider]:
     """Serve SmolLM2 by Ollama."""
-    program, model = _made("ollama"), _made("smollm2")
+    program, model = made("ollama"), made("smollm2")
     folder, port = tmp_path_factory.mktemp("ollama"), free_port()
     told = {
         "OLLAMA_HOST": f"127.0.0.1:{port}",
@@ -91,7 +91,7 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvider]:
     shutil.rmtree(folder / "models")
 
 
-def _made(name: str) -> str:
+def made(name: str) -> str:
     """Return where something lies that a provider needs, made now if it has to be.
 
     Skips the test where this machine cannot have it.

@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import sys
+import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,12 +20,21 @@ import psutil
 from tests.harness import fake_child
 from tests.harness.authority import NO_AUTHORITIES
 
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 _MAIN = "import sys; from router.cli.main import main; sys.exit(main())"
 PROGRAM = (sys.executable, "-c", _MAIN)
+# Another environment has no coverage: it is lent ours, when the run is measured.
+_LENT = """
+import os, sys
+if "COVERAGE_PROCESS_CONFIG" in os.environ:
+    sys.path.append({packages!r})
+    import coverage
+    sys.path.remove({packages!r})
+    coverage.process_startup()
+"""
 
 
-_ANSWERS_AT = re.compile(r"answers at http://\S+:(\d+)/v1")
+ANSWERS_AT = re.compile(r"answers at http://\S+:(\d+)/v1")
 _given: set[int] = set()
 
 
@@ -66,6 +76,14 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def program_of(interpreter: str | None) -> tuple[str, ...]:
+    """Return the command that runs the router by this Python; None stands for the tests' own."""
+    if interpreter is None:
+        return PROGRAM
+    lent = _LENT.format(packages=sysconfig.get_paths()["purelib"])
+    return (interpreter, "-c", f"{lent}\n{_MAIN}")
+
+
 class Served:
     """A running router process; `client` talks to it."""
 
@@ -89,9 +107,12 @@ class Served:
         """Start a router whose configuration holds `sections`; return when it answers.
 
         Its output is in `output` by then; RuntimeError with all of it when it exits instead. A
-        section `limits_of_shell` holds commands that set the process's limits first.
+        section `limits_of_shell` holds commands that set the process's limits first, `interpreter`
+        names another Python, `variables` are its environment's besides.
         """
         limits = sections.pop("limits_of_shell", "")
+        program = program_of(sections.pop("interpreter", None))
+        variables = sections.pop("variables", {})
         tree = {"providers": {}, "models": {}, "aliases": {}, "capabilities": {}, **sections}
         # The kernel chooses, and what it has chosen is said: nobody can come in between.
         tree["server"] = {"port": 0, **tree.get("server", {})}
@@ -102,16 +123,16 @@ class Served:
         arguments = ("serve", "--config", str(config), "--data-dir", str(folder / "data"))
         with (folder / "serve.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *("/bin/sh", "-c", f'{limits}\nexec "$0" "$@"', *PROGRAM, *arguments),
-                cwd=_ROOT,
-                env=environment(folder),
+                *("/bin/sh", "-c", f'{limits}\nexec "$0" "$@"', *program, *arguments),
+                cwd=ROOT,
+                env=environment(folder) | variables,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
         assert process.stdout is not None
         first = (await process.stdout.readline()).decode()
-        said = _ANSWERS_AT.search(first)
+        said = ANSWERS_AT.search(first)
         if said is None:
             await process.wait()
             raise RuntimeError(first + (folder / "serve.log").read_text(encoding="utf-8"))

@@ -99,7 +99,15 @@ async def test_a_provider_serves_from_its_acknowledgement_on_and_after_a_restart
         ({"name": "n", "base_url": "http://x", "bse": 1}, 400, "invalid_request", "bse"),
         ({"name": "n", "kind": "cloud"}, 400, "invalid_request", "kind"),
         ({"name": "n", "kind": "builtin"}, 400, "invalid_request", "kind"),
-        ({"name": "n", "kind": "litellm", "litellm_provider": "a"}, 400, "invalid_request", "kind"),
+        ({"name": "n", "kind": "litellm"}, 400, "invalid_request", "litellm_provider"),
+        (
+            {"name": "n", "kind": "litellm", "litellm_provider": "A/b"},
+            400, "invalid_request", "litellm_provider",
+        ),
+        (
+            {"name": "n", "kind": "litellm", "litellm_provider": "a", "options": {"client": "x"}},
+            400, "invalid_request", "options.client",
+        ),
         ({"name": "n", "kind": "process", "command": ["a"]}, 400, "invalid_request", "kind"),
         (
             {"name": "n", "base_url": "http://x", "ca_file": "/a.pem"},
@@ -406,7 +414,7 @@ async def test_what_another_version_stored_is_left_out_and_said(tmp_path: Path) 
         told = await row(signalbox, "a")
         assert (told["state"], told["message"]) == (
             "disabled",
-            "kind: ollama or openai is due here",
+            "kind: ollama, openai or litellm is due here",
         )
         assert set(signalbox.router.reaches) == {"b"}
         assert (await signalbox.client.delete(f"{PATH}/a")).status_code == 200
@@ -461,3 +469,15 @@ async def test_changes_at_once_are_made_one_after_the_other(tmp_path: Path) -> N
                 tasks.create_task(signalbox.client.post("/admin/reload"))
         names = {each["name"] for each in (await signalbox.client.get(PATH)).json()["data"]}
         assert names == {f"p{number}" for number in range(8)} == set(signalbox.router.reaches)
+
+
+async def test_where_litellm_lacks_its_provider_says_what_to_install(tmp_path: Path) -> None:
+    """It can be added, is disabled, and its key does not follow it to another cloud."""
+    async with running_router(tmp_path) as signalbox:
+        told = {"name": "c", "kind": "litellm", "litellm_provider": "anthropic", "api_key": "sk-1"}
+        added = await signalbox.client.post("/admin/providers", json=told)
+        assert (added.status_code, added.json()["state"]) == (201, "disabled")
+        assert "scripts/setup cloud" in added.json()["message"]
+        for change in ({"litellm_provider": "gemini"}, {"options": {"api_version": "1"}}):
+            answer = await signalbox.client.patch("/admin/providers/c", json=change)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "api_key")

@@ -439,3 +439,15 @@ def test_where_nobody_would_be_asked_the_first_ones_reason_is_the_answer() -> No
     assert after.routes == ()
     assert after.error is not None
     assert (after.error.code, after.error.message) == ("context_length_exceeded", "is small")
+
+
+def test_litellm_translates_conversations_alone() -> None:
+    """In whatever dialect they come; a request to any other endpoint goes past such a provider."""
+    provider = Provider("claude", Kind.LITELLM, "", Locality.REMOTE, cloud="anthropic")
+    known = Catalog(providers={"claude": provider}, models={}, bindings={})
+    chat = resolve(_asked("/v1/chat/completions", model="claude/x"), known)
+    assert chat[0].shims == ("litellm",)
+    message = resolve(_asked("/v1/messages", model="claude/x"), known)
+    assert message[0].shims == ("messages_to_chat", "litellm")
+    with pytest.raises(Refused, match="LiteLLM translates conversations only"):
+        resolve(_asked("/v1/embeddings", model="claude/x"), known)

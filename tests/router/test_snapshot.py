@@ -13,7 +13,7 @@ from router.catalog import Catalog, Locality, Source
 from router.data_folder import DataFolder
 from router.launch import model_folders
 from router.learned import Learned, Listing
-from router.litellm_package import Installed, NoLiteLLM
+from router.litellm_package import Installed, NoLiteLLM, Package
 from router.litellm_table import Table, read_table
 from router.metadata import openai_list
 from router.overrides import Override
@@ -103,6 +103,11 @@ class Litellm(Installed):
         self.known = table
         self.reads = 0
 
+    def find(self) -> Package:
+        if self.known is None:
+            raise NoLiteLLM("it is not here")
+        return Package(Path("litellm"), self.known.release)
+
     def table(self) -> Table:
         self.reads += 1
         if self.known is None:
@@ -131,6 +136,21 @@ def test_the_table_tells_of_models_that_no_list_names(tmp_path: Path) -> None:
     assert [model and model.facts for model in named] == [{}, {}]
     surveyed = ground(tmp_path, litellm=Litellm(TABLE), providers={"openai": OPENAI})
     model = build_catalog(surveyed, {}).model("openai/gpt")
+    assert model is not None
+    assert model.facts["file"].value
+
+
+@pytest.mark.parametrize("table", [TABLE, None])
+def test_a_cloud_of_another_dialect_needs_litellm(table: Table | None, tmp_path: Path) -> None:
+    """Without it the provider is left out, and why is said where a missing key would be."""
+    told = {"kind": "litellm", "litellm_provider": "openai", "options": {"api_version": "1"}}
+    surveyed = ground(tmp_path, litellm=Litellm(table), providers={"p": told})
+    if table is None:
+        assert (dict(surveyed.providers), surveyed.disabled) == ({}, {"p": "it is not here"})
+        return
+    provider = surveyed.providers["p"]
+    assert (provider.cloud, provider.locality) == ("openai", Locality.REMOTE)
+    model = build_catalog(surveyed, {}).model("p/gpt")
     assert model is not None
     assert model.facts["file"].value
 

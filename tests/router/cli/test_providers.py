@@ -45,6 +45,14 @@ def test_providers_are_listed_with_what_is_wrong(router: FakeRouter, signalbox: 
             f"POST {PATH}",
             {"name": "mac", "kind": "openai", "base_url": "http://h:1", "api_key": "sk-env"},
         ),
+        (
+            "add aws --kind litellm --litellm-provider bedrock --option aws_region_name=eu-west-1",
+            f"POST {PATH}",
+            {
+                "name": "aws", "kind": "litellm", "litellm_provider": "bedrock",
+                "options": {"aws_region_name": "eu-west-1"},
+            },
+        ),
         ("edit mac --keyring mine", f"PATCH {PATH}/mac", {"api_key": {"keyring": "mine"}}),
         ("edit mac --key", f"PATCH {PATH}/mac", {"api_key": "sk-piped"}),
         (
