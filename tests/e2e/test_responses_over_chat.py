@@ -15,6 +15,7 @@ from pydantic_ai.models.openai import OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.harness.one_provider import DONE
+from tests.harness.pictures import picture, uri_of
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
 from tests.harness.served import served, tiny
@@ -325,7 +326,7 @@ async def test_an_agent_thinks_looks_and_sees(tmp_path: Path, *, stream: bool) -
         @agent.tool_plain
         def look(at: str) -> Sequence[Any]:
             """Look somewhere."""
-            return [f"at the {at}:", BinaryContent(b"\x89PNG", media_type="image/png")]
+            return [f"at the {at}:", BinaryContent(picture(), media_type="image/png")]
 
         if stream:
             async with agent.run_stream("What is there?") as answer:
@@ -343,4 +344,4 @@ async def test_an_agent_thinks_looks_and_sees(tmp_path: Path, *, stream: bool) -
     assert called["reasoning_content"] == "Where?"
     assert called["tool_calls"] == first["tool_calls"]
     assert (result["role"], result["tool_call_id"]) == ("tool", "c1")
-    assert shown["content"][-1]["image_url"]["url"] == "data:image/png;base64,iVBORw=="
+    assert shown["content"][-1]["image_url"]["url"] == uri_of(picture())
