@@ -176,10 +176,10 @@ async def test_responses_stream(tmp_path: Path) -> None:
 
 
 async def test_what_nobody_serves_is_raised_as_what_it_is(tmp_path: Path) -> None:
-    """A family without a model, and a dialect without a provider."""
+    """A family without a model, and a dialect that its provider has not, nor chat."""
     async with ScriptedUpstream() as fm:
-        plain = {**bound_to(fm)["providers"]["fm"], "dialects": ["chat"]}
-        sections = {"providers": {"fm": plain}, "capabilities": {"text": ["fm/m"]}}
+        other = {**bound_to(fm)["providers"]["fm"], "dialects": ["messages"]}
+        sections = {"providers": {"fm": other}, "capabilities": {"text": ["fm/m"]}}
     async with _client(tmp_path, _says({}), **sections) as (client, _):
         with pytest.raises(NotFoundError) as unbound:
             await client.embeddings.create(model="auto", input="hello")
