@@ -8,6 +8,7 @@ from enum import StrEnum
 from backends.wire import Priority
 from router.capabilities import Capability, Dialect
 from router.likeness import Names
+from router.shims import Shim
 
 # The name that leaves the choice to the map.
 AUTO = "auto"
@@ -52,6 +53,7 @@ class Provider:
     `api_key` is sent as a bearer token, or as `key_header` says, and never shown. `dialects` are
     the conversations that it has endpoints for. One that
     `asks_usage` is to tell the tokens of its streams, whether the client wants to know or not.
+    `shims` change what it is asked as chats.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Provider:
     dialects: frozenset[Dialect] = frozenset({Dialect.CHAT})
     key_header: str = "authorization"
     asks_usage: bool = False
+    shims: frozenset[Shim] = frozenset()
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every request to it carries: those that are set, and its key."""

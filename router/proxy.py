@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -15,18 +15,18 @@ from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Requirement
 from router.catalog import Locality
 from router.deadline import Sweeper
-from router.dialects.translation import Translation
 from router.egress import Egress
 from router.endpoints import Endpoint
 from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
 from router.opening import Opening
-from router.plan import Plan, Plans, as_chat
+from router.plan import Plan, Plans
 from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Ready, place
+from router.rendition import Rendition, rendition
 from router.request import (
     Receive,
     Scope,
@@ -43,7 +43,6 @@ from router.sse import ChatStream
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +216,8 @@ class Proxy:
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-        translation = None
-        if plan.translate is not None:
-            translation = as_chat(plan.translate, work.body.fields, flight.request_id)
-        request = _upstream_request(plan, work, translation)
+        told = rendition(work.body, plan.translate, plan.shims, flight.request_id)
+        request = _upstream_request(plan, work, told)
         began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
@@ -236,7 +233,7 @@ class Proxy:
                     self._sweeper,
                     stream=stream,
                     size=size,
-                    translation=translation,
+                    translation=told.translation,
                 )
                 account = self._egress.account(
                     route.provider.name,
@@ -250,7 +247,7 @@ class Proxy:
                         passage.answered()
                         timing.queued_s += queued.waited_s
                         timing.waited_s += time.perf_counter() - began
-                        headers = _told(plan, work, opening.window)
+                        headers = _told(plan, work, told, opening.window)
                         if isinstance(opened, Reply):
                             account.answer = opened
                             return await send_reply(send, opened, headers)
@@ -272,32 +269,32 @@ def _adds_usage(plan: Plan, work: Work) -> bool:
     return not (isinstance(options, dict) and options.get("include_usage"))
 
 
-def _upstream_request(plan: Plan, work: Work, translation: Translation | None) -> UpstreamRequest:
+def _upstream_request(plan: Plan, work: Work, told: Rendition) -> UpstreamRequest:
     """Return the request as the provider gets it: nothing of the client's but its body."""
     route = plan.route
     changes: dict[str, Any] = {"model": route.model.id}
     if _adds_usage(plan, work):
-        options = work.body.fields.get("stream_options")
-        own = options if isinstance(options, dict) and translation is None else {}
+        options = told.body.fields.get("stream_options")
+        own = options if isinstance(options, dict) else {}
         changes["stream_options"] = {**own, "include_usage": True}
     return UpstreamRequest(
         method="POST",
         url=route.provider.base_url + plan.asked.target,
         headers=plan.sent,
-        body=_ENCODER.encode({**translation.chat, **changes})
-        if translation
-        else work.body.encode(changes),
+        body=told.body.encode(changes),
         # Headers of one protocol mean nothing in another.
         own=(
             *plan.own(work.flight.request_id.encode(), work.priority),
-            *(() if translation else work.passed),
+            *(() if told.translation else work.passed),
         ),
     )
 
 
-def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:
+def _shims(plan: Plan, work: Work, told: Rendition | None, window: int | None) -> FixedHeaders:
     """Return the header that names what was changed on the way; none where nothing was."""
     names = plan.route.shims
+    if told is not None and told.shims:
+        names = (*names, *told.shims)
     if _adds_usage(plan, work):
         names = (*names, "usage")
     if window is not None:
@@ -305,13 +302,15 @@ def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:
     return ((b"x-signalbox-shims", ",".join(names).encode()),) if names else ()
 
 
-def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
+def _told(
+    plan: Plan, work: Work, told: Rendition | None = None, window: int | None = None
+) -> FixedHeaders:
     """Return the headers that tell how the answer came about; it was checked by this window."""
     timing = work.timing
     overhead_s = time.perf_counter() - timing.since - timing.waited_s
     return (
         *plan.told,
-        *_shims(plan, work, window),
+        *_shims(plan, work, told, window),
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

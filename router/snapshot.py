@@ -96,12 +96,14 @@ def _provider(
         key = resolve(provider.api_key, environ)
         if key is None:
             raise KeyReferenceError(f"{provider.api_key} names a key that is not there")
-    dialects = frozenset(provider.dialects)
+    dialects, shims = frozenset(provider.dialects), frozenset(provider.shims)
     if isinstance(provider, OllamaProvider):
         url, key_header, kind = f"{provider.base_url}/v1", "authorization", Kind.OLLAMA
     else:
         url, key_header, kind = provider.base_url, provider.key_header, Kind.OPENAI
-    return Provider(name, kind, url, locality, key, headers, dialects, key_header, asks_usage)
+    return Provider(
+        name, kind, url, locality, key, headers, dialects, key_header, asks_usage, shims
+    )
 
 
 def tariff_of(settings: Settings) -> Tariff:

@@ -1,19 +1,22 @@
 """Explaining a decision: the same functions decide that decide for a request."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from router.body import JsonBody
 from router.capability_map import CapabilityMap
 from router.configuration import Configuration
 from router.dialects import translator
 from router.discovery import Discovery
 from router.endpoints import CHAT, ENDPOINTS, Endpoint
 from router.errors import TOO_LONG, LocalityUnknown, Refused, RouteFailed
-from router.plan import as_chat
+from router.plan import shims_of
 from router.reach import Reach
+from router.rendition import rendition
 from router.request import priority_of
 from router.resolver import Decision, Route, decide, without
 from router.room import Prompt
@@ -70,12 +73,14 @@ def explain_routes(
                 request.state.caller,
             )
             prompt = Prompt(endpoint, fields)
-            failures = {
-                route.model.name: failure
-                for route in decision.routes
-                if (failure := await _failure(reaches, route, prompt, endpoint, fields)) is not None
-            }
-            decision = without(decision, failures)
+            failures: dict[str, RouteFailed] = {}
+            routes = []
+            for route in decision.routes:
+                try:
+                    routes.append(await _as_sent(reaches, route, prompt, endpoint, fields))
+                except RouteFailed as failure:
+                    failures[route.model.name] = failure
+            decision = replace(without(decision, failures), routes=tuple(routes))
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
         return {**_told(decision), "priority": urgency.name.lower()}
@@ -83,24 +88,26 @@ def explain_routes(
     return routes
 
 
-async def _failure(
+async def _as_sent(
     reaches: Mapping[str, Reach],
     route: Route,
     prompt: Prompt,
     endpoint: Endpoint,
     fields: Mapping[str, Any],
-) -> RouteFailed | None:
-    """Return why a request would not even be sent by a route; None where it would."""
-    reach = reaches.get(route.provider.name)
+) -> Route:
+    """Return a route with all that would be changed on it.
+
+    Raises RouteFailed where a request would not even be sent by it.
+    """
+    provider, reach = route.provider, reaches.get(route.provider.name)
     no_room = None if reach is None else await reach.why_no_room(route.model, prompt)
     if no_room is not None:
-        return RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
-    if route.provider.needs_translation(endpoint.dialect):
-        try:
-            as_chat(translator(endpoint.path), fields, "")
-        except RouteFailed as failure:
-            return failure
-    return None
+        raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
+    translated = provider.needs_translation(endpoint.dialect)
+    translate = translator(endpoint.path) if translated else None
+    shims = shims_of(provider, CHAT if translated else endpoint)
+    told = rendition(JsonBody(fields, fields), translate, shims, "")
+    return replace(route, shims=(*route.shims, *told.shims))
 
 
 def _told(decision: Decision) -> dict[str, Any]:

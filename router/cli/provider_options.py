@@ -40,6 +40,11 @@ def _keys_of_a_provider(action: argparse.ArgumentParser) -> None:
     key.add_argument("--key-env", metavar="NAME", help="take its key from this variable, now")
     key.add_argument("--keyring", metavar="NAME", help="the key's name in the system's keyring")
     action.add_argument("--locality", choices=("local", "remote"), help="where prompts stay")
+    action.add_argument(
+        "--shims",
+        metavar="NAME,NAME",
+        help="change requests that its server would not do: docs/providers.md; none: no change",
+    )
     action.add_argument("--proxy", metavar="URL", help="reach it through this proxy")
     action.add_argument("--ca-file", metavar="FILE", help="trust this authority too")
     action.add_argument(

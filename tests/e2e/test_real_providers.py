@@ -130,6 +130,21 @@ def text_of(stream: str) -> str:
     )
 
 
+async def test_ollama_keeps_to_a_limit_by_its_newer_name(
+    ollama: RealProvider, tmp_path: Path
+) -> None:
+    """It does not know the name: without the shim its model runs on, to the end of its window."""
+    limit = {"max_tokens": None, "max_completion_tokens": 3}
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(**limit))
+    assert answer.headers["x-signalbox-shims"] == "max_tokens,context"
+    assert answer.json()["usage"]["completion_tokens"] == 3
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
+        body = {**asked(**limit, stop=["."]), "model": ollama.model}
+        alone = await client.post(f"{ollama.url}{CHAT}", json=body)
+    assert alone.json()["usage"]["completion_tokens"] > 3
+
+
 async def test_llama_server_leaves_out_tools_that_a_template_does_not_know(
     llama_server: RealProvider, tmp_path: Path
 ) -> None:

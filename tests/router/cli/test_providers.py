@@ -44,6 +44,15 @@ def test_providers_are_listed_with_what_is_wrong(router: FakeRouter, signalbox: 
             f"POST {PATH}",
             {"name": "mac", "kind": "openai", "base_url": "http://h:1", "api_key": "sk-env"},
         ),
+        (
+            "add mac http://h:1 --shims json_object,max_tokens",
+            f"POST {PATH}",
+            {
+                "name": "mac", "kind": "openai", "base_url": "http://h:1",
+                "shims": ["json_object", "max_tokens"],
+            },
+        ),
+        ("edit mac --shims none", f"PATCH {PATH}/mac", {"shims": []}),
         ("edit mac --keyring mine", f"PATCH {PATH}/mac", {"api_key": {"keyring": "mine"}}),
         ("edit mac --key", f"PATCH {PATH}/mac", {"api_key": "sk-piped"}),
         (

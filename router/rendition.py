@@ -1,0 +1,47 @@
+"""A request as one provider is to get it: in a protocol that it has, less what it cannot take."""
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from router.body import JsonBody
+from router.dialects.translation import Translate, Translation
+from router.errors import Refused, RouteFailed
+from router.form import FormBody
+from router.shims import Shim, change_of
+
+
+class Rendition(msgspec.Struct, frozen=True):
+    """The `body` but for its model; what puts the answer back, and the shims that have acted."""
+
+    body: JsonBody | FormBody
+    translation: Translation | None = None
+    shims: tuple[Shim, ...] = ()
+
+
+def rendition(
+    body: JsonBody | FormBody,
+    translate: Translate | None,
+    shims: Collection[Shim],
+    request_id: str,
+) -> Rendition:
+    """Return a client's request as a provider of these shims gets it, as a chat by `translate`.
+
+    Raises RouteFailed for what no chat can say: the next provider may have the dialect itself.
+    """
+    translation = None
+    if translate is not None:
+        translation = _as_chat(translate, body.fields, request_id)
+        body = JsonBody(translation.chat, translation.chat)
+    if shims and isinstance(body, JsonBody) and (change := change_of(body.fields, shims)):
+        return Rendition(body.changed(change.fields, change.without), translation, change.shims)
+    return Rendition(body, translation)
+
+
+def _as_chat(translate: Translate, fields: Mapping[str, Any], request_id: str) -> Translation:
+    try:
+        return translate(fields, request_id=request_id, now=int(time.time()))
+    except Refused as error:
+        raise RouteFailed(error.code, error.message, param=error.param) from None
