@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backends.wire import Priority
-from router.capabilities import Capability, Dialect
+from router.capabilities import Capability, Dialect, Enforce
 from router.likeness import Names
 from router.shims import Shim
 
@@ -143,7 +143,8 @@ def locality_of(provider: Provider, model: Model) -> Locality | None:
 class Binding:
     """The models of one capability, in the user's order, and what they may be used for.
 
-    With `next_while_starting` the others serve while the process of one is not ready.
+    With `next_while_starting` the others serve while the process of one is not ready. `enforce`
+    says what is done about the schemas that answers are asked for.
     """
 
     capability: Capability
@@ -151,6 +152,7 @@ class Binding:
     allow_remote_fallback: bool = False
     local_only: bool = False
     next_while_starting: bool = False
+    enforce: Enforce = Enforce.OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The path of one request: read, classify, resolve, and try its routes, in one straight line."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterable
@@ -12,15 +13,16 @@ from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
 from router.body import BodyLimits, Buffered, JsonBody, decode
-from router.capabilities import Requirement
+from router.capabilities import Enforce, Requirement
 from router.catalog import Locality
 from router.deadline import Sweeper
 from router.egress import Egress
-from router.endpoints import Endpoint
+from router.endpoints import CHAT, Endpoint
+from router.enforcement import Verdict, examine, schema_of
 from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
 from router.events import Flight, InFlight
 from router.form import FormBody, decode_form
-from router.opening import Opening
+from router.opening import Opening, Whole
 from router.plan import Plan, Plans
 from router.pour import pour
 from router.presence import ClientPresent
@@ -43,6 +45,7 @@ from router.sse import ChatStream
 from router.upstream import FixedHeaders, UpstreamRequest
 
 log = logging.getLogger(__name__)
+_OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,13 @@ class Tallies:
 
 
 class Timing(msgspec.Struct):
-    """Where one request's time went, in seconds: `waited_s` is for others, the rest is ours."""
+    """Where one request's time went, in seconds: `waited_s` is for others, the rest is ours.
+
+    `began` is when the wait began that is not in it yet.
+    """
 
     since: float
+    began: float = 0.0
     queued_s: float = 0.0
     waited_s: float = 0.0
 
@@ -212,53 +219,111 @@ class Proxy:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
-        stream, size = work.requirement.stream, self.limits.response_bytes
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
         told = rendition(work.body, plan.translate, plan.shims, flight.request_id)
-        request = _upstream_request(plan, work, told)
-        began = time.perf_counter()
+        timing.began = time.perf_counter()
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
         self._egress.check(route.provider.name)
         async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
-                self._plans.check_leaving(plan, work.requirement)
-                opening = Opening(
-                    plan,
-                    request,
-                    work.prompt,
-                    self._sweeper,
-                    stream=stream,
-                    size=size,
-                    translation=told.translation,
-                )
-                account = self._egress.account(
-                    route.provider.name,
-                    route.locality or Locality.REMOTE,
-                    route.model.name,
-                    len(request.body),
-                )
-                with reach.breaker.passage() as passage, account:
-                    flight.state, flight.asked = "upstream", flight.asked + 1
-                    async with opening as opened:
-                        passage.answered()
-                        timing.queued_s += queued.waited_s
-                        timing.waited_s += time.perf_counter() - began
-                        headers = _told(plan, work, told, opening.window)
-                        if isinstance(opened, Reply):
-                            account.answer = opened
-                            return await send_reply(send, opened, headers)
-                        flight.state = "streaming"
-                        account.answer = opened.state if isinstance(opened, OpenStream) else None
-                        headers = (*opened.headers, *headers)
-                        failure = await self._pass_on(opened, send, headers, plan, work)
-                        if failure is not None:
-                            passage.broke_off(failure)
-                            log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
+                whole = await self._ask(plan, work, told, send, queued_s=queued.waited_s)
+                if whole is None:
+                    # It has flowed to the client.
+                    return
+                verdict = None
+                if route.enforce is not Enforce.OFF and whole.reply.status == _OK:
+                    whole, verdict = await self._enforced(plan, work, told, send, whole)
+                headers = _told(plan, work, told, whole.window, verdict)
+                await send_reply(send, whole.reply, headers)
+
+    async def _ask(
+        self,
+        plan: Plan,
+        work: Work,
+        told: Rendition,
+        send: Send,
+        *,
+        queued_s: float = 0.0,
+        since: float | None = None,
+    ) -> Whole | None:
+        """Ask the provider; return a whole answer, or None when what flows has gone out.
+
+        `since` is when it was first asked, where this is not the first time.
+        """
+        route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
+        self._plans.check_leaving(plan, work.requirement)
+        request = _upstream_request(plan, work, told)
+        opening = Opening(
+            plan,
+            request,
+            work.prompt,
+            self._sweeper,
+            stream=work.requirement.stream,
+            size=self.limits.response_bytes,
+            translation=told.translation,
+        )
+        if since is not None:
+            opening.go_on(since)
+        account = self._egress.account(
+            route.provider.name,
+            route.locality or Locality.REMOTE,
+            route.model.name,
+            len(request.body),
+        )
+        with reach.breaker.passage() as passage, account:
+            flight.state, flight.asked = "upstream", flight.asked + 1
+            async with opening as opened:
+                passage.answered()
+                timing.queued_s += queued_s
+                timing.waited_s += time.perf_counter() - timing.began
+                if isinstance(opened, Reply):
+                    account.answer = opened
+                    return Whole(opened, opening.said, opening.window, opening.since)
+                flight.state = "streaming"
+                account.answer = opened.state if isinstance(opened, OpenStream) else None
+                verdict = Verdict.UNCHECKED if route.enforce is not Enforce.OFF else None
+                headers = (*opened.headers, *_told(plan, work, told, opening.window, verdict))
+                failure = await self._pass_on(opened, send, headers, plan, work)
+                if failure is not None:
+                    passage.broke_off(failure)
+                    log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None
+
+    async def _enforced(
+        self, plan: Plan, work: Work, told: Rendition, send: Send, whole: Whole
+    ) -> tuple[Whole, Verdict | None]:
+        """Return the answer that passes where the binding enforces, and the verdict on it.
+
+        One that cannot be repaired passes as it first came: what becomes of it the client decides.
+        """
+        if plan.asked is not CHAT:
+            return whole, Verdict.UNCHECKED
+        schema = schema_of(told.asked)
+        if schema is None:
+            return whole, None
+        finding = await asyncio.to_thread(examine, schema, whole.said)
+        if finding is None or finding.verdict is not Verdict.INVALID:
+            return whole, None if finding is None else finding.verdict
+        if plan.route.enforce is Enforce.REPAIR:
+            work.timing.began = time.perf_counter()
+            try:
+                self._egress.check(plan.route.provider.name)
+                # Made anew: a translation is good for one answer.
+                told = rendition(work.body, plan.translate, plan.shims, work.flight.request_id)
+                again = await self._ask(plan, work, told.again(finding), send, since=whole.since)
+            except RouteFailed as error:
+                log.info("%s: not repaired: %s", work.flight.model, error.message)
+                work.timing.waited_s += time.perf_counter() - work.timing.began
+                return whole, Verdict.INVALID
+            if again is not None and again.reply.status == _OK:
+                finding = await asyncio.to_thread(examine, schema, again.said)
+                if finding is not None and finding.verdict is Verdict.VALID:
+                    return again, Verdict.REPAIRED
+        return whole, Verdict.INVALID
 
 
 def _adds_usage(plan: Plan, work: Work) -> bool:
@@ -303,7 +368,11 @@ def _shims(plan: Plan, work: Work, told: Rendition | None, window: int | None) -
 
 
 def _told(
-    plan: Plan, work: Work, told: Rendition | None = None, window: int | None = None
+    plan: Plan,
+    work: Work,
+    told: Rendition | None = None,
+    window: int | None = None,
+    verdict: Verdict | None = None,
 ) -> FixedHeaders:
     """Return the headers that tell how the answer came about; it was checked by this window."""
     timing = work.timing
@@ -311,6 +380,7 @@ def _told(
     return (
         *plan.told,
         *_shims(plan, work, told, window),
+        *(((b"x-signalbox-enforcement", verdict.encode()),) if verdict is not None else ()),
         (b"x-signalbox-attempts", b"%d" % work.flight.asked),
         (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
         (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),

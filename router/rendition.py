@@ -8,17 +8,28 @@ import msgspec
 
 from router.body import JsonBody
 from router.dialects.translation import Translate, Translation
+from router.enforcement import Finding, asked_again
 from router.errors import Refused, RouteFailed
 from router.form import FormBody
 from router.shims import Shim, change_of
 
 
 class Rendition(msgspec.Struct, frozen=True):
-    """The `body` but for its model; what puts the answer back, and the shims that have acted."""
+    """The `body` but for its model; what puts the answer back, and the shims that have acted.
+
+    `asked` are the fields before those did.
+    """
 
     body: JsonBody | FormBody
+    asked: Mapping[str, Any]
     translation: Translation | None = None
     shims: tuple[Shim, ...] = ()
+
+    def again(self, finding: Finding) -> "Rendition":
+        """Return the request that shows a chat's answer again, and what is wrong with it."""
+        if not isinstance(self.body, JsonBody):
+            return self
+        return msgspec.structs.replace(self, body=asked_again(self.body, finding))
 
 
 def rendition(
@@ -35,9 +46,11 @@ def rendition(
     if translate is not None:
         translation = _as_chat(translate, body.fields, request_id)
         body = JsonBody(translation.chat, translation.chat)
-    if shims and isinstance(body, JsonBody) and (change := change_of(body.fields, shims)):
-        return Rendition(body.changed(change.fields, change.without), translation, change.shims)
-    return Rendition(body, translation)
+    asked = body.fields
+    if shims and isinstance(body, JsonBody) and (change := change_of(asked, shims)):
+        body = body.changed(change.fields, change.without)
+        return Rendition(body, asked, translation, change.shims)
+    return Rendition(body, asked, translation)
 
 
 def _as_chat(translate: Translate, fields: Mapping[str, Any], request_id: str) -> Translation:

@@ -139,6 +139,7 @@ def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capab
                 allow_remote_fallback=binding.allow_remote_fallback,
                 local_only=binding.local_only,
                 next_while_starting=binding.while_starting == "next",
+                enforce=binding.enforce,
             ),
         )
 

@@ -125,6 +125,7 @@ def _told(decision: Decision) -> dict[str, Any]:
                 "capability": route.capability,
                 "locality": route.locality,
                 "shims": list(route.shims),
+                "enforce": route.enforce,
             }
             for route in decision.routes
         ],

@@ -116,6 +116,40 @@ async def test_a_schema_holds(signalbox: RunningRouter, *, stream: bool) -> None
     assert told == {}
 
 
+# Three of two: whoever keeps to the rest of it cannot keep to the last.
+NO_SUCH = {
+    "type": "array",
+    "items": {"type": "boolean"},
+    "minItems": 3,
+    "maxItems": 3,
+    "uniqueItems": True,
+}
+
+
+async def test_what_a_server_leaves_out_of_a_schema_is_told(
+    kind: str, provider: RealProvider, tmp_path: Path
+) -> None:
+    """Both take a schema whole and hold the answer to a part of it."""
+    binding = {"models": [f"{kind}/{provider.model}"], "enforce": "repair"}
+    as_none = {"type": "json_schema", "json_schema": {"name": "none", "schema": NO_SUCH}}
+    async with running_router(
+        tmp_path,
+        providers={kind: of(provider, kind)},
+        capabilities={"structured_output": binding},
+    ) as signalbox:
+        signalbox.client.timeout = 110
+        told = []
+        for wanted in (AS_SWITCH, as_none):
+            body = asked(model="auto", response_format=wanted, max_tokens=60)
+            answer = await signalbox.chat(body)
+            assert answer.status_code == 200, answer.text
+            headers = (
+                answer.headers[f"x-signalbox-{name}"] for name in ("enforcement", "attempts")
+            )
+            told.append(tuple(headers))
+    assert told == [("valid", "1"), ("invalid", "2")]
+
+
 def whole_text(answer: httpx2.Response) -> str:
     """Return the text of an answer."""
     return str(answer.json()["choices"][0]["message"]["content"])

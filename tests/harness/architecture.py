@@ -50,6 +50,7 @@ GRAMMAR_MODULES: Final = {
 LAZY_IMPORTS: Final = {
     "router.app": ("router.admin", "router.probes", "router.providers", "router.store"),
     "router.reaches": ("router.upstream.tls",),
+    "router.enforcement": ("router.schema_check",),
     "router.keys": ("keyring",),
     "router.translate": ("litellm",),
     "router.store": ("alembic",),

@@ -14,7 +14,7 @@ from router.shims import Shim, change_of
 from tests.harness.endpoints import ask_endpoint, bound_to
 from tests.harness.one_provider import one_provider
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
-from tests.harness.scripted_upstream import ScriptedUpstream
+from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 
 TURN = {"role": "user", "content": "hello"}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -215,7 +215,7 @@ ASKED = {
     "response_format": AS_SCHEMA,
     "max_completion_tokens": 5,
 }
-EVERY = {"capabilities": {name: ["fm/m"] for name in ("text", "structured_output", "tool_use")}}
+EVERY = {name: ["fm/m"] for name in ("text", "structured_output", "tool_use")}
 
 
 async def test_an_ollama_gets_what_it_does(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ async def test_an_ollama_gets_what_it_does(tmp_path: Path) -> None:
                 "fm": {"kind": "ollama", "base_url": fm.url.removesuffix("/v1")},
                 "off": {"kind": "ollama", "base_url": fm.url.removesuffix("/v1"), "shims": []},
             },
-            **EVERY,
+            capabilities=EVERY,
         ) as signalbox,
     ):
         answer = await signalbox.chat(ASKED)
@@ -276,7 +276,7 @@ async def test_a_provider_has_the_shims_that_are_set(
     assert explained == shims
 
 
-async def _either(conversation: Any) -> None:
+async def _either(conversation: Conversation) -> None:
     if not conversation.json["stream"]:
         return await conversation.answer()
     await conversation.begin_stream()
@@ -328,7 +328,7 @@ _TURNS: dict[str, dict[str, Any]] = {
 async def test_the_next_provider_gets_the_request_as_it_came(tmp_path: Path) -> None:
     """A shim is of one provider: the header tells what the one that answered got."""
 
-    async def fails(conversation: Any) -> None:
+    async def fails(conversation: Conversation) -> None:
         await conversation.answer(b'{"error":{"message":"x"}}', 500)
 
     async with (
