@@ -5,7 +5,7 @@ surrogates. The top level is joined anew from its raw values, so that a key give
 same to us and to the provider, and nested bytes stay as the client wrote them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -90,10 +90,16 @@ class Share:
 
 
 class JsonBody(msgspec.Struct, frozen=True):
-    """A decoded JSON object and the raw bytes of each of its top-level values."""
+    """A decoded JSON object and the raw bytes of each top-level value that came with it."""
 
     fields: Mapping[str, Any]
-    raw: Mapping[str, msgspec.Raw]
+    raw: Mapping[str, Any]
+
+    def changed(self, changes: Mapping[str, Any], without: Collection[str] = ()) -> "JsonBody":
+        """Return the object with these top-level values, and without those fields."""
+        raw = {name: value for name, value in self.raw.items() if name not in without}
+        fields = {name: value for name, value in self.fields.items() if name not in without}
+        return JsonBody({**fields, **changes}, {**raw, **changes})
 
     def encode(self, changes: Mapping[str, Any]) -> bytes:
         """Return the object as bytes: `changes` encoded anew, every other value as it came."""

@@ -85,6 +85,14 @@ class Needs:
         return tuple([kind for kind in _INPUTS if kind in found]) if found else ()
 
 
+class Enforce(StrEnum):
+    """What a binding does about the schema that an answer was asked for."""
+
+    OFF = "off"
+    VALIDATE = "validate"
+    REPAIR = "repair"
+
+
 class Requirement(msgspec.Struct, frozen=True):
     """What one request needs: levers in the order of `Capability`, inputs, a named model.
 

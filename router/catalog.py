@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backends.wire import Priority
-from router.capabilities import Capability, Dialect
+from router.capabilities import Capability, Dialect, Enforce
 from router.likeness import Names
+from router.shims import Shim
 
 # The name that leaves the choice to the map.
 AUTO = "auto"
@@ -53,7 +54,8 @@ class Provider:
     `api_key` is sent as a bearer token, or as `key_header` says, and never shown. `dialects` are
     the conversations that it has endpoints for. One that
     `asks_usage` is to tell the tokens of its streams, whether the client wants to know or not.
-    `cloud` is the name that LiteLLM has for it, in its table too; None where it has none.
+    `cloud` is the name that LiteLLM has for it, in its table too; None where it has none. `shims`
+    change what it is asked as chats.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Provider:
     key_header: str = "authorization"
     asks_usage: bool = False
     cloud: str | None = None
+    shims: frozenset[Shim] = frozenset()
 
     def own_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every request to it carries: those that are set, and its key."""
@@ -144,7 +147,8 @@ def locality_of(provider: Provider, model: Model) -> Locality | None:
 class Binding:
     """The models of one capability, in the user's order, and what they may be used for.
 
-    With `next_while_starting` the others serve while the process of one is not ready.
+    With `next_while_starting` the others serve while the process of one is not ready. `enforce`
+    says what is done about the schemas that answers are asked for.
     """
 
     capability: Capability
@@ -152,6 +156,7 @@ class Binding:
     allow_remote_fallback: bool = False
     local_only: bool = False
     next_while_starting: bool = False
+    enforce: Enforce = Enforce.OFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 import time
 from types import TracebackType
 
+import msgspec
+
 from router.answer import OpenBytes, OpenStream, open_answer
 from router.back_translation import put_back
 from router.catalog import Locality
@@ -18,6 +20,15 @@ from router.usage import Usage
 from router.window import Windows
 
 
+class Whole(msgspec.Struct, frozen=True):
+    """A whole answer that has not gone out: also as the provider `said` it, and asked `since`."""
+
+    reply: Reply
+    said: bytes
+    window: int | None
+    since: float
+
+
 class Opening:
     """Holds the exchange of one request while entered; `size` bounds a whole answer, in bytes.
 
@@ -26,12 +37,15 @@ class Opening:
 
     __slots__ = (
         "_exchange",
+        "_is_again",
         "_plan",
         "_prompt",
         "_size",
         "_stream",
         "_sweeper",
         "_translation",
+        "said",
+        "since",
         "window",
     )
 
@@ -46,6 +60,10 @@ class Opening:
         size: int,
         translation: Translation | None = None,
     ) -> None:
+        # The body of a whole answer in the provider's own words, and when it was first asked.
+        self.said = b""
+        self.since = time.monotonic()
+        self._is_again = False
         # What the prompt may have been cut to, where that is checked: in tokens.
         self.window: int | None = None
         self._prompt = prompt
@@ -56,6 +74,10 @@ class Opening:
         self._size = size
         self._translation = translation
 
+    def go_on(self, since: float) -> None:
+        """Take for the whole what is left of its time since then, by the monotonic clock."""
+        self.since, self._is_again = since, True
+
     async def __aenter__(self) -> Reply | OpenStream | OpenBytes:
         """Return the whole answer, or what flows, at its beginning.
 
@@ -65,15 +87,16 @@ class Opening:
         """
         endpoint, asked = self._plan.endpoint, self._plan.asked
         provider, deadlines = self._plan.route.provider, self._plan.reach.deadlines
-        since = time.monotonic()
         with Deadline(self._sweeper) as deadline:
-            first_byte_s, total_s = deadlines.first_byte_s, deadlines.total_s
+            total_s = deadlines.total_s
+            first_byte_s = deadlines.first_byte_s
+            if self._is_again:
+                first_byte_s = min(first_byte_s, self._left_s())
             deadline.expect(first_byte_s, lambda: self._too_slow(first_byte_s))
             answer = await self._exchange.__aenter__()
             try:
                 if not self._stream and asked.answers is not Answers.BYTES:
-                    left_s = total_s - (time.monotonic() - since)
-                    deadline.expect(left_s, lambda: self._too_slow(total_s))
+                    deadline.expect(self._left_s(), lambda: self._too_slow(total_s))
                 opened = await open_answer(
                     answer,
                     provider.name,
@@ -84,6 +107,8 @@ class Opening:
                     dialect=endpoint.dialect,
                 )
                 deadline.silence()
+                if isinstance(opened, Reply):
+                    self.said = opened.body
                 if self._translation is not None:
                     opened = put_back(opened, self._translation, provider.name)
                 if self._plan.reach.windows is not None and endpoint.characters is not None:
@@ -101,6 +126,10 @@ class Opening:
     ) -> None:
         """Leave the exchange, whose connection goes back or is closed."""
         await self._exchange.__aexit__(kind, error, traceback)
+
+    def _left_s(self) -> float:
+        """Return what is left of the time for a whole answer, however often it was asked for."""
+        return self._plan.reach.deadlines.total_s - (time.monotonic() - self.since)
 
     async def _check_whole(self, opened: Reply | OpenStream | OpenBytes, windows: Windows) -> None:
         """Check that the prompt was read to its end, now or when a stream tells its tokens.

@@ -1,20 +1,19 @@
 """What stays the same for all requests that need the same: worked out once, not for each."""
 
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
 
 import msgspec
 
 from backends.wire import PRIORITY, REQUEST_ID, Priority
 from router.capabilities import Requirement
-from router.catalog import Catalog, Kind, Locality, locality_of
+from router.catalog import Catalog, Kind, Locality, Provider, locality_of
 from router.dialects import translator
-from router.dialects.translation import Translate, Translation
+from router.dialects.translation import Translate
 from router.endpoints import CHAT, ENDPOINTS, Answers, Endpoint
 from router.errors import LocalityUnknown, Refused, RouteFailed
 from router.reach import Reach
 from router.resolver import Route, resolve
+from router.shims import Shim
 from router.upstream import FixedHeaders
 
 # Clients name few models in few ways; who names a new one each time makes us forget and begin anew.
@@ -36,7 +35,7 @@ class Plan(msgspec.Struct, frozen=True):
     `locality` is where the prompt ends up; None where the provider has not said. `priority` is
     that of the alias by which the client named the model. One that `yields` goes behind the others
     while its process starts; one that `asks_usage` has its provider tell the tokens of a stream.
-    `catalog` is what it was made by.
+    `shims` change what the provider is asked. `catalog` is what it was made by.
     """
 
     catalog: Catalog
@@ -52,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True):
     priority: Priority | None = None
     yields: bool = False
     asks_usage: bool = False
+    shims: frozenset[Shim] = frozenset()
 
     def own(self, request_id: bytes, priority: Priority) -> FixedHeaders:
         """Return the headers of one request to the provider: nothing of the client's but its id."""
@@ -131,6 +131,7 @@ class Plans:
             priority,
             yields=_yields(route, catalog),
             asks_usage=route.provider.asks_usage or translate is not None,
+            shims=shims_of(route.provider, asked),
         )
 
     def of_now(self, plan: Plan, requirement: Requirement) -> Plan:
@@ -178,15 +179,9 @@ def _changed(name: str) -> RouteFailed:
     )
 
 
-def as_chat(translate: Translate, fields: Mapping[str, Any], request_id: str) -> Translation:
-    """Return a request as a chat completion, for a provider that has not the client's dialect.
-
-    Raises RouteFailed for what none can say: the next provider may have the dialect itself.
-    """
-    try:
-        return translate(fields, request_id=request_id, now=int(time.time()))
-    except Refused as error:
-        raise RouteFailed(error.code, error.message, param=error.param) from None
+def shims_of(provider: Provider, asked: Endpoint) -> frozenset[Shim]:
+    """Return what may change a request that a provider gets at an endpoint: shims are of chats."""
+    return provider.shims if asked is CHAT else frozenset()
 
 
 def _yields(route: Route, catalog: Catalog) -> bool:

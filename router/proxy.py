@@ -1,37 +1,35 @@
 """The path of one request: read, classify, resolve, and try its routes, in one straight line."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
-
-import msgspec
 
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
 from router.body import BodyLimits, Buffered, JsonBody, decode
-from router.capabilities import Capability, Requirement
+from router.capabilities import Capability, Enforce
 from router.catalog import Locality
 from router.classification.pictures import references
 from router.deadline import Sweeper
-from router.dialects.translation import Translation
 from router.egress import Egress
-from router.endpoints import Endpoint
+from router.endpoints import CHAT, Endpoint
+from router.enforcement import Verdict, examine, schema_of
 from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
-from router.events import Flight, InFlight
+from router.events import InFlight
 from router.form import FormBody, decode_form
 from router.images.pictures import Pictures
 from router.images.rules import Rules
 from router.images.sources import Sources
 from router.images.way import stays_here
-from router.opening import Opening
-from router.plan import Plan, Plans, as_chat
+from router.opening import Opening, Whole
+from router.plan import Plan, Plans
 from router.pour import pour
 from router.presence import ClientPresent
 from router.pump import pump
 from router.reach import Ready, place
+from router.rendition import Rendition, rendition
 from router.request import (
     Receive,
     Scope,
@@ -44,11 +42,11 @@ from router.request import (
 )
 from router.retry_budget import RetryBudget
 from router.room import Prompt
-from router.sse import ChatStream
-from router.upstream import FixedHeaders, UpstreamRequest
+from router.upstream import FixedHeaders
+from router.work import Timing, Work, adds_usage, told_of, upstream_request
 
 log = logging.getLogger(__name__)
-_ENCODER: Final = msgspec.json.Encoder()
+_OK = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +73,6 @@ class Tallies:
     in_flight: InFlight
     buffered: Buffered
     egress: Egress
-
-
-class Timing(msgspec.Struct):
-    """Where one request's time went, in seconds: `waited_s` is for others, the rest is ours."""
-
-    since: float
-    queued_s: float = 0.0
-    waited_s: float = 0.0
-
-
-class Work(msgspec.Struct, frozen=True):
-    """One request, understood: its body, what it needs, how urgent it is, and how far it is."""
-
-    body: JsonBody | FormBody
-    prompt: Prompt
-    requirement: Requirement
-    priority: Priority
-    flight: Flight
-    timing: Timing
-    passed: FixedHeaders
-    pictures: Pictures | None = None
 
 
 class Proxy:
@@ -193,7 +170,7 @@ class Proxy:
         if not isinstance(first, ProviderFailed):
             raise first
         flight.failure = first.code
-        return await send_reply(send, first.answer, _told(plans[0], work))
+        return await send_reply(send, first.answer, told_of(plans[0], work))
 
     async def _pass_on(
         self,
@@ -207,7 +184,7 @@ class Proxy:
         deadlines = plan.reach.deadlines
         if isinstance(opened, OpenBytes):
             return await pour(opened, send, headers, deadlines, self._sweeper)
-        opened.state.withholds_usage = plan.translate is None and _adds_usage(plan, work)
+        opened.state.withholds_usage = plan.translate is None and adds_usage(plan, work)
         return await pump(opened, send, headers, deadlines, self._sweeper)
 
     def _awake_first(self, plans: tuple[Plan, ...]) -> tuple[Plan, ...]:
@@ -234,135 +211,125 @@ class Proxy:
         work.timing.waited_s += pictures.waited_s - waited_s
         return body
 
-    async def _request(self, plan: Plan, work: Work) -> tuple[UpstreamRequest, Translation | None]:
-        """Return the request as a route gets it, and the way back where it is put as a chat.
-
-        Raises as `Pictures.shown_to` and `as_chat`.
-        """
+    async def _rendition(self, plan: Plan, work: Work) -> Rendition:
+        """Return the request as a route gets it; raises as `Pictures.shown_to` and `rendition`."""
         body = work.body
         if work.pictures is not None:
             body = await self._shown(plan, work, work.pictures)
-        translation = None
-        if plan.translate is not None:
-            translation = as_chat(plan.translate, body.fields, work.flight.request_id)
-        return _upstream_request(plan, work, body, translation), translation
+        is_local = plan.locality is Locality.LOCAL
+        request_id = work.flight.request_id
+        return rendition(body, plan.translate, plan.shims, request_id, is_local=is_local)
 
     async def _try_plan(self, plan: Plan, work: Work, send: Send) -> None:
         """Serve the request by one route; everything it holds is held by this `async with`."""
         route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
         flight.provider, flight.model, flight.state = route.provider.name, route.model.id, "queued"
-        stream, size = work.requirement.stream, self.limits.response_bytes
         no_room = await reach.why_no_room(route.model, work.prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
         # Nobody waits for a place before a provider that is left alone, or has had its share.
         reach.breaker.check()
         self._egress.check(route.provider.name)
-        request, translation = await self._request(plan, work)
-        began = time.perf_counter()
+        told = await self._rendition(plan, work)
+        timing.began = time.perf_counter()
         async with place(reach, work.priority) as queued:
             flight.state = "starting"
             async with Ready(reach, route.model, self._processes):
-                now = self._plans.check_leaving(plan, work.requirement)
-                # Who waited before this one may have had what was left.
-                self._egress.check(route.provider.name)
-                if work.pictures is not None:
-                    work.pictures.check_leaving(now.route, self.limits.pictures)
-                opening = Opening(
-                    plan,
-                    request,
-                    work.prompt,
-                    self._sweeper,
-                    stream=stream,
-                    size=size,
-                    translation=translation,
-                )
-                account = self._egress.account(
-                    route.provider.name,
-                    plan.locality or Locality.REMOTE,
-                    route.model.name,
-                    len(request.body),
-                )
-                with reach.breaker.passage() as passage, account:
-                    flight.state, flight.asked = "upstream", flight.asked + 1
-                    async with opening as opened:
-                        passage.answered()
-                        timing.queued_s += queued.waited_s
-                        timing.waited_s += time.perf_counter() - began
-                        headers = _told(plan, work, opening.window)
-                        if isinstance(opened, Reply):
-                            account.answer = opened
-                            return await send_reply(send, opened, headers)
-                        flight.state = "streaming"
-                        account.answer = opened.state if isinstance(opened, OpenStream) else None
-                        headers = (*opened.headers, *headers)
-                        failure = await self._pass_on(opened, send, headers, plan, work)
-                        if failure is not None:
-                            flight.failure = failure.code
-                            passage.broke_off(failure)
-                            log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
+                whole = await self._ask(plan, work, told, send, queued_s=queued.waited_s)
+                if whole is None:
+                    # It has flowed to the client.
+                    return
+                verdict = None
+                if route.enforce is not Enforce.OFF and whole.reply.status == _OK:
+                    whole, verdict = await self._enforced(plan, work, told, send, whole)
+                headers = told_of(plan, work, told, whole.window, verdict)
+                await send_reply(send, whole.reply, headers)
+
+    async def _ask(
+        self,
+        plan: Plan,
+        work: Work,
+        told: Rendition,
+        send: Send,
+        *,
+        queued_s: float = 0.0,
+        since: float | None = None,
+    ) -> Whole | None:
+        """Ask the provider; return a whole answer, or None when what flows has gone out.
+
+        `since` is when it was first asked, where this is not the first time.
+        """
+        route, reach, flight, timing = plan.route, plan.reach, work.flight, work.timing
+        now = self._plans.check_leaving(plan, work.requirement)
+        # Who waited before this one may have had what was left.
+        self._egress.check(route.provider.name)
+        if work.pictures is not None:
+            work.pictures.check_leaving(now.route, self.limits.pictures)
+        request = upstream_request(plan, work, told)
+        opening = Opening(
+            plan,
+            request,
+            work.prompt,
+            self._sweeper,
+            stream=work.requirement.stream,
+            size=self.limits.response_bytes,
+            translation=told.translation,
+        )
+        if since is not None:
+            opening.go_on(since)
+        account = self._egress.account(
+            route.provider.name,
+            plan.locality or Locality.REMOTE,
+            route.model.name,
+            len(request.body),
+        )
+        with reach.breaker.passage() as passage, account:
+            flight.state, flight.asked = "upstream", flight.asked + 1
+            async with opening as opened:
+                passage.answered()
+                timing.queued_s += queued_s
+                timing.waited_s += time.perf_counter() - timing.began
+                if isinstance(opened, Reply):
+                    account.answer = opened
+                    return Whole(opened, opening.said, opening.window, opening.since)
+                flight.state = "streaming"
+                account.answer = opened.state if isinstance(opened, OpenStream) else None
+                verdict = Verdict.UNCHECKED if route.enforce is not Enforce.OFF else None
+                headers = (*opened.headers, *told_of(plan, work, told, opening.window, verdict))
+                failure = await self._pass_on(opened, send, headers, plan, work)
+                if failure is not None:
+                    flight.failure = failure.code
+                    passage.broke_off(failure)
+                    log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
         return None
 
+    async def _enforced(
+        self, plan: Plan, work: Work, told: Rendition, send: Send, whole: Whole
+    ) -> tuple[Whole, Verdict | None]:
+        """Return the answer that passes where the binding enforces, and the verdict on it.
 
-def _adds_usage(plan: Plan, work: Work) -> bool:
-    """Tell whether the provider must be asked for the tokens of a stream."""
-    if not plan.asks_usage or not work.requirement.stream or plan.asked.watch is not ChatStream:
-        return False
-    options = work.body.fields.get("stream_options")
-    return not (isinstance(options, dict) and options.get("include_usage"))
-
-
-def _upstream_request(
-    plan: Plan, work: Work, body: JsonBody | FormBody, translation: Translation | None
-) -> UpstreamRequest:
-    """Return the request as the provider gets it: nothing of the client's but its body."""
-    changes: dict[str, Any] = {"model": plan.route.model.id}
-    if _adds_usage(plan, work):
-        options = work.body.fields.get("stream_options")
-        own = options if isinstance(options, dict) and translation is None else {}
-        changes["stream_options"] = {**own, "include_usage": True}
-    return UpstreamRequest(
-        method="POST",
-        url=plan.url,
-        headers=plan.sent,
-        body=_ENCODER.encode({**_chat(plan, translation), **changes})
-        if translation
-        else body.encode(changes),
-        # Headers of one protocol mean nothing in another.
-        own=(
-            *plan.own(work.flight.request_id.encode(), work.priority),
-            *(() if translation else work.passed),
-        ),
-    )
-
-
-def _chat(plan: Plan, translation: Translation) -> Mapping[str, Any]:
-    """Return the chat for a provider: one of OpenAI's kind refuses what local servers know."""
-    if plan.locality is Locality.LOCAL:
-        return {**translation.hints, **translation.chat}
-    return translation.chat
-
-
-def _shims(plan: Plan, work: Work, window: int | None) -> FixedHeaders:
-    """Return the header that names what was changed on the way; none where nothing was."""
-    names = plan.route.shims
-    if work.pictures is not None and work.pictures.replaces:
-        names = (*names, "images")
-    if _adds_usage(plan, work):
-        names = (*names, "usage")
-    if window is not None:
-        names = (*names, "context")
-    return ((b"x-signalbox-shims", ",".join(names).encode()),) if names else ()
-
-
-def _told(plan: Plan, work: Work, window: int | None = None) -> FixedHeaders:
-    """Return the headers that tell how the answer came about; it was checked by this window."""
-    timing = work.timing
-    overhead_s = time.perf_counter() - timing.since - timing.waited_s
-    return (
-        *plan.told,
-        *_shims(plan, work, window),
-        (b"x-signalbox-attempts", b"%d" % work.flight.asked),
-        (b"x-signalbox-queue-ms", b"%.1f" % (timing.queued_s * 1000)),
-        (b"x-signalbox-overhead-ms", b"%.2f" % (overhead_s * 1000)),
-    )
+        One that cannot be repaired passes as it first came: what becomes of it the client decides.
+        """
+        if plan.asked is not CHAT:
+            return whole, Verdict.UNCHECKED
+        schema = schema_of(told.asked)
+        if schema is None:
+            return whole, None
+        finding = await asyncio.to_thread(examine, schema, whole.said)
+        if finding is None or finding.verdict is not Verdict.INVALID:
+            return whole, None if finding is None else finding.verdict
+        if plan.route.enforce is Enforce.REPAIR:
+            work.timing.began = time.perf_counter()
+            try:
+                # Made anew: a translation is good for one answer.
+                told = await self._rendition(plan, work)
+                again = await self._ask(plan, work, told.again(finding), send, since=whole.since)
+            except RouteFailed as error:
+                log.info("%s: not repaired: %s", work.flight.model, error.message)
+                work.timing.waited_s += time.perf_counter() - work.timing.began
+                return whole, Verdict.INVALID
+            if again is not None and again.reply.status == _OK:
+                finding = await asyncio.to_thread(examine, schema, again.said)
+                if finding is not None and finding.verdict is Verdict.VALID:
+                    return again, Verdict.REPAIRED
+        return whole, Verdict.INVALID

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from router.capabilities import Capability, Requirement
+from router.capabilities import Capability, Enforce, Requirement
 from router.catalog import (
     AUTO,
     Binding,
@@ -25,13 +25,17 @@ _KEPT = (_KEPT_LOCAL, _KEPT_UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One resolved way to serve one requirement. `capability` is the binding that offers it."""
+    """One resolved way to serve one requirement. `capability` is the binding that offers it.
+
+    `enforce` is that of the binding, where it was what led here and a schema is asked for.
+    """
 
     provider: Provider
     model: Model
     capability: Capability
     reason: str
     shims: tuple[str, ...] = ()
+    enforce: Enforce = Enforce.OFF
 
     @property
     def locality(self) -> Locality | None:
@@ -248,6 +252,9 @@ def _routes(
     # Passing over a local model, for whatever reason, is falling back from it.
     behind_local = False
     behind_absent = {} if binding is None else catalog.behind_absent(choice.capability)
+    enforce = Enforce.OFF
+    if binding is not None and Capability.STRUCTURED_OUTPUT in requirement.levers:
+        enforce = binding.enforce
     routes: list[Route] = []
     away: dict[str, str] = {}
     for model in choice.models:
@@ -271,7 +278,8 @@ def _routes(
             behind_local = True
         if model in fit:
             shims = _shims(provider, requirement)
-            routes.append(Route(provider, model, choice.capability, choice.reason, shims))
+            route = Route(provider, model, choice.capability, choice.reason, shims, enforce)
+            routes.append(route)
     return tuple(routes), away
 
 

@@ -132,7 +132,7 @@ def _provider(
             asks_usage=asks_usage,
             cloud=provider.litellm_provider,
         )
-    dialects = frozenset(provider.dialects)
+    dialects, shims = frozenset(provider.dialects), frozenset(provider.shims)
     if isinstance(provider, OllamaProvider):
         url, key_header, kind = f"{provider.base_url}/v1", "authorization", Kind.OLLAMA
     else:
@@ -140,7 +140,7 @@ def _provider(
     # Whoever is asked through a relay is not said to be that cloud.
     cloud = cloud_of(urlsplit(url).hostname or "") if kind is Kind.OPENAI else None
     return Provider(
-        name, kind, url, locality, key, headers, dialects, key_header, asks_usage, cloud
+        name, kind, url, locality, key, headers, dialects, key_header, asks_usage, cloud, shims
     )
 
 
@@ -187,6 +187,7 @@ def _file_bindings(settings: Settings, *, has_mlx: bool) -> Iterator[tuple[Capab
                 allow_remote_fallback=binding.allow_remote_fallback,
                 local_only=binding.local_only,
                 next_while_starting=binding.while_starting == "next",
+                enforce=binding.enforce,
             ),
         )
 

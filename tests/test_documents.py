@@ -10,8 +10,10 @@ from router.classification import chat, messages, responses
 from router.settings import load
 from router.settings.tree import Settings
 from tests.harness import dialect_tables
-from tests.harness.one_provider import DONE, STOP, STREAMED, one_provider, streams
+from tests.harness.one_provider import DONE, STOP, STREAMED, streams
 from tests.harness.routing_tables import ADVICE, FILE, TABLES, codes_in_use, shown_in, written
+from tests.harness.running_router import openai_provider, running_router
+from tests.harness.scripted_upstream import ScriptedUpstream
 
 ROOT = Path(__file__).parents[1]
 TEXT = FILE.read_text("utf-8")
@@ -56,10 +58,16 @@ def test_every_word_that_makes_a_need_is_told(kind: str) -> None:
 
 
 async def test_the_headers_of_answers_are_those_that_are_told(tmp_path: Path) -> None:
-    """An answer, its stream's usage shim with it, and an error have no header that is not named."""
-    limit = {"spend_limit": {"tokens": 9}}
-    async with one_provider(tmp_path, None, streams(STOP, DONE), fm=limit) as (_, signalbox):
-        answer = await signalbox.chat(STREAMED)
+    """A stream with a shim and a schema, and an error have no header that is not named."""
+    async with (
+        ScriptedUpstream(streams(STOP, DONE)) as fm,
+        running_router(
+            tmp_path,
+            providers={"fm": openai_provider(fm.url, spend_limit={"tokens": 9})},
+            capabilities={"text": {"models": ["fm/model-1"], "enforce": "validate"}},
+        ) as signalbox,
+    ):
+        answer = await signalbox.chat({**STREAMED, "response_format": {"type": "json_object"}})
         error = await signalbox.chat({"model": "nobody", "messages": []})
     ours = {name for name in (*answer.headers, *error.headers) if name.startswith("x-")}
     assert ours == set(re.findall(r"^\| `(x-[a-z-]+)`", TEXT, re.MULTILINE))

@@ -1,13 +1,15 @@
 """Explaining a decision: the same functions decide that decide for a request."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from router.body import JsonBody
 from router.capability_map import CapabilityMap
-from router.catalog import Catalog
+from router.catalog import Catalog, Locality
 from router.classification.pictures import references
 from router.configuration import Configuration
 from router.dialects import translator
@@ -16,8 +18,9 @@ from router.endpoints import CHAT, ENDPOINTS, Endpoint
 from router.errors import TOO_LONG, LocalityUnknown, Refused, RouteFailed, SignalboxError
 from router.images.rules import Rules
 from router.images.way import stays_here, ways
-from router.plan import as_chat
+from router.plan import shims_of
 from router.reach import Reach
+from router.rendition import rendition
 from router.request import priority_of
 from router.resolver import Decision, Route, decide, without
 from router.room import Prompt
@@ -74,24 +77,23 @@ def explain_routes(
                 request.state.caller,
             )
             sending = _Sending(endpoint, fields, Rules.of(configuration.settings), catalog)
-            failures = {
-                route.model.name: failure
-                for route in decision.routes
-                if (failure := await sending.failure(route, decision, reaches)) is not None
-            }
-            decision = without(decision, failures)
+            failures: dict[str, SignalboxError] = {}
+            routes = []
+            for route in decision.routes:
+                try:
+                    routes.append(await sending.as_sent(route, decision, reaches))
+                except (Refused, RouteFailed) as failure:
+                    failures[route.model.name] = failure
+            decision = replace(without(decision, failures), routes=tuple(routes))
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
-        return {**_told(decision, sending.shown), "priority": urgency.name.lower()}
+        return {**_told(decision), "priority": urgency.name.lower()}
 
     return routes
 
 
 class _Sending:
-    """What would become of a request on each route before it is sent, without sending it.
-
-    `shown` are the models that would get other pictures than were sent.
-    """
+    """What would become of a request on each route before it is sent, without sending it."""
 
     def __init__(
         self, endpoint: Endpoint, fields: Mapping[str, Any], rules: Rules, catalog: Catalog
@@ -102,28 +104,30 @@ class _Sending:
         self._catalog = catalog
         self._prompt = Prompt(endpoint, fields)
         self._pictures = references(endpoint.dialect, fields)
-        self.shown: set[str] = set()
 
-    async def failure(
+    async def as_sent(
         self, route: Route, decision: Decision, reaches: Mapping[str, Reach]
-    ) -> SignalboxError | None:
-        """Return why it would not even be sent by a route; None where it would."""
-        reach = reaches.get(route.provider.name)
+    ) -> Route:
+        """Return a route with all that would be changed on it.
+
+        Raises Refused or RouteFailed where a request would not even be sent by it.
+        """
+        provider, reach = route.provider, reaches.get(route.provider.name)
         no_room = None if reach is None else await reach.why_no_room(route.model, self._prompt)
         if no_room is not None:
-            return RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
+            raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
         stays = stays_here(decision.requirement, route, self._catalog)
-        try:
-            if any(way.changes for _, way in ways(self._pictures, route, self._rules, stays=stays)):
-                self.shown.add(route.model.name)
-            if route.provider.needs_translation(self._endpoint.dialect):
-                as_chat(translator(self._endpoint.path), self._fields, "")
-        except (Refused, RouteFailed) as error:
-            return error
-        return None
+        shown = ways(self._pictures, route, self._rules, stays=stays)
+        names = ("images",) if any(way.changes for _, way in shown) else ()
+        translated = provider.needs_translation(self._endpoint.dialect)
+        translate = translator(self._endpoint.path) if translated else None
+        shims = shims_of(provider, CHAT if translated else self._endpoint)
+        body = JsonBody(self._fields, self._fields)
+        told = rendition(body, translate, shims, "", is_local=route.locality is Locality.LOCAL)
+        return replace(route, shims=(*route.shims, *names, *told.shims))
 
 
-def _told(decision: Decision, shown: Collection[str] = ()) -> dict[str, Any]:
+def _told(decision: Decision) -> dict[str, Any]:
     error = decision.error
     return {
         "needs": list(decision.requirement.needs),
@@ -137,7 +141,8 @@ def _told(decision: Decision, shown: Collection[str] = ()) -> dict[str, Any]:
                 "model": route.model.id,
                 "capability": route.capability,
                 "locality": route.locality,
-                "shims": [*route.shims, *(["images"] if route.model.name in shown else ())],
+                "shims": list(route.shims),
+                "enforce": route.enforce,
             }
             for route in decision.routes
         ],

@@ -53,6 +53,11 @@ def _keys_of_a_provider(
         choices=("local", "remote"),
         help="where prompts end up (default: local for addresses of this machine's loopback)",
     )
+    action.add_argument(
+        "--shims",
+        metavar="NAME,NAME",
+        help="change requests that its server would not do: docs/providers.md; none: no change",
+    )
     action.add_argument("--proxy", metavar="URL", help="reach it through this proxy")
     action.add_argument("--ca-file", metavar="FILE", help="trust this authority too")
     headers = action.add_mutually_exclusive_group()

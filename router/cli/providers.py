@@ -100,6 +100,9 @@ def _told(call: Call) -> dict[str, Any]:
         told["options"] = dict(_pair(text) for text in options.option)
     if options.timeout:
         told["timeouts"] = {name: _number(value) for name, value in map(_pair, options.timeout)}
+    if options.shims is not None:
+        names = [] if options.shims == "none" else options.shims.split(",")
+        told["shims"] = [name.strip() for name in names]
     return told | _key(options, call)
 
 

@@ -16,11 +16,13 @@ from router.settings.values import (
     KeyRef,
     Port,
     Seconds,
+    Shims,
     Size,
     Url,
     UserPath,
     is_loopback,
 )
+from router.shims import Shim
 
 # What LiteLLM has to know of a cloud besides its address and its key; nothing here is a secret.
 LiteLLMOption = Literal[
@@ -90,6 +92,8 @@ class OllamaProvider(ProviderBase):
     base_url: Url = "http://127.0.0.1:11434"
     api_key: KeyRef | None = None
     dialects: Dialects = (Dialect.CHAT,)
+    # What 0.17.4 was seen to need.
+    shims: Shims = (Shim.TOOLS_WITH_SCHEMA, Shim.MAX_TOKENS)
 
 
 class OpenAIProvider(ProviderBase):
@@ -100,6 +104,7 @@ class OpenAIProvider(ProviderBase):
     api_key: KeyRef | None = None
     key_header: Literal["authorization", "x-api-key"] = "authorization"
     dialects: Dialects = (Dialect.CHAT,)
+    shims: Shims = ()
 
 
 class LiteLLMProvider(ProviderBase):

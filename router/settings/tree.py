@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from backends.wire import Priority
-from router.capabilities import Capability
+from router.capabilities import Capability, Enforce
 from router.settings.providers import Provider
 from router.settings.section import Section
 from router.settings.sources import Origin
@@ -114,7 +114,7 @@ class BindingSettings(Section):
     models: tuple[ModelName, ...] = ()
     allow_remote_fallback: StrictBool = False
     local_only: StrictBool = False
-    enforce: Literal["off", "validate", "repair"] = "off"
+    enforce: Enforce = Enforce.OFF
     while_starting: Literal["wait", "next"] = "wait"
 
     @model_validator(mode="after")

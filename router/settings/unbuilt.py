@@ -1,6 +1,6 @@
 """What this version accepts in a file but cannot do yet.
 
-A setting that restricts (what may leave the machine, who may use memory, how an answer is checked)
+A setting that restricts (what may leave the machine, who may use memory)
 must never be ignored: it stops the start. A setting that only permits or tunes is told once.
 """
 
@@ -41,8 +41,6 @@ def _refusals(settings: Settings) -> Iterator[str]:
 
 def _bindings(settings: Settings) -> Iterator[str]:
     for capability, binding in settings.capabilities.items():
-        if binding.enforce != "off":
-            yield f"capabilities.{capability}.enforce: {binding.enforce} is not built yet; use off"
         for model in binding.models:
             provider = settings.providers[model.partition("/")[0]]
             if isinstance(provider, ProcessProvider):

@@ -23,6 +23,7 @@ from pydantic import (
 from backends.wire import Priority
 from router.capabilities import Capability, Dialect, Input
 from router.keys import KeyReference, KeySource
+from router.shims import Shim
 
 
 def _path(text: object) -> Path:
@@ -148,6 +149,12 @@ def _fact(name: str) -> str:
     return name
 
 
+def _shims(shims: tuple[Shim, ...]) -> tuple[Shim, ...]:
+    if {Shim.MAX_TOKENS, Shim.MAX_COMPLETION_TOKENS} <= set(shims):
+        raise ValueError("max_tokens and max_completion_tokens undo each other: choose one")
+    return shims
+
+
 _FACTS: Final = (*Capability, *Input)
 # Restated in the schema, since their validators are functions.
 _TEXT: Final = WithJsonSchema({"type": "string"})
@@ -213,6 +220,7 @@ DefaultPriority = Annotated[
 # What is known of a model: the levers of the map, and the inputs that are none.
 FactName = Annotated[StrictStr, AfterValidator(_fact), WithJsonSchema({"enum": list(_FACTS)})]
 Dialects = tuple[Dialect, ...]
+Shims = Annotated[tuple[Shim, ...], AfterValidator(_shims)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 Size = Annotated[int, Field(strict=True, ge=1)]
 Port = Annotated[int, Field(strict=True, ge=0, le=65535)]

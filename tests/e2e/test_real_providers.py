@@ -139,6 +139,40 @@ async def test_responses_over_chat(kind: str, signalbox: RunningRouter) -> None:
     assert isinstance(json.loads(answer.output_text)["on"], bool)
 
 
+# Three of two: whoever keeps to the rest of it cannot keep to the last.
+NO_SUCH = {
+    "type": "array",
+    "items": {"type": "boolean"},
+    "minItems": 3,
+    "maxItems": 3,
+    "uniqueItems": True,
+}
+
+
+async def test_what_a_server_leaves_out_of_a_schema_is_told(
+    kind: str, provider: RealProvider, tmp_path: Path
+) -> None:
+    """Both take a schema whole and hold the answer to a part of it."""
+    binding = {"models": [f"{kind}/{provider.model}"], "enforce": "repair"}
+    as_none = {"type": "json_schema", "json_schema": {"name": "none", "schema": NO_SUCH}}
+    async with running_router(
+        tmp_path,
+        providers={kind: of(provider, kind)},
+        capabilities={"structured_output": binding},
+    ) as signalbox:
+        signalbox.client.timeout = 110
+        told = []
+        for wanted in (AS_SWITCH, as_none):
+            body = asked(model="auto", response_format=wanted, max_tokens=60)
+            answer = await signalbox.chat(body)
+            assert answer.status_code == 200, answer.text
+            headers = (
+                answer.headers[f"x-signalbox-{name}"] for name in ("enforcement", "attempts")
+            )
+            told.append(tuple(headers))
+    assert told == [("valid", "1"), ("invalid", "2")]
+
+
 def whole_text(answer: httpx2.Response) -> str:
     """Return the text of an answer."""
     return str(answer.json()["choices"][0]["message"]["content"])
@@ -151,6 +185,21 @@ def text_of(stream: str) -> str:
     return "".join(
         choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
     )
+
+
+async def test_ollama_keeps_to_a_limit_by_its_newer_name(
+    ollama: RealProvider, tmp_path: Path
+) -> None:
+    """It does not know the name: without the shim its model runs on, to the end of its window."""
+    limit = {"max_tokens": None, "max_completion_tokens": 3}
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(**limit))
+    assert answer.headers["x-signalbox-shims"] == "max_tokens,context"
+    assert answer.json()["usage"]["completion_tokens"] == 3
+    async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
+        body = {**asked(**limit, stop=["."]), "model": ollama.model}
+        alone = await client.post(f"{ollama.url}{CHAT}", json=body)
+    assert alone.json()["usage"]["completion_tokens"] > 3
 
 
 async def test_llama_server_leaves_out_tools_that_a_template_does_not_know(

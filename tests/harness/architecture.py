@@ -51,6 +51,7 @@ LAZY_IMPORTS: Final = {
     "router.app": ("router.admin", "router.probes", "router.providers", "router.store"),
     "router.reaches": ("router.upstream.tls",),
     "router.images": ("router.images.fetch",),
+    "router.enforcement": ("router.schema_check",),
     "router.keys": ("keyring",),
     "router.translate": ("litellm", "httpx"),
     "router.store": ("alembic",),

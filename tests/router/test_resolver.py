@@ -33,9 +33,7 @@ OTHER = Model("ollama", "other", locality=Locality.LOCAL)
 GPT = Model("cloud", "gpt", {"audio": fact(True)})
 
 
-def catalog(
-    bindings: dict[str, list[str]], *, local_only: bool = False, **options: bool
-) -> Catalog:
+def catalog(bindings: dict[str, list[str]], *, local_only: bool = False, **options: Any) -> Catalog:
     return Catalog(
         providers={provider.name: provider for provider in (BUILTIN, OLLAMA, CLOUD)},
         models={model.name: model for model in (SMOL, SEER, BLIND, OTHER, GPT)},

@@ -53,6 +53,15 @@ def test_providers_are_listed_with_what_is_wrong(router: FakeRouter, signalbox: 
                 "options": {"aws_region_name": "eu-west-1"},
             },
         ),
+        (
+            "add mac http://h:1 --shims json_object,max_tokens",
+            f"POST {PATH}",
+            {
+                "name": "mac", "kind": "openai", "base_url": "http://h:1",
+                "shims": ["json_object", "max_tokens"],
+            },
+        ),
+        ("edit mac --shims none", f"PATCH {PATH}/mac", {"shims": []}),
         ("edit mac --keyring mine", f"PATCH {PATH}/mac", {"api_key": {"keyring": "mine"}}),
         ("edit mac --key", f"PATCH {PATH}/mac", {"api_key": "sk-piped"}),
         (

@@ -477,10 +477,6 @@ def test_the_data_folder_is_the_platforms_unless_named(tmp_path: Path) -> None:
     ("text", "line"),
     [
         (
-            "capabilities: {text: {models: [], enforce: repair}}",
-            "capabilities.text.enforce: repair",
-        ),
-        (
             "providers: {c: {kind: process, command: [x]}}\ncapabilities: {text: [c/m]}",
             "capabilities.text: c/m cannot be served",
         ),
