@@ -328,7 +328,7 @@ class Proxy:
                 log.info("%s: not repaired: %s", work.flight.model, error.message)
                 work.timing.waited_s += time.perf_counter() - work.timing.began
                 return whole, Verdict.INVALID
-            if again is not None and again.reply.status == _OK:
+            if again is not None:
                 finding = await asyncio.to_thread(examine, schema, again.said)
                 if finding is not None and finding.verdict is Verdict.VALID:
                     return again, Verdict.REPAIRED

@@ -285,6 +285,9 @@ async def test_a_stream_passes_unchecked_and_says_so(tmp_path: Path) -> None:
     assert (told.headers[HEADER], len(seen)) == ("unchecked", 1)
     told, _, _ = await _asked(tmp_path, "off", streams, fields={"stream": True})
     assert HEADER not in told.headers
+    plain = {"stream": True, "model": "structured_output", "response_format": {"type": "text"}}
+    told, _, _ = await _asked(tmp_path, "repair", streams, fields=plain)
+    assert HEADER not in told.headers
 
 
 async def test_a_providers_refusal_has_no_verdict(tmp_path: Path) -> None:
@@ -344,7 +347,10 @@ async def test_what_a_provider_answers_in_its_own_dialect_is_not_checked(
         told["capabilities"] |= bindings("repair")
         async with running_router(tmp_path, **told) as signalbox:
             answer = await ask_endpoint(signalbox.port, path, **fields)
-    assert (answer.headers[HEADER], len(fm.seen)) == ("unchecked", 1)
+            fm.script = _refuses
+            refused = await ask_endpoint(signalbox.port, path, **fields)
+    assert (answer.headers[HEADER], len(fm.seen)) == ("unchecked", 2)
+    assert (refused.status, HEADER in refused.headers) == (400, False)
 
 
 async def test_a_schema_that_a_shim_has_put_into_words_is_enforced(tmp_path: Path) -> None:
@@ -400,6 +406,8 @@ async def test_where_asking_again_fails_the_first_answer_passes(
     assert (answer.status_code, answer.headers[HEADER]) == (200, "invalid")
     assert content_of(answer) == BAD
     assert (answer.headers["x-signalbox-attempts"], len(seen)) == ("2", 2)
+    # What was waited for is not ours.
+    assert float(answer.headers["x-signalbox-overhead-ms"]) < 400
     assert breaker == ("open" if again in {_hangs_up, _is_silent} else "closed")
 
 

@@ -1,5 +1,6 @@
 """What is valid under a schema, and how much work it is at the most to find out."""
 
+import socket
 import time
 from typing import Any
 
@@ -113,6 +114,24 @@ def test_what_cannot_be_told_is_said_at_once(schema: Any, value: Any, why: str) 
     with pytest.raises(CannotTell, match=why):
         faults_of(schema, value)
     assert time.perf_counter() - began < 2
+
+
+def test_nothing_is_fetched() -> None:
+    """Not even for a part of the schema that the value has nothing to do with."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.json"
+        with pytest.raises(CannotTell, match="disabled"):
+            faults_of({"properties": {"a": {"$ref": address}}}, {})
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_of_very_many_faults_the_first_is_told() -> None:
+    """Telling all of them takes a hundred times as long as finding one."""
+    schema = {"items": {"anyOf": [{"type": "null"}] * 50}}
+    assert len(faults_of(schema, [0] * 100)) == 5
+    assert len(faults_of(schema, [0] * 1000)) == 1
 
 
 def test_no_stack_is_too_deep() -> None:
