@@ -186,7 +186,7 @@ def as_chat(translate: Translate, fields: Mapping[str, Any], request_id: str) ->
     try:
         return translate(fields, request_id=request_id, now=int(time.time()))
     except Refused as error:
-        raise RouteFailed(error.code, error.message, param=error.param) from None
+        raise RouteFailed(error.code, error.message, param=error.param, quotes=True) from None
 
 
 def _yields(route: Route, catalog: Catalog) -> bool:

@@ -178,7 +178,7 @@ class Proxy:
                 with current.reach.use:
                     return await self._try_plan(current, work, send)
             except RouteFailed as error:
-                log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
+                log.info("%s failed: %s (%s)", plan.route.model.name, error.logged, error.code)
                 # Its frames, this one among them, would be held by the list that they hold.
                 errors.append(error.with_traceback(None))
                 work.timing.waited_s += time.perf_counter() - began
@@ -300,7 +300,7 @@ class Proxy:
                         if failure is not None:
                             flight.failure = failure.code
                             passage.broke_off(failure)
-                            log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
+                            log.warning("%s: %s (%s)", flight.model, failure.logged, failure.code)
         return None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,25 @@ async def test_a_stream_that_breaks_ends_in_an_error_of_its_protocol(
     assert not {"response.completed", "message_stop"} & {event["type"] for event in events}
     if path == RESPONSES:
         assert last["sequence_number"] == len(events) - 1
+
+
+async def test_what_others_said_is_in_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a provider's error, which may repeat the prompt or a key, nor a refused word."""
+    caplog.set_level(logging.DEBUG, "router")
+    broken = b'data: {"error":{"message":"no memory for CANARY"}}\n\n'
+    for path in BOTH:
+        events = _events(await _streamed(tmp_path, path, DELTA, DELTA, broken))
+        assert "CANARY" in events[-1]["error"]["message"]
+    given = [{"type": "CANARY\nERROR router: all is lost"}]
+    told, seen = await _told(tmp_path, RESPONSES, _answer, input=given)
+    assert_error(told, 400, "unsupported_parameter")
+    assert "CANARY" in told.content["error"]["message"]
+    assert seen is None
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("its words are for no log (unsupported_parameter)" in line for line in lines)
+    assert not any("CANARY" in line for line in lines)
 
 
 @pytest.mark.parametrize("path", BOTH)
