@@ -371,6 +371,22 @@ async def test_row_148_what_is_fetched_counts_as_held(tmp_path: Path) -> None:
         assert signalbox.router.buffered.held == 0
 
 
+async def test_row_148_a_picture_that_is_named_often_counts_as_often(
+    tmp_path: Path, root: Path
+) -> None:
+    """It is read once, and a body holds it wherever it is named: that has room, or is refused."""
+    (root / "big.png").write_bytes(picture() + bytes(MB))
+    async with ScriptedUpstream() as fm:
+        settings = seen_by(fm, {"local_roots": [str(root)]})
+        limits = {"body_mb": 1, "buffered_mb": 5}
+        async with running_router(tmp_path, limits=limits, **settings) as signalbox:
+            named = f"{root}/big.png"
+            assert (await signalbox.chat(shows(*[named] * 3))).status_code == 200
+            assert_refused(await signalbox.chat(shows(*[named] * 9)), "queue_full", 429)
+            assert len(fm.seen) == 1
+            assert signalbox.router.buffered.held == 0
+
+
 async def test_who_leaves_ends_the_fetching(tmp_path: Path) -> None:
     """A client that is gone leaves nobody waiting for its picture."""
     asked, left = asyncio.Event(), asyncio.Event()
