@@ -279,7 +279,7 @@ class Proxy:
                 )
                 account = self._egress.account(
                     route.provider.name,
-                    plan.locality or Locality.REMOTE,
+                    now.locality or Locality.REMOTE,
                     route.model.name,
                     len(request.body),
                 )
