@@ -183,6 +183,18 @@ async def test_what_others_said_is_in_no_log(
     assert not any("CANARY" in line for line in lines)
 
 
+async def test_an_error_of_another_type_is_one_of_the_clients_protocol(tmp_path: Path) -> None:
+    """Whatever a provider calls it beside its error: a client knows an error by its type."""
+
+    async def refuses(conversation: Conversation) -> None:
+        error = {"message": "too cold", "type": "invalid_request_error"}
+        await conversation.answer(json.dumps({"type": "odd", "error": error}).encode(), 400)
+
+    told, _ = await _told(tmp_path, MESSAGES, refuses)
+    assert (told.status, told.content["type"]) == (400, "error")
+    assert told.content["error"]["message"] == "too cold"
+
+
 @pytest.mark.parametrize("path", BOTH)
 async def test_events_reach_the_client_as_they_come(tmp_path: Path, path: str) -> None:
     """The provider goes on only once the client has what came before."""
