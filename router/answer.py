@@ -272,7 +272,7 @@ def _in_dialect(body: bytes, dialect: Dialect | None) -> bytes:
     decoded = _decoded(body)
     if dialect is not Dialect.MESSAGES or decoded.get("type") == "error":
         return body
-    return msgspec.json.encode({"type": "error", **decoded})
+    return msgspec.json.encode({**decoded, "type": "error"})
 
 
 def _error_of(body: bytes) -> dict[str, Any] | None:

@@ -38,7 +38,8 @@ class Reply(msgspec.Struct, frozen=True):
 class SignalboxError(Exception):
     """Something that a client is told: a code of `backends.wire.CODES` and what to do about it.
 
-    `param` names the request field at fault, `retry_after_s` says when a retry may succeed.
+    `param` names the request field at fault, `retry_after_s` says when a retry may succeed. A
+    message that `quotes` repeats the request or the provider: it is for who asked, and no log.
     """
 
     def __init__(
@@ -48,16 +49,23 @@ class SignalboxError(Exception):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
+        quotes: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.quotes = quotes
         self.spec = CODES[code]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.code!r}, {self.message!r})"
+
+    @property
+    def logged(self) -> str:
+        """What others than who asked may read of it."""
+        return "its words are for no log" if self.quotes else self.message
 
     @property
     def status(self) -> int:
@@ -131,9 +139,10 @@ class RouteFailed(SignalboxError):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
+        quotes: bool = False,
         may_have_run: bool = False,
     ) -> None:
-        super().__init__(code, message, param=param, retry_after_s=retry_after_s)
+        super().__init__(code, message, param=param, retry_after_s=retry_after_s, quotes=quotes)
         self.may_have_run = may_have_run
 
 

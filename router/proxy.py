@@ -155,7 +155,7 @@ class Proxy:
                 with current.reach.use:
                     return await self._try_plan(current, work, send)
             except RouteFailed as error:
-                log.info("%s failed: %s (%s)", plan.route.model.name, error.message, error.code)
+                log.info("%s failed: %s (%s)", plan.route.model.name, error.logged, error.code)
                 # Its frames, this one among them, would be held by the list that they hold.
                 errors.append(error.with_traceback(None))
                 work.timing.waited_s += time.perf_counter() - began
@@ -279,7 +279,7 @@ class Proxy:
             opening.go_on(since)
         account = self._egress.account(
             route.provider.name,
-            plan.locality or Locality.REMOTE,
+            now.locality or Locality.REMOTE,
             route.model.name,
             len(request.body),
         )
@@ -300,7 +300,7 @@ class Proxy:
                 if failure is not None:
                     flight.failure = failure.code
                     passage.broke_off(failure)
-                    log.warning("%s: %s (%s)", flight.model, failure.message, failure.code)
+                    log.warning("%s: %s (%s)", flight.model, failure.logged, failure.code)
         return None
 
     async def _enforced(
@@ -325,7 +325,7 @@ class Proxy:
                 told = await self._rendition(plan, work)
                 again = await self._ask(plan, work, told.again(finding), send, since=whole.since)
             except RouteFailed as error:
-                log.info("%s: not repaired: %s", work.flight.model, error.message)
+                log.info("%s: not repaired: %s", work.flight.model, error.logged)
                 work.timing.waited_s += time.perf_counter() - work.timing.began
                 return whole, Verdict.INVALID
             if again is not None:

@@ -136,7 +136,7 @@ def _put(event: bytes, state: JsonStream, translation: Translation) -> bytes:
     if chunk is None:
         return b""
     if state.said_error:
-        raise StreamFailed("upstream_invalid_frame", _words_of(chunk["error"]))
+        raise StreamFailed("upstream_invalid_frame", _words_of(chunk["error"]), quotes=True)
     return translation.feed(chunk)
 
 

@@ -61,4 +61,4 @@ def _as_chat(translate: Translate, fields: Mapping[str, Any], request_id: str) -
     try:
         return translate(fields, request_id=request_id, now=int(time.time()))
     except Refused as error:
-        raise RouteFailed(error.code, error.message, param=error.param) from None
+        raise RouteFailed(error.code, error.message, param=error.param, quotes=True) from None

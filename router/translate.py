@@ -205,6 +205,7 @@ class TranslatedExchange:
                 "upstream_invalid_response",
                 f"What {provider.name} was asked, or answered, could not be translated: "
                 f"{_text(error, provider)}",
+                quotes=True,
                 may_have_run=wire.asked,
             )
         said, name = words_of(wire.error)

@@ -69,6 +69,7 @@ def check(encoded: Encoded, rules: Rules) -> None:
             _INVALID,
             f"The picture is {look.media_type} by its first bytes, and declared to be "
             f"{declared[:50] or 'nothing'}. Declare what it is.",
+            quotes=True,
         )
 
 

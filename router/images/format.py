@@ -14,8 +14,10 @@ _JPEG: Final = b"\xff\xd8\xff"
 _START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 _WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD8)})
-# No picture has a hundredth as many segments before its size.
-_MAX_SEGMENTS: Final = 10_000
+# No picture has a tenth as many segments before its size.
+_MAX_SEGMENTS: Final = 1000
+# Looking at each takes its time, and who decodes them takes more: an hour's film has fewer scenes.
+_MAX_FRAMES: Final = 10_000
 _ANIMATED: Final = 0x02
 
 
@@ -94,7 +96,7 @@ def _gif(data: bytes) -> Look:
     width, height, frames = _little(data, 6, 2), _little(data, 8, 2), 0
     at = 13 + _table(data[10])
     try:
-        while (kind := data[at : at + 1]) in {b"!", b","}:
+        while (kind := data[at : at + 1]) in {b"!", b","} and frames <= _MAX_FRAMES:
             if kind == b"!":
                 at = _after_blocks(data, at + 2)
                 continue
@@ -105,7 +107,7 @@ def _gif(data: bytes) -> Look:
     except IndexError:
         # Cut short: what is there counts, and a decoder may show it.
         pass
-    return Look("image/gif", width, height, frames)
+    return Look("image/gif", width, height, frames if frames <= _MAX_FRAMES else 0)
 
 
 def _table(flags: int) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from router.body import JsonBody, Share
-from router.classification.nesting import Place
 from router.classification.pictures import Reference
 from router.errors import Refused, RouteFailed
 from router.images.encoded import Encoded, of_data_uri
@@ -33,10 +32,12 @@ class Pictures:
         self._body = body
         self._share = share
         self._sources = sources
-        self._checked: set[Place] = set()
+        self._checked: set[tuple[str | int, ...]] = set()
         self._found: dict[str, Encoded] = {}
-        self._joined: dict[frozenset[Place], JsonBody] = {}
+        self._joined: dict[frozenset[Reference], JsonBody] = {}
         self._has_files = False
+        # The letters of base64 that the share counts.
+        self._held = 0
         self._until: float | None = None
         # Whether the route of the moment gets other pictures than were sent.
         self.replaces = False
@@ -55,20 +56,19 @@ class Pictures:
         """
         decided = ways(self._references, route, rules, stays=stays)
         self._has_files = any(way is Way.READ for _, way in decided)
-        values: dict[Place, Any] = {}
+        found: dict[Reference, Encoded] = {}
         for reference, way in decided:
             try:
                 if way is Way.CHECKED:
                     await self._check(reference, rules)
                 elif way.changes:
-                    found = await self._find(reference.text, way, rules)
-                    values[reference.place] = _value(reference, found)
+                    found[reference] = await self._find(reference.text, way, rules)
             except (Refused, RouteFailed) as error:
                 if error.code != _NO_ROOM:
                     error.param = reference.param
                 raise
-        self.replaces = bool(values)
-        return await self._join(values) if values else self._body
+        self.replaces = bool(found)
+        return await self._join(found) if found else self._body
 
     def check_leaving(self, route: Route, rules: Rules) -> None:
         """Check once more, after a wait, that files of this machine may go by a route.
@@ -96,6 +96,7 @@ class Pictures:
                 self._fetch(text, rules) if way is Way.FETCHED else self._sources.read(text, rules)
             )
             self._share.add(len(found.text))
+            self._held += len(found.text)
             self._found[text] = found
         return found
 
@@ -113,11 +114,15 @@ class Pictures:
         finally:
             self.waited_s += clock() - began
 
-    async def _join(self, values: Mapping[Place, Any]) -> JsonBody:
-        places = frozenset(values)
+    async def _join(self, found: Mapping[Reference, Encoded]) -> JsonBody:
+        places = frozenset(found)
         joined = self._joined.get(places)
         if joined is None:
-            size = sum(len(each.text) for each in self._found.values())
+            size = sum(len(each.text) for each in found.values())
+            # A body holds a picture wherever it is named; what was found is one of these.
+            self._share.add(max(0, size - self._held))
+            self._held = max(size, self._held)
+            values = {each.place: _value(each, encoded) for each, encoded in found.items()}
             joined = (
                 self._body.with_values(values)
                 if size <= _AT_ONCE

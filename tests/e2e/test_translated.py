@@ -452,6 +452,10 @@ async def test_nothing_secret_is_in_the_log(translating: Translating) -> None:
     async with translating.claude(anthropic), translating.client() as client:
         messages = [{"role": "user", "content": "CANARY-of-a-prompt"}]
         assert (await ask(client, "claude/claude-large", messages=messages)).status_code == 200
+        # LiteLLM's reason repeats the message that it is about.
+        messages.append({"role": "tool", "content": "CANARY-of-a-result"})
+        refused = await ask(client, "google/flash", messages=messages)
+        assert "CANARY-of-a-result" in refused.json()["error"]["message"]
     log = translating.log()
     assert not any(word in log for word in (KEY, STRAY, "CANARY", "Give Feedback", "Traceback"))
 

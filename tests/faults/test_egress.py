@@ -12,7 +12,7 @@ from router.egress import Egress, Tariff
 from router.egress_ledger import EgressLedger
 from tests.harness.edited import gated, in_flight
 from tests.harness.one_provider import DELTA, DONE, HELLO, STOP, STREAMED
-from tests.harness.running_router import RunningRouter, openai_provider, running_router
+from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
 
 USAGE = {"prompt_tokens": 30, "completion_tokens": 20, "total_tokens": 50}
@@ -68,6 +68,32 @@ async def test_what_leaves_is_counted_by_provider_and_day(tmp_path: Path) -> Non
         assert nothing.json() == {"data": []}
         # Nobody limits the tokens: the request is as its client wrote it.
         assert "stream_options" not in fm.seen[1].json
+
+
+async def test_what_waited_is_counted_to_where_it_leads_when_it_leaves(tmp_path: Path) -> None:
+    """Its provider was said to be here when it came, and turns out to be remote meanwhile."""
+    go, asked = asyncio.Event(), asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        asked.set()
+        await go.wait()
+        await conversation.answer()
+
+    async with ScriptedUpstream(script) as fm:
+        settings = {**bound(fm), "lanes": {"fm": {"concurrency": 1, "reserve_high": 0}}}
+        settings["providers"]["fm"]["locality"] = "local"
+        async with running_router(tmp_path, **settings) as signalbox:
+            first = asyncio.create_task(signalbox.chat(HELLO))
+            await asked.wait()
+            second = asyncio.create_task(signalbox.chat(HELLO))
+            await in_flight(signalbox, 2)
+            settings["providers"]["fm"]["locality"] = "remote"
+            save(tmp_path, **settings)
+            await signalbox.client.post("/admin/reload")
+            go.set()
+            assert [(await each).status_code for each in (first, second)] == [200, 200]
+            rows = (await signalbox.client.get("/admin/egress")).json()["data"]
+    assert {each["locality"]: each["requests"] for each in rows} == {"local": 1, "remote": 1}
 
 
 async def test_the_figures_survive_a_restart_and_are_the_owners_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.harness.authority import Authority
 from tests.harness.pictures import (
     PUBLIC,
     SHOWN,
+    body_of,
     leads_to,
     picture,
     png_of,
@@ -371,6 +372,22 @@ async def test_row_148_what_is_fetched_counts_as_held(tmp_path: Path) -> None:
         assert signalbox.router.buffered.held == 0
 
 
+async def test_row_148_a_picture_that_is_named_often_counts_as_often(
+    tmp_path: Path, root: Path
+) -> None:
+    """It is read once, and a body holds it wherever it is named: that has room, or is refused."""
+    (root / "big.png").write_bytes(picture() + bytes(MB))
+    async with ScriptedUpstream() as fm:
+        settings = seen_by(fm, {"local_roots": [str(root)]})
+        limits = {"body_mb": 1, "buffered_mb": 5}
+        async with running_router(tmp_path, limits=limits, **settings) as signalbox:
+            named = f"{root}/big.png"
+            assert (await signalbox.chat(shows(*[named] * 3))).status_code == 200
+            assert_refused(await signalbox.chat(shows(*[named] * 9)), "queue_full", 429)
+            assert len(fm.seen) == 1
+            assert signalbox.router.buffered.held == 0
+
+
 async def test_who_leaves_ends_the_fetching(tmp_path: Path) -> None:
     """A client that is gone leaves nobody waiting for its picture."""
     asked, left = asyncio.Event(), asyncio.Event()
@@ -716,6 +733,25 @@ async def test_row_155_a_large_one_is_refused_by_its_length(tmp_path: Path) -> N
         answer = await signalbox.chat(shows(uri))
         assert "images.max_mb" in assert_refused(answer, "invalid_image")
         assert fm.connections == 0
+
+
+async def test_row_149_many_pictures_that_take_long_to_look_at_keep_nobody_waiting(
+    tmp_path: Path,
+) -> None:
+    """Each is a moving one of thousands of frames in few bytes: others have their turn between."""
+    frame = b"," + bytes(4) + b"\1\0\1\0" + b"\0" + b"\2\0"
+    film = b"GIF89a\1\0\1\0\0\0\0" + frame * 4000
+    body = body_of(shows(*[uri_of(film, "image/gif")] * 64))
+    longest = 0.0
+    async with ScriptedUpstream() as fm, running_router(tmp_path, **seen_by(fm)) as signalbox:
+        clock = asyncio.get_running_loop().time
+        asking = asyncio.create_task(signalbox.chat(body))
+        last = clock()
+        while not asking.done():
+            await asyncio.sleep(0.001)
+            longest, last = max(longest, clock() - last), clock()
+        assert (await asking).status_code == 200
+    assert longest < 0.4
 
 
 async def test_row_155_one_bad_picture_among_good_ones_is_named(tmp_path: Path) -> None:

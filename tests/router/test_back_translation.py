@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,37 @@ async def test_a_stream_that_breaks_ends_in_an_error_of_its_protocol(
     assert not {"response.completed", "message_stop"} & {event["type"] for event in events}
     if path == RESPONSES:
         assert last["sequence_number"] == len(events) - 1
+
+
+async def test_what_others_said_is_in_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a provider's error, which may repeat the prompt or a key, nor a refused word."""
+    caplog.set_level(logging.DEBUG, "router")
+    broken = b'data: {"error":{"message":"no memory for CANARY"}}\n\n'
+    for path in BOTH:
+        events = _events(await _streamed(tmp_path, path, DELTA, DELTA, broken))
+        assert "CANARY" in events[-1]["error"]["message"]
+    given = [{"type": "CANARY\nERROR router: all is lost"}]
+    told, seen = await _told(tmp_path, RESPONSES, _answer, input=given)
+    assert_error(told, 400, "unsupported_parameter")
+    assert "CANARY" in told.content["error"]["message"]
+    assert seen is None
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("its words are for no log (unsupported_parameter)" in line for line in lines)
+    assert not any("CANARY" in line for line in lines)
+
+
+async def test_an_error_of_another_type_is_one_of_the_clients_protocol(tmp_path: Path) -> None:
+    """Whatever a provider calls it beside its error: a client knows an error by its type."""
+
+    async def refuses(conversation: Conversation) -> None:
+        error = {"message": "too cold", "type": "invalid_request_error"}
+        await conversation.answer(json.dumps({"type": "odd", "error": error}).encode(), 400)
+
+    told, _ = await _told(tmp_path, MESSAGES, refuses)
+    assert (told.status, told.content["type"]) == (400, "error")
+    assert told.content["error"]["message"] == "too cold"
 
 
 @pytest.mark.parametrize("path", BOTH)

@@ -54,6 +54,15 @@ def test_a_jpeg_of_segments_without_end_is_damaged() -> None:
         look_at(b"\xff\xd8" + b"\xff\xe0\x00\x02" * 20_000 + picture("JPEG")[2:])
 
 
+def test_frames_without_end_are_not_all_looked_at() -> None:
+    """Twenty megabytes of them would take many seconds."""
+    frame = b"," + bytes(4) + b"\1\0\1\0" + b"\0" + b"\2\0"
+    head = b"GIF89a\1\0\1\0\0\0\0"
+    assert look_at(head + frame * 10_000).frames == 10_000
+    with pytest.raises(RouteFailed, match="damaged"):
+        look_at(head + frame * 10_001)
+
+
 def test_frames_beyond_the_screen_count() -> None:
     """A decoder lets a GIF's screen grow by them."""
     data = bytearray(picture("GIF", 10, 10))
