@@ -32,6 +32,8 @@ _PASSED = frozenset({b"x-should-retry"})
 _DROPPED = frozenset(
     {b"date", b"server", b"content-length", b"connection", b"transfer-encoding", b"keep-alive"}
 )
+# Anthropic has a name of its own.
+_REQUEST_IDS = frozenset({b"x-request-id", b"request-id"})
 _PASSED_PREFIXES = (b"x-ratelimit-", b"openai-")
 # The longest that an SDK obeys; whoever says more means "not now".
 _MAX_RETRY_AFTER_S = 120
@@ -338,7 +340,7 @@ def _head_of(headers: Headers) -> _Head:
         elif name == b"content-encoding":
             encoding = encoding or value.strip().lower()
             continue
-        elif name == b"x-request-id":
+        elif name in _REQUEST_IDS:
             told = b"x-upstream-request-id"
         elif name == b"retry-after":
             known = _retry_after(value)

@@ -28,6 +28,8 @@ _EVENT = 1 << 20
 # An event may hold a whole picture in base64.
 _PICTURE_EVENT = 32 << 20
 _PREFIX = "/v1"
+# Every client of Anthropic's protocol says which version of it, at whatever path.
+ANTHROPIC_VERSION: Final = b"anthropic-version"
 _TRUE = frozenset({"true", "True", "1"})
 
 
@@ -146,14 +148,14 @@ _ALL = (
         needs_of_messages,
         Dialect.MESSAGES,
         partial(TypedStream, "message_stop"),
-        passed=(b"anthropic-version", b"anthropic-beta"),
+        passed=(ANTHROPIC_VERSION, b"anthropic-beta"),
         characters=characters_of_messages,
     ),
     Endpoint(
         "/v1/messages/count_tokens",
         needs_of_messages,
         Dialect.MESSAGES,
-        passed=(b"anthropic-version", b"anthropic-beta"),
+        passed=(ANTHROPIC_VERSION, b"anthropic-beta"),
     ),
     Endpoint("/v1/embeddings", _only(Capability.EMBEDDINGS)),
     Endpoint("/v1/rerank", _only(Capability.RERANK)),

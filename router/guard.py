@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.wire import LOCAL_ONLY, PRIORITY, REQUEST_ID, Priority
-from router.endpoints import ENDPOINTS, dialect_of
+from router.endpoints import ANTHROPIC_VERSION, ENDPOINTS, dialect_of
 from router.envelope import error_frame, error_reply
 from router.errors import ClientGone, Refused, SignalboxError, shutting_down
 from router.request import ADMIN, ANYBODY, Caller, Message, Receive, Scope, Send, send_reply
@@ -114,6 +114,7 @@ class Guard:
         headers: Mapping[bytes, bytes] = state["headers"]
         state["request_id"] = request_id = _request_id(headers)
         reply = _Outgoing(send, request_id.encode(), scope["path"])
+        reply.is_anthropic = ANTHROPIC_VERSION in headers
         try:
             reply.origin = origin = self._check_source(scope, headers)
             if self.draining and (scope["path"] != "/health" or scope["method"] != "GET"):
@@ -249,7 +250,7 @@ class Guard:
 class _Outgoing:
     """The way back to one client; knows whether the answer has begun."""
 
-    __slots__ = ("_begun", "_id", "_is_stream", "_path", "_send", "origin")
+    __slots__ = ("_begun", "_id", "_is_stream", "_path", "_send", "is_anthropic", "origin")
 
     def __init__(self, send: Send, request_id: bytes, path: str) -> None:
         self._send = send
@@ -258,11 +259,14 @@ class _Outgoing:
         self._begun = False
         self._is_stream = False
         self.origin: bytes | None = None
+        self.is_anthropic = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
         if not self._begun:
             self._begun = True
             headers = message["headers"] = [*message["headers"], (_REQUEST_ID, self._id)]
+            if self.is_anthropic:
+                headers.append((b"request-id", self._id))
             if self.origin is not None:
                 headers.append((b"access-control-allow-origin", self.origin))
                 headers.append((b"vary", b"Origin"))

@@ -10,12 +10,14 @@ OpenAI's own fields stay as they are; beside them stands what the router knows w
     status           of a model of our own process: absent, or where the process stands; else null
     model            what serves, where the name is another one's
 
+A client of Anthropic's protocol is told the same names in the shape of its own.
+
 Wakes no backend.
 """
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -37,7 +39,17 @@ _INPUTS = frozenset(map(str, Input))
 _MODALITIES = (("vision", "image"), ("audio", "audio"), ("file", "file"), ("video", "video"))
 # A longer list is rendered beside the requests and not between them.
 _AT_ONCE = 500
+# What Anthropic's protocol has where nobody knows when a model was made.
+_CREATED_AT = "1970-01-01T00:00:00Z"
 Status = Callable[[Model], str | None]
+_Row = dict[str, Any]
+
+
+class Shape(NamedTuple):
+    """How a protocol has one model, and the list of all."""
+
+    model: Callable[[_Row], _Row]
+    page: Callable[[list[_Row]], _Row]
 
 
 class ModelList:
@@ -46,9 +58,12 @@ class ModelList:
     `catalog` returns the snapshot of the moment, `status` where a model's process stands in it.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], status: Status) -> None:
+    def __init__(
+        self, catalog: Callable[[], Catalog], status: Status, shape: Shape | None = None
+    ) -> None:
         self._catalog = catalog
         self._status = status
+        self._shape = shape or OPENAI
         self._key: tuple[Catalog, Mapping[str, str | None]] | None = None
         self._reply = Reply(200, _JSON_HEADERS, b"")
 
@@ -56,7 +71,7 @@ class ModelList:
         return f"<ModelList {len(self._reply.body)} bytes>"
 
     async def all(self) -> Reply:
-        """Return the list in OpenAI's shape."""
+        """Return the list."""
         catalog = self._catalog()
         # Asked for now: while a long list is rendered, another map may come into force.
         statuses = {
@@ -64,14 +79,14 @@ class ModelList:
         }
         if self._key is None or self._key[0] is not catalog or self._key[1] != statuses:
             if len(catalog.models) > _AT_ONCE:
-                self._reply = await asyncio.to_thread(_list, catalog, statuses)
+                self._reply = await asyncio.to_thread(_list, catalog, statuses, self._shape)
             else:
-                self._reply = _list(catalog, statuses)
+                self._reply = _list(catalog, statuses, self._shape)
             self._key = catalog, statuses
         return self._reply
 
     def one(self, name: str) -> Reply:
-        """Return one model in OpenAI's shape; Refused `model_not_found` when nothing has that name.
+        """Return one model; Refused `model_not_found` when nothing has that name.
 
         A bare id, and any other name that is known, leads to its model.
         """
@@ -83,13 +98,41 @@ class ModelList:
                 f"There is no model {name[:200]!r}. GET /v1/models lists what there is.",
                 param="model",
             )
-        return _reply(row)
+        return _reply(self._shape.model(row))
 
 
-def _list(catalog: Catalog, statuses: Mapping[str, str | None]) -> Reply:
+def _list(catalog: Catalog, statuses: Mapping[str, str | None], shape: Shape) -> Reply:
     """Render the list; what is merely listed has no process of ours."""
     rows = (_row(name, catalog, lambda model: statuses.get(model.name)) for name in _names(catalog))
-    return _reply({"object": "list", "data": [row for row in rows if row is not None]})
+    return _reply(shape.page([shape.model(row) for row in rows if row is not None]))
+
+
+def _openai_list(rows: list[_Row]) -> _Row:
+    return {"object": "list", "data": rows}
+
+
+def _anthropic_model(row: _Row) -> _Row:
+    """Return a row as Anthropic's API reference has a model; what is null is not known."""
+    return {
+        "type": "model",
+        "id": row["id"],
+        "display_name": row["id"],
+        "created_at": _CREATED_AT,
+        "lifecycle": "active",
+        "max_input_tokens": row.get("context_length"),
+        "max_tokens": None,
+        "capabilities": None,
+    }
+
+
+def _anthropic_list(rows: list[_Row]) -> _Row:
+    """Return all in one page: no client is made to ask twice, whatever its `limit`."""
+    ends = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
+    return {"data": rows, "has_more": False, "first_id": ends[0], "last_id": ends[1]}
+
+
+OPENAI: Final = Shape(dict, _openai_list)
+ANTHROPIC: Final = Shape(_anthropic_model, _anthropic_list)
 
 
 def _names(catalog: Catalog) -> Iterator[str]:
@@ -104,7 +147,7 @@ def _names(catalog: Catalog) -> Iterator[str]:
     yield from catalog.models
 
 
-def _row(name: str, catalog: Catalog, status: Status) -> dict[str, Any] | None:
+def _row(name: str, catalog: Catalog, status: Status) -> _Row | None:
     """Return what is known of one name; None where nothing has it."""
     model = catalog.models.get(name)
     if model is not None:
@@ -124,7 +167,7 @@ def _row(name: str, catalog: Catalog, status: Status) -> dict[str, Any] | None:
     return _owned(name, "signalbox") if name in catalog.aliases else None
 
 
-def _of_auto(name: str, bound: list[Capability]) -> dict[str, Any]:
+def _of_auto(name: str, bound: list[Capability]) -> _Row:
     """Return what can be done by need, whoever does it."""
     can = {**_UNKNOWN, **{str(capability): True for capability in bound}}
     return {
@@ -137,9 +180,7 @@ def _of_auto(name: str, bound: list[Capability]) -> dict[str, Any]:
     }
 
 
-def _of_other(
-    name: str, target: str, model: Model, catalog: Catalog, status: Status
-) -> dict[str, Any]:
+def _of_other(name: str, target: str, model: Model, catalog: Catalog, status: Status) -> _Row:
     """Return the model that a capability, an alias or a bare id leads to, under that name."""
     is_ours = name in catalog.aliases or target in set(Capability)
     return {
@@ -149,7 +190,7 @@ def _of_other(
     }
 
 
-def _of_model(name: str, model: Model, catalog: Catalog, status: Status) -> dict[str, Any]:
+def _of_model(name: str, model: Model, catalog: Catalog, status: Status) -> _Row:
     can = {**_UNKNOWN, **{need: fact.value for need, fact in model.facts.items()}}
     # What is merely listed is assigned to nothing, and there may be tens of thousands of it.
     for need in () if model.listed else _LEVERS:
@@ -173,9 +214,9 @@ def _architecture(can: Mapping[str, bool | None]) -> dict[str, list[str]] | None
     return {"input_modalities": takes, "output_modalities": ["text"]}
 
 
-def _owned(name: str, owner: str) -> dict[str, Any]:
+def _owned(name: str, owner: str) -> _Row:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": owner}
 
 
-def _reply(content: dict[str, Any]) -> Reply:
+def _reply(content: _Row) -> Reply:
     return Reply(200, _JSON_HEADERS, _JSON.encode(content))

@@ -8,10 +8,10 @@ from functools import partial
 
 from router.body import Buffered
 from router.capability_map import CapabilityMap
-from router.endpoints import ENDPOINTS
+from router.endpoints import ANTHROPIC_VERSION, ENDPOINTS
 from router.errors import Refused, Reply
 from router.guard import App
-from router.listing import ModelList
+from router.listing import ANTHROPIC, OPENAI, ModelList
 from router.proxy import Proxy
 from router.request import Message, Receive, Scope, Send, read_body, send_reply
 
@@ -84,7 +84,10 @@ class Planes:
     """
 
     def __init__(self, proxy: Proxy, capability_map: CapabilityMap, control: App) -> None:
-        self._list = ModelList(lambda: capability_map.catalog, capability_map.status)
+        self._openai, self._anthropic = (
+            ModelList(lambda: capability_map.catalog, capability_map.status, shape)
+            for shape in (OPENAI, ANTHROPIC)
+        )
         self.doors = {
             **{
                 path: Door(("POST",), partial(proxy.serve, endpoint))
@@ -124,10 +127,14 @@ class Planes:
         raise _nothing_at(path, UNBUILT.union(self.doors))
 
     def _model(self, scope: Scope) -> Reply:
-        return self._list.one(scope["path"].removeprefix(_MODELS + "/"))
+        return self._list(scope).one(scope["path"].removeprefix(_MODELS + "/"))
 
-    async def _models(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_reply(send, await self._list.all())
+    async def _models(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_reply(send, await self._list(scope).all())
+
+    def _list(self, scope: Scope) -> ModelList:
+        """Return the list in the shape of the protocol that the client speaks."""
+        return self._anthropic if ANTHROPIC_VERSION in scope["state"]["headers"] else self._openai
 
 
 def _page(render: Callable[[Scope], Reply]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:

@@ -12,6 +12,7 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic import AsyncAnthropic
+from anthropic.types import ModelInfo
 from PIL import Image
 from pydantic import BaseModel
 
@@ -149,6 +150,34 @@ async def test_a_message(tmp_path: Path) -> None:
         "max_tokens": 9,
     }
     assert not [name for name in asked.headers if name.startswith(("anthropic", "x-stainless"))]
+
+
+async def test_its_id_is_what_the_sdk_tells(tmp_path: Path) -> None:
+    """Of answers and of errors."""
+    async with _client(tmp_path, _says({"content": "Hello."})) as (client, _, signalbox):
+        made = await client.messages.with_raw_response.create(
+            model="auto", max_tokens=9, messages=ASK
+        )
+        with pytest.raises(anthropic.NotFoundError) as raised:
+            await client.messages.create(model="nobody", max_tokens=9, messages=ASK)
+        others = await signalbox.client.get("/v1/models")
+    assert made.request_id == made.headers["x-request-id"]
+    assert raised.value.request_id == raised.value.response.headers["x-request-id"]
+    assert "request-id" not in others.headers
+
+
+async def test_models_are_listed_for_the_sdk(tmp_path: Path) -> None:
+    """All at once, and one by its name; others are told in OpenAI's shape."""
+    async with _client(tmp_path, _says({"content": "Hello."})) as (client, _, signalbox):
+        listed = [model async for model in client.models.list(limit=1)]
+        one = await client.models.retrieve("fm/m")
+        others = (await signalbox.client.get("/v1/models")).json()
+    assert [model.id for model in listed] == [row["id"] for row in others["data"]]
+    assert others["object"] == "list"
+    for model in listed:
+        ModelInfo.model_validate(model.model_dump(), strict=True)
+    assert listed[0].display_name == "auto"
+    assert one in listed
 
 
 async def test_a_stream_is_the_message(tmp_path: Path) -> None:

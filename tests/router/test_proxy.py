@@ -59,6 +59,18 @@ async def test_unknown_fields_pass_both_ways_byte_for_byte(tmp_path: Path) -> No
     assert "server" not in told
 
 
+async def test_anthropic_s_name_of_an_id_is_known_too(tmp_path: Path) -> None:
+    """Its servers have another name for it than OpenAI's."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.answer(b'{"choices":[]}', request_id="req_1")
+
+    async with ScriptedUpstream(script) as fm, running_router(tmp_path, **_one(fm)) as signalbox:
+        response = await signalbox.chat(b'{"model":"auto","messages":[]}')
+    assert response.headers["x-upstream-request-id"] == "req_1"
+    assert "request-id" not in response.headers
+
+
 async def test_a_full_queue_and_a_long_wait_are_refused_with_retry_after(tmp_path: Path) -> None:
     """Over the queue's bound 429, over its deadline 503, both before anything is sent."""
     free = asyncio.Event()

@@ -24,13 +24,20 @@ _NO_ARGUMENTS = "{}"
 
 
 class _Block(msgspec.Struct):
-    """One block: what is still to be sent, and all the arguments of a call."""
+    """One block: the pieces that are still to be sent, and all those of a call's arguments.
+
+    `first` and `last` are the characters at the arguments' ends, where white space counts for none.
+    """
 
     kind: Kind
     id: str = ""
     name: str = ""
-    unsent: str = ""
-    arguments: str = ""
+    unsent: list[str] = msgspec.field(default_factory=list)
+    pieces: list[str] = msgspec.field(default_factory=list)
+    first: str = ""
+    last: str = ""
+    # None as long as nobody has looked whether the arguments so far are whole.
+    is_complete: bool | None = None
     begun: bool = False
     ended: bool = False
 
@@ -42,27 +49,36 @@ class _Block(msgspec.Struct):
             return
         self.id = self.id or piece.id
         self.name = self.name or piece.name
-        self.unsent += piece.text
+        self.unsent.append(piece.text)
         if self.kind == "tool_use":
-            self.arguments += piece.text
+            self.pieces.append(piece.text)
+            self.first = self.first or piece.text.lstrip()[:1]
+            self.last = piece.text.rstrip()[-1:] or self.last
+            self.is_complete = None
 
     @property
     def is_object(self) -> bool:
         """Whether what has come may be sent: arguments may still turn out to be `null`, or none."""
-        return self.kind != "tool_use" or self.arguments.lstrip()[:1] == "{"
+        return self.kind != "tool_use" or self.first == "{"
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing can follow, were the next piece of something else."""
         if self.kind != "tool_use":
             return True
-        if not self.name or not self.arguments.rstrip().endswith("}"):
+        if not self.name or self.last != "}":
             return False
-        try:
-            read_arguments(self.arguments, was_cut=False)
-        except ValueError:
-            return False
-        return True
+        if self.is_complete is None:
+            self.is_complete = _is_complete("".join(self.pieces))
+        return self.is_complete
+
+
+def _is_complete(arguments: str) -> bool:
+    try:
+        read_arguments(arguments, was_cut=False)
+    except ValueError:
+        return False
+    return True
 
 
 class Events:
@@ -150,11 +166,11 @@ class Events:
     def _end_call(self, block: _Block) -> None:
         if not block.begun:
             raise ValueError("a tool call without a name")
-        read_arguments(block.arguments, was_cut=self._reader.was_cut)
+        read_arguments("".join(block.pieces), was_cut=self._reader.was_cut)
         if not block.is_object:
             # Not all clients read nothing as no arguments.
             self._delta("input_json_delta", partial_json=_NO_ARGUMENTS)
-        block.arguments = ""
+        block.pieces.clear()
 
     def _send(self, block: _Block) -> None:
         """Send what has come of the open block."""
@@ -164,9 +180,10 @@ class Events:
             block.begun = True
             self._index += 1
             self._write("content_block_start", index=self._index, content_block=_beginning(block))
-        if not block.unsent or not block.is_object:
+        text = "".join(block.unsent) if block.is_object else ""
+        if not text:
             return
-        text, block.unsent = block.unsent, ""
+        block.unsent.clear()
         match block.kind:
             case "text":
                 self._delta("text_delta", text=text)

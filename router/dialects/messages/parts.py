@@ -1,6 +1,7 @@
 """Content that is neither a call nor its result: blocks of Anthropic's, put as parts of a chat."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from router.dialects.messages.checks import (
@@ -31,11 +32,11 @@ def joined(parts: Sequence[Part]) -> str | list[Part]:
     Many servers and templates know texts alone, so neighbours are put together.
     """
     together: list[Part] = []
-    for part in parts:
-        if part["type"] == "text" and together and together[-1]["type"] == "text":
-            together[-1] = text_part(together[-1]["text"] + GAP + part["text"])
+    for is_text, run in groupby(parts, lambda part: part["type"] == "text"):
+        if is_text:
+            together.append(text_part(GAP.join(part["text"] for part in run)))
         else:
-            together.append(part)
+            together += run
     if not together:
         return ""
     if len(together) == 1 and together[0]["type"] == "text":

@@ -48,6 +48,7 @@ class Reader:
         # The id of each call, what the server told of it, and which one an index means.
         self._ids: list[str] = []
         self._told_ids: list[str] = []
+        self._taken: set[str] = set()
         self._by_index: dict[int, int] = {}
 
     def __repr__(self) -> str:
@@ -151,8 +152,9 @@ class Reader:
         number = self._by_index[index] = len(self._ids)
         self._told_ids.append(own)
         # Results name their call by it, so that it is never that of two.
-        taken = not own or own in self._ids
+        taken = not own or own in self._taken
         self._ids.append(f"toolu_{self._request_id}_{number}" if taken else own)
+        self._taken.add(self._ids[number])
         return number
 
 

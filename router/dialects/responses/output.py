@@ -220,7 +220,7 @@ class CustomCall(Call):
         spelled = "".join(self._arguments)
         try:
             arguments = msgspec.json.decode(spelled)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             arguments = None
         text = input_of_custom(arguments, spelled)
         self._tell("custom_tool_call_input.delta", delta=text)

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -320,3 +322,61 @@ def test_any_stream_ends_as_the_whole_answer(
     else:
         assert _by_kind(told["content"]) == _by_kind(whole["content"])
         assert {**told, "content": []} == {**whole, "content": []}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long the processor has worked."""
+    since = time.process_time()
+    work()
+    return time.process_time() - since
+
+
+def test_long_arguments_cost_what_they_are_long() -> None:
+    """A file that is written in one call comes in a hundred thousand pieces."""
+    made = asked()
+    made.feed(call('{"text":"', name="write", id="c1"))
+    piece = call("0123456789" * 3)
+
+    def feed() -> None:
+        for _ in range(20_000):
+            made.feed(piece)
+
+    first = seconds(feed)
+    for _ in range(3):
+        feed()
+    assert seconds(feed) < 3 * first
+
+
+def test_half_a_call_is_not_read_anew_for_each_block_that_waits() -> None:
+    """What has not changed since is not whole yet either."""
+    made = asked()
+    made.feed(call('{"a":[' + "{}," * 300_000 + "{}", name="f", id="c1"))
+
+    def wait() -> None:
+        for _ in range(100):
+            made.feed(chunk(content="a"))
+            made.feed(chunk(reasoning="b"))
+
+    assert seconds(wait) < 1
+
+
+def test_many_calls_are_told_apart_at_once() -> None:
+    """By their ids, of which no two are the same."""
+    calls = [
+        {"id": f"call_{number % 20_000:05}", "function": {"name": "f", "arguments": "{}"}}
+        for number in range(20_001)
+    ]
+    told: list[dict[str, Any]] = []
+    chat = {"choices": [{"message": {"tool_calls": calls}}]}
+    assert seconds(lambda: told.append(asked().answer(chat))) < 1.5
+    assert len({block["id"] for block in told[0]["content"]}) == len(calls)
+
+
+def test_ids_of_ours_are_nobody_else_s() -> None:
+    """Also where a server has given a later call the very id that one without got from us."""
+    calls = [
+        {"function": {"name": "f", "arguments": "{}"}},
+        {"id": "toolu_r1_0", "function": {"name": "f", "arguments": "{}"}},
+    ]
+    made = asked().answer({"choices": [{"message": {"tool_calls": calls}}]})
+    assert [block["id"] for block in made["content"]] == ["toolu_r1_0", "toolu_r1_1"]

@@ -1,5 +1,6 @@
 """Requests of Anthropic's protocol as chat completions, and whole answers back, by tables."""
 
+import time
 from contextlib import suppress
 from typing import Any, get_type_hints
 
@@ -295,3 +296,12 @@ def test_a_count_is_not_streamed() -> None:
     with pytest.raises(StreamFailed):
         count(HI).feed({})
     assert count(HI).finish() == b""
+
+
+def test_a_turn_of_many_texts_costs_what_they_are_long() -> None:
+    """They become one text, each looked at once."""
+    blocks = [{"type": "text", "text": "x" * 20}] * 100_000
+    since = time.process_time()
+    chat = asked(messages=[{"role": "user", "content": blocks}]).chat
+    assert time.process_time() - since < 3
+    assert len(chat["messages"][0]["content"]) == 22 * len(blocks) - 2

@@ -351,6 +351,14 @@ def test_an_answer_that_is_none_is_not_put_back(chat: dict[str, Any]) -> None:
     assert failed.value.code == "upstream_invalid_frame"
 
 
+def test_the_input_of_a_custom_tool_may_be_nested_deeply() -> None:
+    """It is handed on as it is, like any other that is spelled otherwise."""
+    spelled = '{"input":' + "[" * 5000
+    call = {"id": "a", "function": {"name": "patch", "arguments": spelled}}
+    made = translated(tools=TOOLS).answer(answer({"tool_calls": [call]}))
+    assert made["output"][0]["input"] == spelled
+
+
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
 CALLS = st.builds(
     lambda call_id, name, arguments: {
