@@ -526,4 +526,4 @@ async def test_other_endpoints_are_told_to_be_elsewhere(translating: Translating
             "/v1/embeddings", json={"model": "claude/claude-large", "input": "x"}
         )
     assert answer.status_code == 400
-    assert "LiteLLM translates chat completions only" in answer.text
+    assert "LiteLLM translates conversations only" in answer.text
