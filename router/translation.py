@@ -84,6 +84,9 @@ def arguments_of(body: bytes) -> tuple[str, dict[str, Any]]:
         told["stream"] = True
     if isinstance(tools := told.get("tools"), list):
         _check_tools(tools)
+    if not isinstance(told.get("web_search_options", {}), dict):
+        # Before anything in which LiteLLM would tell what is wrong.
+        raise Untranslatable("web_search_options must be an object.")
     return fields["model"], told
 
 

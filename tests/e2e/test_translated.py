@@ -392,6 +392,7 @@ async def test_a_redirect_is_not_followed(translating: Translating) -> None:
     [
         ({"logit_bias": {"1": 1}}, "logit_bias"),
         ({"tools": [{"type": "mcp", "server_url": "litellm_proxy"}]}, "mcp"),
+        ({"web_search_options": "all"}, "web_search_options"),
     ],
 )
 async def test_what_cannot_be_translated_is_said(
