@@ -11,15 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.dialects.messages.checks import (
-    check_known,
-    kind_at,
-    malformed,
-    object_at,
-    objects_at,
-    refuse,
-    text_at,
-)
+from router.dialects.checks import kind_at, malformed, object_at, objects_at, text_at
 from router.dialects.messages.parts import (
     GAP,
     Block,
@@ -30,6 +22,7 @@ from router.dialects.messages.parts import (
     text_part,
     texts_of,
 )
+from router.dialects.messages.refusal import check_known, refuse
 
 # Claude Code's first block of a system prompt: for the accounts of Anthropic's own servers, which
 # take it out before a model sees it. It is another one in each request, so that no beginning of a
@@ -60,7 +53,7 @@ def chat_messages(fields: Mapping[str, Any], *, continued: bool = False) -> list
         turns.add(message, path, answered=index < last)
     chat = turns.end()
     if not turns.begun:
-        malformed("messages", "a list of at least one message")
+        raise malformed("messages", "a list of at least one message")
     if chat[-1]["role"] == "assistant" and not continued:
         refuse(path, "is the beginning of an answer, which not every chat server goes on with")
     return chat
@@ -94,7 +87,7 @@ class _Turns:
                 if message.get("clear_at") != "next_user_message" or not answered:
                     self._systems(texts)
             case _:
-                malformed(f"{path}.role", "`user`, `assistant` or `system`")
+                raise malformed(f"{path}.role", "`user`, `assistant` or `system`")
 
     def end(self) -> list[dict[str, Any]]:
         """Return the messages of the chat."""

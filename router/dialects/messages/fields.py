@@ -8,17 +8,9 @@ included.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.messages.checks import (
-    check_known,
-    kind_at,
-    list_at,
-    malformed,
-    object_at,
-    objects_at,
-    refuse,
-    text_at,
-)
+from router.dialects.checks import kind_at, list_at, malformed, object_at, objects_at, text_at
 from router.dialects.messages.conversation import chat_messages
+from router.dialects.messages.refusal import check_known, refuse
 from router.dialects.messages.tools import chat_tool_choice, chat_tools
 
 TRANSLATED: Final = frozenset(
@@ -158,7 +150,7 @@ def _limits(given: Mapping[str, Any]) -> dict[str, Any]:
     if "max_tokens" in given:
         wanted = given["max_tokens"]
         if type(wanted) is not int or wanted < 0:
-            malformed("max_tokens", "a whole number")
+            raise malformed("max_tokens", "a whole number")
         if wanted == 0:
             refuse("max_tokens", "is 0, and a chat completion has at least one token")
         limits["max_tokens"] = wanted
@@ -167,7 +159,7 @@ def _limits(given: Mapping[str, Any]) -> dict[str, Any]:
         limits["stop"] = stops
     if "stream" in given:
         if type(given["stream"]) is not bool:
-            malformed("stream", "true or false")
+            raise malformed("stream", "true or false")
         limits["stream"] = given["stream"]
     return limits
 
@@ -182,11 +174,11 @@ def _schema(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if wanted is None:
         wanted, path = given.get("output_format"), "output_format"
     elif "output_format" in given:
-        malformed("output_format", "absent where output_config.format is given")
+        raise malformed("output_format", "absent where output_config.format is given")
     if wanted is None:
         return None
     wanted = object_at(wanted, path)
     check_known(wanted, {"type", "schema"}, path)
     if kind_at(wanted, path) != "json_schema":
-        malformed(f"{path}.type", "`json_schema`")
+        raise malformed(f"{path}.type", "`json_schema`")
     return object_at(wanted.get("schema"), f"{path}.schema")

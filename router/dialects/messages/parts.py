@@ -4,14 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from router.dialects.messages.checks import (
-    check_known,
-    kind_at,
-    object_at,
-    objects_at,
-    refuse,
-    text_at,
-)
+from router.dialects.checks import kind_at, object_at, objects_at, text_at
+from router.dialects.messages.refusal import check_known, refuse
 
 Part = dict[str, Any]
 Block = Mapping[str, Any]

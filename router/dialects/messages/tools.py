@@ -3,15 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.messages.checks import (
-    check_known,
-    kind_at,
-    malformed,
-    object_at,
-    objects_at,
-    refuse,
-    text_at,
-)
+from router.dialects.checks import kind_at, malformed, object_at, objects_at, text_at
+from router.dialects.messages.refusal import check_known, refuse
 
 # `defer_loading` keeps a tool out of the prompt until it is searched for: here all are offered at
 # once. `eager_input_streaming` says when arguments are sent, and that is as soon as they come.
@@ -35,10 +28,10 @@ def chat_tool_choice(choice: object, tools: list[dict[str, Any]]) -> dict[str, A
     check_known(choice, {"type", "name", "disable_parallel_tool_use"}, "tool_choice")
     kind = kind_at(choice, "tool_choice")
     if kind != "tool" and kind not in _CHOICES:
-        malformed("tool_choice.type", "`auto`, `any`, `tool` or `none`")
+        raise malformed("tool_choice.type", "`auto`, `any`, `tool` or `none`")
     if not tools:
         if kind in {"any", "tool"}:
-            malformed("tools", "there where tool_choice asks for one")
+            raise malformed("tools", "there where tool_choice asks for one")
         return {}
     chosen: dict[str, Any] = {}
     if kind == "tool":

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import msgspec
 
-from router.dialects.responses.faults import list_at, malformed, object_at, text_at, unsupported
+from router.dialects.checks import list_at, malformed, object_at, text_at
 from router.dialects.responses.parts import Part, content_of, parts_of, plain, text_of_parts
 from router.dialects.responses.reasoning import reasoning_sent_back
+from router.dialects.responses.refusal import unsupported
 from router.dialects.responses.tools import arguments_of_custom, name_of
 
 _ROLES: Final = ("user", "assistant", "system", "developer")

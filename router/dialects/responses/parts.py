@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.responses.faults import list_at, malformed, object_at, text_at, unsupported
+from router.dialects.checks import list_at, malformed, object_at, text_at
+from router.dialects.responses.refusal import unsupported
 
 _TEXTS: Final = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 _PARTS: Final = ("input_text", "input_image", "input_audio", "input_file")

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from router.dialects.responses.faults import list_at, object_at, text_at
+from router.dialects.checks import list_at, object_at, text_at
 
 _MARK = "signalbox."
 _TEXTS = ("content", "summary")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from router.dialects.checks import list_at, malformed, object_at, text_at
 from router.dialects.responses.conversation import Conversation
-from router.dialects.responses.faults import list_at, malformed, object_at, text_at, unsupported
+from router.dialects.responses.refusal import unsupported
 from router.dialects.responses.tools import Tools
 
 PASSED: Final = frozenset(

@@ -7,7 +7,8 @@ of one text; a namespace gives its functions a longer name. `Tools` knows the wa
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from router.dialects.responses.faults import list_at, malformed, object_at, text_at, unsupported
+from router.dialects.checks import list_at, malformed, object_at, text_at
+from router.dialects.responses.refusal import unsupported
 from router.errors import Refused
 
 _INPUT: Final = "input"
@@ -113,7 +114,7 @@ def input_of_custom(arguments: Any, spelled: str) -> str:
     return found if isinstance(found, str) else spelled
 
 
-def _each(tools: list[Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+def _each(tools: list[Any]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], str]]:
     """Yield each tool with the namespace that it is in, {} for none, and its place."""
     for number, given in enumerate(tools):
         where = f"tools[{number}]"
