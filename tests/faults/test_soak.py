@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -260,6 +261,9 @@ async def test_row_g5_clients_that_leave_in_any_phase_leave_nothing_behind(tmp_p
     assert soak.left.total() == REQUESTS
     assert all(soak.left[phase] > REQUESTS // 50 for phase in PHASES), soak.left
     assert [held.counts for held in thirds] == [before.counts] * THIRDS
-    # The first third fills what is filled once: tables, pools, the allocator's own.
-    assert thirds[-1].blocks - thirds[0].blocks < REQUESTS // 15, thirds
-    assert thirds[-1].resident_kib - thirds[0].resident_kib < 2 << 10, thirds
+    # The first third fills what is filled once: tables, pools, the allocator's own. What leaks
+    # grows with each of the others; an allocator's ways show in one or the other.
+    held = [(third.blocks, third.resident_kib) for third in thirds]
+    blocks, kib = (min(b - a for a, b in pairwise(each)) for each in zip(*held, strict=True))
+    assert blocks < REQUESTS // 30, thirds
+    assert kib < 1 << 10, thirds
