@@ -14,6 +14,11 @@ def malformed(path: str, what: str) -> Refused:
     return Refused("invalid_request", f"{path} must be {what}.", param=path)
 
 
+def unless_null(value: Any, otherwise: Any) -> Any:
+    """Return a value, or `otherwise` for null: only null is as good as nothing."""
+    return otherwise if value is None else value
+
+
 def text_at(value: object, path: str) -> str:
     """Return a text."""
     if not isinstance(value, str):

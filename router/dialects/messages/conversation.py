@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.dialects.checks import kind_at, malformed, object_at, objects_at, text_at
+from router.dialects.checks import kind_at, malformed, object_at, objects_at, text_at, unless_null
 from router.dialects.messages.parts import (
     GAP,
     Block,
@@ -81,7 +81,8 @@ class _Turns:
                 self._assistants(content, where)
             case "system":
                 # An effort of its own is the hint that it is for a whole request.
-                config = object_at(message.get("output_config") or {}, f"{path}.output_config")
+                settings = unless_null(message.get("output_config"), {})
+                config = object_at(settings, f"{path}.output_config")
                 check_known(config, {"effort"}, f"{path}.output_config")
                 texts = [] if content is None else texts_of(content, where)
                 if message.get("clear_at") != "next_user_message" or not answered:

@@ -8,7 +8,15 @@ included.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.checks import kind_at, list_at, malformed, object_at, objects_at, text_at
+from router.dialects.checks import (
+    kind_at,
+    list_at,
+    malformed,
+    object_at,
+    objects_at,
+    text_at,
+    unless_null,
+)
 from router.dialects.messages.conversation import chat_messages
 from router.dialects.messages.refusal import check_known, refuse
 from router.dialects.messages.tools import chat_tool_choice, chat_tools
@@ -116,7 +124,7 @@ def _check_context(value: object) -> None:
     path = "context_management"
     context = object_at(value, path)
     check_known(context, {"edits"}, path)
-    for below, edit in objects_at(context.get("edits") or [], f"{path}.edits"):
+    for below, edit in objects_at(unless_null(context.get("edits"), []), f"{path}.edits"):
         if kind_at(edit, below) != _HARMLESS_EDIT:
             refuse(below, f"is {edit['type']!r}, which only Anthropic's servers do")
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.dialects.checks import list_at, malformed, object_at, text_at
+from router.dialects.checks import list_at, malformed, object_at, text_at, unless_null
 from router.dialects.responses.parts import Part, content_of, parts_of, plain, text_of_parts
 from router.dialects.responses.reasoning import reasoning_sent_back
 from router.dialects.responses.refusal import unsupported
@@ -158,7 +158,7 @@ class Conversation:
         if isinstance(caller, dict) and caller.get("type") != "direct":
             raise unsupported(f"{where}.caller", "it runs no programs that call tools.")
         name = text_at(item.get("name"), f"{where}.name")
-        space = text_at(item.get("namespace") or "", f"{where}.namespace")
+        space = text_at(unless_null(item.get("namespace"), ""), f"{where}.namespace")
         call = {
             "id": text_at(item.get("call_id"), f"{where}.call_id"),
             "type": "function",

@@ -9,7 +9,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from router.dialects.checks import list_at, object_at, text_at
+from router.dialects.checks import list_at, object_at, text_at, unless_null
 
 _MARK = "signalbox."
 _TEXTS = ("content", "summary")
@@ -36,11 +36,7 @@ def reasoning_sent_back(item: Mapping[str, Any], where: str) -> str | None:
     That is its `content`, else what we sealed, else its `summary`.
     """
     texts = {
-        field: [
-            text_at(object_at(part, f"{where}.{field}[{number}]").get("text"), f"{where}.{field}")
-            for number, part in enumerate(list_at(item.get(field) or [], f"{where}.{field}"))
-        ]
-        for field in _TEXTS
+        field: _texts(unless_null(item.get(field), []), f"{where}.{field}") for field in _TEXTS
     }
     if texts["content"]:
         return "\n\n".join(texts["content"])
@@ -50,3 +46,10 @@ def reasoning_sent_back(item: Mapping[str, Any], where: str) -> str | None:
     if texts["summary"]:
         return "\n\n".join(texts["summary"])
     return None if item.get("encrypted_content") else ""
+
+
+def _texts(parts: Any, where: str) -> list[str]:
+    return [
+        text_at(object_at(part, f"{where}[{number}]").get("text"), where)
+        for number, part in enumerate(list_at(parts, where))
+    ]

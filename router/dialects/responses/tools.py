@@ -7,7 +7,7 @@ of one text; a namespace gives its functions a longer name. `Tools` knows the wa
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from router.dialects.checks import list_at, malformed, object_at, text_at
+from router.dialects.checks import list_at, malformed, object_at, text_at, unless_null
 from router.dialects.responses.refusal import unsupported
 from router.errors import Refused
 
@@ -37,7 +37,7 @@ class Tools:
         self._known: dict[tuple[str, str | None], str] = {}
         self.offered: list[dict[str, Any]] = [
             self._offer(tool, namespace, where)
-            for tool, namespace, where in _each(list_at(tools or [], "tools"))
+            for tool, namespace, where in _each(list_at(unless_null(tools, []), "tools"))
         ]
 
     def __repr__(self) -> str:

@@ -828,6 +828,8 @@ REFUSED: Final = (
     ),
     Refusal("functions", {"tools": [_LOOK, _LOOK]}, "tools[1].name", "invalid_request"),
     Refusal("functions", {"tools": "look"}, "tools", "invalid_request"),
+    Refusal("functions", {"tools": False}, "tools", "invalid_request"),
+    Refusal("functions", {"tools": {}}, "tools", "invalid_request"),
     Refusal("functions", {"tools": [{"type": "function"}]}, "tools[0].name", "invalid_request"),
     Refusal("the choice of a tool", {"tool_choice": "required"}, "tool_choice", "invalid_request"),
     Refusal("the choice of a tool", {"tool_choice": "some"}, "tool_choice", "invalid_request"),
