@@ -1,8 +1,6 @@
 """Anthropic's own SDK, unchanged, through a router to what knows chat completions alone."""
 
 import asyncio
-import base64
-import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,17 +11,14 @@ import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 from anthropic.types import ModelInfo
-from PIL import Image
 from pydantic import BaseModel
 
 from router.capabilities import Capability
 from tests.harness import claude_code
-from tests.harness.colours import COLOURS
 from tests.harness.one_provider import DONE, streams
 from tests.harness.real_providers import RealProvider
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
-from tests.harness.served import Served, served, tiny
 
 USAGE = {
     "prompt_tokens": 9,
@@ -392,88 +387,12 @@ async def test_a_turn_of_claude_code(tmp_path: Path) -> None:
     assert probe.status_code < 500
 
 
-@pytest.fixture
-async def seeing(tmp_path: Path, tiny_vision_model: Path) -> AsyncIterator[Served]:
-    """Serve the tiny vision model by the builtin backend."""
-    needs = ("text", "vision", "structured_output", "tool_use")
-    capabilities = {each: ["builtin/tiny"] for each in needs}
-    async with served(tmp_path, **tiny(tiny_vision_model), capabilities=capabilities) as router:
-        yield router
-
-
-def _picture(colour: str) -> dict[str, Any]:
-    data = io.BytesIO()
-    Image.new("RGB", (64, 64), COLOURS[colour]).save(data, "PNG")
-    told = base64.b64encode(data.getvalue()).decode()
-    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": told}}
-
-
-def _look(*content: dict[str, Any]) -> Any:
-    return [{"role": "user", "content": list(content)}]
-
-
-async def test_the_builtin_backend_sees(seeing: Served) -> None:
-    """A picture of the user's, and one that a tool has taken."""
-    question = {"type": "text", "text": "What colour is this?"}
-    async with sdk(seeing.port) as client:
-        asked: Any = {"model": "vision", "max_tokens": 12, "extra_body": {"temperature": 0}}
-        seen = await client.messages.create(messages=_look(question, _picture("red")), **asked)
-        assert "red" in seen.content[0].text
-        async with client.messages.stream(
-            messages=_look(question, _picture("blue")), **asked
-        ) as stream:
-            assert "blue" in await stream.get_final_text()
-        counted = await client.messages.count_tokens(
-            model="vision", messages=_look(question, _picture("red"))
-        )
-    assert counted.input_tokens == seen.usage.input_tokens + (
-        seen.usage.cache_read_input_tokens or 0
-    )
-
-
-async def test_the_builtin_backend_holds_a_schema(seeing: Served) -> None:
-    """Of an answer and of a call, streamed too; and it stops where its length ends."""
-    schema = {**Switch.model_json_schema(), "additionalProperties": False}
-    switch: Any = {"name": "switch", "input_schema": schema, "strict": True}
-    asked: Any = {"model": "auto", "max_tokens": 200, "messages": ASK, "tools": [switch]}
-    asked["extra_body"] = {"temperature": 1.5}
-    async with sdk(seeing.port) as client:
-        async with client.messages.stream(
-            **asked, tool_choice={"type": "any", "disable_parallel_tool_use": True}
-        ) as stream:
-            called: Any = await stream.get_final_message()
-        assert called.stop_reason == "tool_use"
-        assert called.content[0].name == "switch"
-        Switch.model_validate(called.content[0].input)
-        parsed = await client.messages.parse(
-            model="text",
-            max_tokens=200,
-            messages=ASK,
-            output_format=Switch,
-            extra_body={"temperature": 1.5},
-        )
-        assert isinstance(parsed.parsed_output, Switch)
-        cut = await client.messages.create(
-            model="text", max_tokens=3, messages=[{"role": "user", "content": "Please count."}]
-        )
-    assert (cut.stop_reason, cut.usage.output_tokens) == ("max_tokens", 3)
-
-
-@pytest.fixture(scope="session", params=["llama_server", "ollama"])
-def real_server(request: pytest.FixtureRequest) -> RealProvider:
-    """Return each real chat server in turn."""
-    running: RealProvider = request.getfixturevalue(request.param)
-    return running
-
-
 @pytest.mark.real_provider
-async def test_a_real_server(real_server: RealProvider, tmp_path: Path) -> None:
+async def test_a_real_server(ollama: RealProvider, tmp_path: Path) -> None:
     """Whole, streamed, by a schema, counted, and left alone."""
     sections: dict[str, Any] = {
-        "providers": {"real": openai_provider(f"{real_server.url}/v1")},
-        "capabilities": {
-            each: [f"real/{real_server.model}"] for each in ("text", "structured_output")
-        },
+        "providers": {"real": openai_provider(f"{ollama.url}/v1")},
+        "capabilities": {each: [f"real/{ollama.model}"] for each in ("text", "structured_output")},
     }
     question: Any = [{"role": "user", "content": "What is the capital of France?"}]
     asked: Any = {"model": "auto", "messages": question, "extra_body": {"temperature": 0}}

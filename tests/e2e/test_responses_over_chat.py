@@ -18,7 +18,6 @@ from tests.harness.one_provider import DONE
 from tests.harness.pictures import picture, uri_of
 from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
-from tests.harness.served import served, tiny
 
 USAGE = {
     "prompt_tokens": 9,
@@ -204,44 +203,6 @@ async def test_a_picture_is_seen(tmp_path: Path) -> None:
     assert fm.seen[0].json["messages"][0]["content"][1] == {
         "type": "image_url",
         "image_url": {"url": shown["image_url"], "detail": "low"},
-    }
-
-
-@pytest.mark.mlx
-async def test_the_builtin_model_sees_calls_and_is_held_to_a_schema(
-    tmp_path: Path, tiny_vision_model: Path
-) -> None:
-    """A model of this machine, in a protocol that its backend does not know."""
-    shown: Any = {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"}
-    said: Any = [{"role": "user", "content": [shown, {"type": "input_text", "text": "Which?"}]}]
-    needs = ("text", "vision", "tool_use", "structured_output")
-    capabilities = {need: ["builtin/tiny"] for need in needs}
-    async with (
-        served(tmp_path, **tiny(tiny_vision_model), capabilities=capabilities) as router,
-        AsyncOpenAI(base_url=router.url, api_key="any", max_retries=0) as client,
-    ):
-        asked: Any = {"model": "auto", "temperature": 0, "input": said, "max_output_tokens": 400}
-        whole = await client.responses.parse(**asked, text_format=Lamp)
-        async with client.responses.stream(**asked, text_format=Lamp) as stream:
-            streamed = await stream.get_final_response()
-        called = await client.responses.create(
-            **asked, tools=[strict_tool()], tool_choice={"type": "function", "name": "lamp"}
-        )
-    assert isinstance(whole.output_parsed, Lamp)
-    assert streamed.output_parsed == whole.output_parsed
-    assert whole.usage
-    assert whole.usage.input_tokens > 0
-    (item,) = called.output
-    assert item.type == "function_call"
-    assert Lamp.model_validate_json(item.arguments)
-
-
-def strict_tool() -> Any:
-    return {
-        "type": "function",
-        "name": "lamp",
-        "parameters": {**Lamp.model_json_schema(), "additionalProperties": False},
-        "strict": True,
     }
 
 

@@ -1,7 +1,8 @@
-"""llama.cpp's own server as a process: `llama_server.py FOLDER MODEL PORT`, until its stdin ends.
+"""llama.cpp's own server as a process: `llama_server.py FOLDER MODEL PORT [TEMPLATE]`.
 
-FOLDER holds the package that carries the server, MODEL is a GGUF file. It serves on loopback as
-`llama-server -m MODEL --port PORT --jinja --slots --metrics -np 2 -c 4096` would.
+FOLDER holds the package that carries the server, MODEL is a GGUF file. It serves on loopback, until
+its stdin ends, as `llama-server -m MODEL --port PORT --jinja --slots --metrics -np 2 -c 4096` would,
+with `--chat-template TEMPLATE` where one is given.
 """
 
 import importlib
@@ -11,7 +12,7 @@ import sys
 CONTEXT = 4096
 
 
-def main(folder: str, model: str, port: str) -> None:
+def main(folder: str, model: str, port: str, template: str = "") -> None:
     """Serve until stdin ends, which it does at the latest with the process that holds it."""
     sys.path.insert(0, folder)
     library = importlib.import_module("xllamacpp")
@@ -26,6 +27,7 @@ def main(folder: str, model: str, port: str) -> None:
     # hundred times slower than one.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.use_jinja = True
+    params.chat_template = template
     params.endpoint_slots = params.endpoint_metrics = True
     params.offline = True
     server = library.Server(params)

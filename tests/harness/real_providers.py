@@ -1,4 +1,4 @@
-"""Real providers for tests marked `real_provider`: the fixtures `llama_server` and `ollama`.
+"""Real providers for tests: the fixtures `llama_server`, `calling_llama_server` and `ollama`.
 
 Each is one process per session (with several workers, of each) that serves SmolLM2 on loopback,
 out of a folder of the session's own. What they need is made by `scripts/real-providers` and kept
@@ -30,6 +30,20 @@ _STOP_S = 20
 MODEL = "smollm2"
 # Small, because a prompt that is cut to it is still read.
 OLLAMA_CONTEXT = 128
+# ChatML in which calls are as Functionary writes them: SmolLM2's own template leaves tools out, and
+# of many other ways to write a call llama.cpp's server lets a model talk on before a required one.
+CALLING = """\
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content %}{{ message.content }}{% endif %}
+{%- for call in message.tool_calls or [] -%}
+<function={{ call.function.name }}>{{ call.function.arguments | tojson }}</function>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 
 @dataclass(frozen=True)
@@ -56,10 +70,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvider]:
     """Serve SmolLM2 by llama.cpp's server."""
-    program, model = made("llama-server"), made("smollm2")
-    port = free_port()
-    command = [sys.executable, "-I", llama_server_program.__file__, program, model, str(port)]
-    with _running(tmp_path_factory.mktemp("llama-server"), command, port, "/health") as provider:
+    with _llama_server(tmp_path_factory.mktemp("llama-server")) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def calling_llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProvider]:
+    """Serve SmolLM2 by llama.cpp's server, with a template by which it calls tools."""
+    with _llama_server(tmp_path_factory.mktemp("calling-llama-server"), CALLING) as provider:
+        yield provider
+
+
+@contextmanager
+def _llama_server(folder: Path, *template: str) -> Iterator[RealProvider]:
+    program, model, port = made("llama-server"), made("smollm2"), free_port()
+    python = (sys.executable, "-I", llama_server_program.__file__)
+    command = [*python, program, model, str(port), *template]
+    with _running(folder, command, port, "/health") as provider:
         yield provider
 
 
