@@ -19,6 +19,7 @@ from router.catalog import Provider
 from router.errors import TOO_LONG, RouteFailed
 from router.litellm_package import NoLiteLLM, find_package
 from router.litellm_wire import Wire
+from router.stand_ins import stand_ins
 from router.translation import (
     Untranslatable,
     arguments_of,
@@ -163,11 +164,13 @@ class TranslatedExchange:
     async def _ask(self, library: Library) -> Answer:
         upstream = self._upstream
         name, provider = upstream.provider.name, upstream.provider
-        self._wire = wire = Wire(name, upstream.carrier, upstream.size, library.httpx.Response)
         try:
             model, told = arguments_of(self._request.body)
         except Untranslatable as error:
             return _refusal(_BAD, str(error), "unsupported_parameter")
+        pictures = stand_ins(told, provider.cloud)
+        make = library.httpx.Response
+        self._wire = wire = Wire(name, upstream.carrier, upstream.size, make, pictures.put_back)
         try:
             answer = await library.litellm.acompletion(
                 **told,
