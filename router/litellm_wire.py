@@ -3,7 +3,7 @@
 Of httpx it has the two methods that a client calls; what it is made of is handed in.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ class Wire:
         carrier: Upstream,
         size: int,
         make: Any,
-        complete: Callable[[bytes], bytes],
+        complete: Callable[[bytes], Awaitable[bytes]],
     ) -> None:
         self._provider = provider
         self._carrier = carrier
@@ -78,7 +78,7 @@ class Wire:
         return self._make(answer.status, headers=list(answer.headers), content=body)
 
     async def _sent(self, request: Any, own: list[tuple[bytes, bytes]]) -> Answer:
-        body = self._complete(await request.aread())
+        body = await self._complete(await request.aread())
         exchange = self._carrier.exchange(
             UpstreamRequest(request.method, str(request.url), (), body, own)
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
-from router.body import BodyLimits, Buffered, JsonBody, decode
+from router.body import AT_ONCE, BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Capability, Enforce
 from router.catalog import Locality
 from router.classification.pictures import references
@@ -109,11 +109,14 @@ class Proxy:
         ):
             data = await read_body(receive, limits.body.size, share)
             own = passed(scope, endpoint.passed)
-            body: JsonBody | FormBody = (
-                decode_form(data, dict(own)[b"content-type"])
-                if endpoint.form
-                else decode(data, limits.body)
-            )
+            body: JsonBody | FormBody
+            if endpoint.form:
+                body = decode_form(data, dict(own)[b"content-type"])
+            elif len(data) <= AT_ONCE:
+                body = decode(data, limits.body)
+            else:
+                # Several steps over all of it, between which others have their turn.
+                body = await asyncio.to_thread(decode, data, limits.body)
             requirement = endpoint.requirement(
                 body.fields, max_images=limits.images, local_only=wants_local_only(scope)
             )

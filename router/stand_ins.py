@@ -6,6 +6,7 @@ as a text within JSON, so that LiteLLM need not see it. Each stand-in goes in on
 out once: what LiteLLM would leave out in silence is told.
 """
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -45,7 +46,7 @@ class StandIns:
     def __repr__(self) -> str:
         return f"<StandIns {len(self._pairs)}>"
 
-    def put_back(self, body: bytes) -> bytes:
+    async def put_back(self, body: bytes) -> bytes:
         """Return a request with the pictures in it; RouteFailed where it holds others than came."""
         found = []
         for pair in self._pairs:
@@ -61,7 +62,10 @@ class StandIns:
         for begin, pair in sorted(found):
             pieces += (body[at:begin], pair.picture)
             at = begin + len(pair.text)
-        return b"".join((*pieces, body[at:])) if pieces else body
+        if not pieces:
+            return body
+        # Which lets go of the interpreter where it is much.
+        return await asyncio.to_thread(b"".join, (*pieces, body[at:]))
 
 
 def stand_ins(chat: Mapping[str, Any], cloud: str | None) -> StandIns:

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-from router.images.encoded import Encoded, check, encode, measure
+from router.images.encoded import Encoded, check, encode, measure, of_data_uri
 from router.images.local_file import read_local
 from router.images.network import Network
 from router.images.rules import Rules
@@ -29,14 +29,17 @@ class Sources:
     def __repr__(self) -> str:
         return f"<Sources busy={self._hands.locked()}>"
 
-    async def check(self, encoded: Encoded, rules: Rules) -> None:
-        """Check a picture that came with its request; RouteFailed `invalid_image`."""
-        if len(encoded.text) <= _AT_ONCE:
-            check(encoded, rules)
+    async def check(self, text: str, media_type: str | None, rules: Rules) -> None:
+        """Check a picture that came with its request; RouteFailed `invalid_image`.
+
+        It is a `data:` URI, or base64 alone where a `media_type` is declared.
+        """
+        if len(text) <= _AT_ONCE:
+            _check(text, media_type, rules)
             # A request may hold many, and others are to have their turn.
             return await asyncio.sleep(0)
         async with self._hands:
-            return await asyncio.to_thread(check, encoded, rules)
+            return await asyncio.to_thread(_check, text, media_type, rules)
 
     async def read(self, path: str, rules: Rules) -> Encoded:
         """Return a picture of this machine.
@@ -65,6 +68,10 @@ def _load() -> ssl.SSLContext:
     from router.images import fetch  # noqa: F401, PLC0415 only for who fetches
 
     return context_for(None)
+
+
+def _check(text: str, media_type: str | None, rules: Rules) -> None:
+    check(of_data_uri(text) if media_type is None else Encoded(media_type, text), rules)
 
 
 def _read(path: str, rules: Rules) -> Encoded:

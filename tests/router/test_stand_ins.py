@@ -1,5 +1,6 @@
 """What stands for pictures while a chat is translated."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -21,12 +22,12 @@ def _turn(*urls: object, role: str = "user", **more: Any) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": "look"}, *parts]}
 
 
-def _put_back(taken: StandIns, chat: Any) -> Any:
-    return json.loads(taken.put_back(json.dumps(chat).encode()))
+async def _put_back(taken: StandIns, chat: Any) -> Any:
+    return json.loads(await taken.put_back(json.dumps(chat).encode()))
 
 
 @pytest.mark.parametrize("cloud", ["anthropic", "gemini"])
-def test_a_picture_is_not_shown_to_who_translates(cloud: str) -> None:
+async def test_a_picture_is_not_shown_to_who_translates(cloud: str) -> None:
     """What stands for it is short base64, is another each time, and is followed by the picture."""
     chat = {"messages": [_turn({"url": URI, "detail": "low"}, URI)]}
     taken = stand_ins(chat, cloud)
@@ -36,7 +37,7 @@ def test_a_picture_is_not_shown_to_who_translates(cloud: str) -> None:
     assert len({*shown}) == 2
     assert all(base64.b64decode(each.removeprefix(HEAD), validate=True) for each in shown)
     assert PICTURE not in repr(taken)
-    assert _put_back(taken, chat) == {"messages": [_turn({"url": URI, "detail": "low"}, URI)]}
+    assert await _put_back(taken, chat) == {"messages": [_turn({"url": URI, "detail": "low"}, URI)]}
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))
@@ -49,7 +50,7 @@ def test_whatever_stands_in_a_picture_comes_out_as_it_went_in(texts: list[str]) 
     chat["messages"][0]["content"].reverse()
     there = _turn(*urls)
     there["content"].reverse()
-    assert _put_back(taken, chat) == {"messages": [there]}
+    assert asyncio.run(_put_back(taken, chat)) == {"messages": [there]}
 
 
 @pytest.mark.parametrize(
@@ -64,12 +65,12 @@ def test_whatever_stands_in_a_picture_comes_out_as_it_went_in(texts: list[str]) 
         ("anthropic", "data:" + "a" * 300 + ";base64,AAAA"),
     ],
 )
-def test_what_cannot_be_stood_for_stays(cloud: str | None, url: str) -> None:
+async def test_what_cannot_be_stood_for_stays(cloud: str | None, url: str) -> None:
     """Other clouds' pictures, addresses, and what LiteLLM will say is none."""
     chat = {"messages": [_turn(url)]}
     taken = stand_ins(chat, cloud)
     assert chat == {"messages": [_turn(url)]}
-    assert taken.put_back(b"as it is") == b"as it is"
+    assert await taken.put_back(b"as it is") == b"as it is"
 
 
 def test_what_google_keeps_is_named_by_its_pictures() -> None:
@@ -83,13 +84,13 @@ def test_what_google_keeps_is_named_by_its_pictures() -> None:
 
 
 @pytest.mark.parametrize("times", [0, 2])
-def test_a_picture_that_is_not_there_exactly_once_is_told(times: int) -> None:
+async def test_a_picture_that_is_not_there_exactly_once_is_told(times: int) -> None:
     """Which of them it is; nothing is sent without it."""
     chat = {"messages": [_turn("https://picture.example/", URI)]}
     taken = stand_ins(chat, "anthropic")
     stand_in = chat["messages"][0]["content"][2]["image_url"].removeprefix(HEAD)
     with pytest.raises(RouteFailed) as caught:
-        taken.put_back(stand_in.encode() * times)
+        await taken.put_back(json.dumps([stand_in] * times).encode())
     assert (caught.value.code, caught.value.param) == (
         "unsupported_parameter",
         "messages[0].content[2].image_url",

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from router.body import BodyLimits, Buffered, decode
 from router.capabilities import Capability, Dialect
 from router.catalog import Kind, Locality, Model, Provider
 from router.classification.pictures import references
-from router.images.encoded import Encoded
+from router.images.encoded import of_data_uri
+from router.images.format import look_at
 from router.images.pictures import Pictures
 from router.images.rules import Rules
 from router.images.sources import Sources
@@ -33,6 +35,7 @@ from tests.harness.pictures import (
 )
 from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
+from tests.harness.threads import threads_of
 
 FETCHES = {"remote_fetch": True}
 PICTURE = uri_of(picture())
@@ -323,15 +326,29 @@ async def test_explain_tells_who_may_show_a_picture_and_fetches_nothing(tmp_path
         assert (fm.connections, outer.connections) == (0, 0)
 
 
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("step", [decode, of_data_uri, look_at])
+async def test_a_large_body_is_worked_on_beside_the_requests_of_others(
+    tmp_path: Path, step: Callable[..., Any], is_large: bool
+) -> None:
+    """Each step over all of it runs in a thread; a small one is done sooner where it is."""
+    uri = uri_of(picture() + bytes(300_000 * is_large))
+    with threads_of(step) as found:
+        async with ScriptedUpstream() as fm, running_router(tmp_path, **seen_by(fm)) as signalbox:
+            answer = await post(signalbox.port, body_of(shows(uri)))
+    assert answer.status == 200
+    assert found == [is_large]
+
+
 class Counting(Sources):
     """Sources that count what they check."""
 
     checked = 0
 
-    async def check(self, encoded: Encoded, rules: Rules) -> None:
+    async def check(self, text: str, media_type: str | None, rules: Rules) -> None:
         """Check, and count."""
         self.checked += 1
-        await super().check(encoded, rules)
+        await super().check(text, media_type, rules)
 
 
 async def test_a_picture_is_checked_once_whoever_is_tried() -> None:
