@@ -111,7 +111,7 @@ def small_network(
     return Network(
         resolve or by_default,
         lambda address: address == ip_address(PUBLIC) or is_public(address),
-        **more,
+        **{"own": list, **more},
     )
 
 
