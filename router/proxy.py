@@ -11,7 +11,7 @@ from router.answer import OpenBytes, OpenStream
 from router.body import AT_ONCE, BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Capability, Enforce
 from router.catalog import Locality
-from router.classification.pictures import references
+from router.classification.pictures import check_count, references
 from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import CHAT, Endpoint
@@ -131,6 +131,7 @@ class Proxy:
                 pictures = None
                 if requirement.levers[0] is Capability.VISION and isinstance(body, JsonBody):
                     shown = references(endpoint.dialect, body.fields)
+                    check_count(len(shown), limits.images)
                     pictures = Pictures(shown, body, share, self._sources)
                 work = Work(body, prompt, requirement, wanted, flight, timing, own, pictures)
                 await self._try_plans(plans, work, send)

@@ -58,7 +58,8 @@ class StandIns:
                     param=pair.param,
                 )
             found.append((body.index(pair.text), pair))
-        pieces, at = [], 0
+        pieces: list[bytes] = []
+        at = 0
         for begin, pair in sorted(found):
             pieces += (body[at:begin], pair.picture)
             at = begin + len(pair.text)

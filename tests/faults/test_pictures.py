@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ async def test_row_145_a_name_that_leads_here_is_not_fetched(tmp_path: Path, add
         answer = await signalbox.chat(shows(f"http://{SHOWN}:{inner.port}/"))
         assert_refused(answer, "image_url_not_allowed")
         assert (fm.connections, inner.connections) == (0, 0)
+
+
+async def test_row_145_an_address_of_our_own_is_not_fetched(tmp_path: Path) -> None:
+    """Though it may be anybody's on the internet; and it counts what it is when it is asked."""
+    own = iter([[], [ip_network(PUBLIC)]])
+    network = small_network(own=lambda: next(own))
+    async with (
+        ScriptedUpstream() as fm,
+        web(serves(picture())) as outer,
+        running_router(tmp_path, network=network, **seen_by(fm, FETCHES)) as signalbox,
+    ):
+        request = shows(f"http://{SHOWN}:{outer.port}/")
+        assert (await signalbox.chat(request)).status_code == 200
+        assert_refused(await signalbox.chat(request), "image_url_not_allowed")
+        assert (len(fm.seen), len(outer.seen)) == (1, 1)
 
 
 async def test_row_145_a_cloud_gets_no_private_address_either(tmp_path: Path) -> None:
@@ -752,6 +768,22 @@ async def test_row_149_many_pictures_that_take_long_to_look_at_keep_nobody_waiti
             longest, last = max(longest, clock() - last), clock()
         assert (await asking).status_code == 200
     assert longest < 0.4
+
+
+async def test_a_picture_that_is_named_in_many_ways_counts_as_many(tmp_path: Path) -> None:
+    """Each of them is looked at, so that `limits.images` holds for all of them together."""
+    uri = uri_of(picture())
+    part = {"type": "image_url", "image_url": {"url": uri, "path": uri}, "image": uri}
+    request = shows(uri)
+    request["messages"][0]["content"].append(part)
+    async with ScriptedUpstream() as fm:
+        for most, status in ((4, 200), (3, 400)):
+            limits = {"images": most}
+            async with running_router(tmp_path, limits=limits, **seen_by(fm)) as signalbox:
+                answer = await signalbox.chat(request)
+                assert answer.status_code == status
+        assert_refused(answer, "too_many_images")
+        assert len(fm.seen) == 1
 
 
 async def test_row_155_one_bad_picture_among_good_ones_is_named(tmp_path: Path) -> None:

@@ -27,4 +27,4 @@ def threads_of(function: Callable[..., Any]) -> Iterator[list[bool]]:
         yield found
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # what typeshed leaves out
+        threading.setprofile(None)
