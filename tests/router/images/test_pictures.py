@@ -326,6 +326,43 @@ async def test_explain_tells_who_may_show_a_picture_and_fetches_nothing(tmp_path
         assert (fm.connections, outer.connections) == (0, 0)
 
 
+async def test_explain_opens_no_file_and_translates_what_it_would_become(tmp_path: Path) -> None:
+    """A file that is named as no chat can name it, there or not, and one that none can be."""
+    async with ScriptedUpstream() as fm:
+        settings = seen_by(fm, {"local_roots": [str(tmp_path)]})
+        async with running_router(tmp_path, **settings) as signalbox:
+
+            async def asked(text: str) -> Any:
+                part = {"type": "image", "source": {"type": "path", "path": text}}
+                fields = {"max_tokens": 9, "messages": _turn(part)}
+                return await _explained(signalbox, fields, path="/v1/messages")
+
+            told = await asked(f"{tmp_path}/nowhere.png")
+            assert told["error"] is None
+            assert told["routes"][0]["shims"] == ["messages_to_chat", "images"]
+            assert (await asked("/etc/passwd"))["error"]["code"] == "image_not_found"
+            told = await _explained(signalbox, shows("data:image/png;base64,AAAA"))
+            assert told["error"]["code"] == "invalid_image"
+
+
+async def test_explain_ends_where_a_request_ends(tmp_path: Path) -> None:
+    """A picture that none may show is what is told, whatever was wrong with the routes before."""
+    (tmp_path / "cat.png").write_bytes(picture())
+    async with ScriptedUpstream() as fm:
+        settings = seen_by(fm, {"local_roots": [str(tmp_path)]})
+        settings["providers"]["cloud"] = openai_provider("http://cloud.example/v1")
+        settings["capabilities"]["vision"] = ["cloud/eyes", "fm/eyes"]
+        async with running_router(tmp_path, **settings) as signalbox:
+            request = shows(f"{tmp_path}/cat.png", "ftp://picture.example/")
+            answer = await signalbox.chat(request)
+            told = await _explained(signalbox, request)
+        codes = {answer.json()["error"]["code"], told["error"]["code"]}
+        assert codes == {"image_url_not_allowed"}
+        first, second = (each["why"] for each in told["candidates"])
+        assert "allow_local_files_to_cloud" in first
+        assert "in no other way" in second
+
+
 @pytest.mark.parametrize("is_large", [False, True])
 @pytest.mark.parametrize("step", [decode, of_data_uri, look_at])
 async def test_a_large_body_is_worked_on_beside_the_requests_of_others(

@@ -59,6 +59,9 @@ async def test_who_hangs_is_given_up_and_keeps_its_place() -> None:
 
 async def test_who_leaves_does_not_free_the_place_of_what_hangs() -> None:
     """A client that is gone is no reason to let one file more hang."""
+    mistakes: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, mistake: mistakes.append(mistake))
     readers, go = Readers(60), threading.Event()
     waiting = [asyncio.create_task(readers.run(go.wait)) for _ in range(4)]
     while readers.busy < 4:
@@ -71,6 +74,7 @@ async def test_who_leaves_does_not_free_the_place_of_what_hangs() -> None:
     async with asyncio.timeout(5):
         while readers.busy:
             await asyncio.sleep(0.001)
+    assert not mistakes
 
 
 async def test_whatever_else_is_done_in_threads_goes_on() -> None:
