@@ -22,8 +22,10 @@ from router.resolver import Route
 from tests.harness.asking import JSON_TYPE, Told, ask, post
 from tests.harness.endpoints import ALL_DIALECTS, REQUESTS, serve_all
 from tests.harness.pictures import (
+    FETCHES,
     SHOWN,
     body_of,
+    fetching,
     picture,
     seen_by,
     serves,
@@ -37,7 +39,6 @@ from tests.harness.running_router import RunningRouter, openai_provider, running
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.harness.threads import threads_of
 
-FETCHES = {"remote_fetch": True}
 PICTURE = uri_of(picture())
 BASE64 = base64.b64encode(picture()).decode()
 SOURCE = {"type": "base64", "media_type": "image/png", "data": BASE64}
@@ -223,11 +224,7 @@ async def test_what_a_fetch_takes_is_not_our_own_time(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         await serves(picture())(conversation)
 
-    async with (
-        ScriptedUpstream() as fm,
-        web(script) as outer,
-        running_router(tmp_path, network=small_network(), **seen_by(fm, FETCHES)) as signalbox,
-    ):
+    async with fetching(tmp_path, script) as (_fm, outer, signalbox):
         urls = [f"http://{SHOWN}:{outer.port}/{number}" for number in range(8)]
         answer = await signalbox.chat(shows(*urls))
         assert float(answer.headers["x-signalbox-overhead-ms"]) < 8 * 50
