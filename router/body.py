@@ -8,7 +8,7 @@ same to us and to the provider, and nested bytes stay as the client wrote them.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -21,6 +21,8 @@ _ANY = msgspec.json.Decoder()
 _ENCODER = msgspec.json.Encoder()
 # Each value but the first of a container, and each container, has one of these before it.
 _MARKS = (b"[", b"{", b"{", b",")
+# Bytes of a body that are worked on within a millisecond: more are worked on in threads.
+AT_ONCE: Final = 1 << 18
 # No endpoint has a tenth as many fields; each of them is held twice, decoded and raw.
 _TOP_LEVEL = 1024
 _FEW = 256

@@ -18,6 +18,7 @@ from router.classification.length import (
     characters_of_responses,
 )
 from router.classification.messages import needs_of_messages
+from router.classification.pictures import check_count
 from router.classification.responses import needs_of_responses
 from router.errors import Refused
 from router.sse import ChatStream, JsonStream, TypedStream
@@ -79,12 +80,7 @@ class Endpoint:
         model = fields.get("model")
         _check_name(model)
         needs = self.needs(fields)
-        if needs.images > max_images:
-            raise Refused(
-                "too_many_images",
-                f"The request holds {needs.images} pictures, and {max_images} are allowed "
-                "(limits.images). Ask with fewer at a time.",
-            )
+        check_count(needs.images, max_images)
         stream = self.watch is not None and self.streams(fields)
         # By position: names would cost a small request as much as all the rest of this.
         return Requirement(

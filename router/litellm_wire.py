@@ -3,7 +3,7 @@
 Of httpx it has the two methods that a client calls; what it is made of is handed in.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -33,16 +33,24 @@ _PASSED: Final = (b"retry-after", b"x-ratelimit-")
 class Wire:
     """What one call sends and gets, through `carrier`; `leave` lets go of it all.
 
-    `size` bounds a whole answer, in bytes. `make` is httpx's Response. `failure` is why the last
-    request could not be carried, `status` and `headers` are its answer's, `error` is the body of a
-    refusal.
+    `size` bounds a whole answer, in bytes. `make` is httpx's Response. `complete` returns the body
+    to be sent for LiteLLM's, and may raise RouteFailed. `failure` is why the last request could not
+    be carried, `status` and `headers` are its answer's, `error` is the body of a refusal.
     """
 
-    def __init__(self, provider: str, carrier: Upstream, size: int, make: Any) -> None:
+    def __init__(
+        self,
+        provider: str,
+        carrier: Upstream,
+        size: int,
+        make: Any,
+        complete: Callable[[bytes], Awaitable[bytes]],
+    ) -> None:
         self._provider = provider
         self._carrier = carrier
         self._size = size
         self._make = make
+        self._complete = complete
         self._exchanges: list[Exchange] = []
         self._bodies: list[AsyncGenerator[bytes, None]] = []
         self.asked = False
@@ -59,20 +67,27 @@ class Wire:
         headers = [(name.lower(), value) for name, value in request.headers.raw]
         own = [pair for pair in headers if pair[0] not in _NOT_SENT]
         own.append((b"accept-encoding", b"identity"))
-        sent = UpstreamRequest(request.method, str(request.url), (), await request.aread(), own)
-        exchange = self._carrier.exchange(sent)
         try:
-            answer = await exchange.__aenter__()
+            answer = await self._sent(request, own)
         except RouteFailed as failure:
             self.failure = failure
             raise
-        finally:
-            self.asked = self.asked or exchange.asked
-        self._exchanges.append(exchange)
         self.status, self.headers = answer.status, answer.headers
         body = self._body(answer)
         self._bodies.append(body)
         return self._make(answer.status, headers=list(answer.headers), content=body)
+
+    async def _sent(self, request: Any, own: list[tuple[bytes, bytes]]) -> Answer:
+        body = await self._complete(await request.aread())
+        exchange = self._carrier.exchange(
+            UpstreamRequest(request.method, str(request.url), (), body, own)
+        )
+        try:
+            answer = await exchange.__aenter__()
+        finally:
+            self.asked = self.asked or exchange.asked
+        self._exchanges.append(exchange)
+        return answer
 
     async def aclose(self) -> None:
         """Do nothing: what was opened is closed by `leave`."""

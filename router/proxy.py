@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
-from router.body import BodyLimits, Buffered, JsonBody, decode
+from router.body import AT_ONCE, BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Capability, Enforce
 from router.catalog import Locality
-from router.classification.pictures import references
+from router.classification.pictures import check_count, references
 from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import CHAT, Endpoint
@@ -109,11 +109,14 @@ class Proxy:
         ):
             data = await read_body(receive, limits.body.size, share)
             own = passed(scope, endpoint.passed)
-            body: JsonBody | FormBody = (
-                decode_form(data, dict(own)[b"content-type"])
-                if endpoint.form
-                else decode(data, limits.body)
-            )
+            body: JsonBody | FormBody
+            if endpoint.form:
+                body = decode_form(data, dict(own)[b"content-type"])
+            elif len(data) <= AT_ONCE:
+                body = decode(data, limits.body)
+            else:
+                # Several steps over all of it, between which others have their turn.
+                body = await asyncio.to_thread(decode, data, limits.body)
             requirement = endpoint.requirement(
                 body.fields, max_images=limits.images, local_only=wants_local_only(scope)
             )
@@ -128,6 +131,7 @@ class Proxy:
                 pictures = None
                 if requirement.levers[0] is Capability.VISION and isinstance(body, JsonBody):
                     shown = references(endpoint.dialect, body.fields)
+                    check_count(len(shown), limits.images)
                     pictures = Pictures(shown, body, share, self._sources)
                 work = Work(body, prompt, requirement, wanted, flight, timing, own, pictures)
                 await self._try_plans(plans, work, send)

@@ -1,11 +1,12 @@
 """The ASGI ends of a request: its bytes, the wishes in query and headers, a whole answer back."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from backends.wire import LOCAL_ONLY, PRIORITY, Priority
-from router.body import Share
+from router.body import AT_ONCE, Share
 from router.errors import ClientGone, Refused, Reply
 
 Scope = MutableMapping[str, Any]
@@ -57,7 +58,10 @@ async def read_body(receive: Receive, size: int, share: Share) -> bytes:
         message = await receive()
         pieces.append(_piece(message, left, share))
         left -= len(pieces[-1])
-    return b"".join(pieces)
+    if size - left <= AT_ONCE:
+        return b"".join(pieces)
+    # Which lets go of the interpreter where it is much.
+    return await asyncio.to_thread(b"".join, pieces)
 
 
 def _piece(message: Message, left: int, share: Share) -> bytes:

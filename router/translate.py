@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
+from router.body import AT_ONCE
 from router.catalog import Provider
 from router.errors import TOO_LONG, RouteFailed
 from router.litellm_package import NoLiteLLM, find_package
 from router.litellm_wire import Wire
+from router.stand_ins import StandIns, stand_ins
 from router.translation import (
     Untranslatable,
     arguments_of,
@@ -163,11 +165,12 @@ class TranslatedExchange:
     async def _ask(self, library: Library) -> Answer:
         upstream = self._upstream
         name, provider = upstream.provider.name, upstream.provider
-        self._wire = wire = Wire(name, upstream.carrier, upstream.size, library.httpx.Response)
         try:
-            model, told = arguments_of(self._request.body)
+            model, told, pictures = await self._understood()
         except Untranslatable as error:
             return _refusal(_BAD, str(error), "unsupported_parameter")
+        make = library.httpx.Response
+        self._wire = wire = Wire(name, upstream.carrier, upstream.size, make, pictures.put_back)
         try:
             answer = await library.litellm.acompletion(
                 **told,
@@ -188,6 +191,13 @@ class TranslatedExchange:
             self._stream = answer
             return TranslatedStream(answer, wire, upstream.provider, library.errors)
         return Whole(_OK, wire.told(_JSON), answer.model_dump_json(warnings=False).encode())
+
+    async def _understood(self) -> tuple[str, dict[str, Any], StandIns]:
+        """Return the model, what LiteLLM is told, and what it is not; raises Untranslatable."""
+        body, cloud = self._request.body, self._upstream.provider.cloud
+        if len(body) <= AT_ONCE:
+            return _understood(body, cloud)
+        return await asyncio.to_thread(_understood, body, cloud)
 
     def _failed(self, error: Exception, wire: Wire, library: Library) -> Answer:
         """Return what a failure of LiteLLM's means; RouteFailed where there was no answer."""
@@ -310,6 +320,11 @@ class TranslatedStream:
         """Hand the events over as they come."""
         while not sink.over and (data := await self.read()):
             await sink.take(data)
+
+
+def _understood(body: bytes, cloud: str | None) -> tuple[str, dict[str, Any], StandIns]:
+    model, told = arguments_of(body)
+    return model, told, stand_ins(told, cloud)
 
 
 def _refusal(status: int, text: str, code: str | None, headers: Headers = ()) -> Answer:

@@ -1,5 +1,7 @@
 """Explaining a decision: the same functions decide that decide for a request."""
 
+import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -7,23 +9,28 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
-from router.body import JsonBody
+from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capability_map import CapabilityMap
 from router.catalog import Catalog, Locality
-from router.classification.pictures import references
+from router.classification.pictures import check_count, references
 from router.configuration import Configuration
 from router.dialects import translator
 from router.discovery import Discovery
 from router.endpoints import CHAT, ENDPOINTS, Endpoint
 from router.errors import TOO_LONG, LocalityUnknown, Refused, RouteFailed, SignalboxError
+from router.images.pictures import Pictures
 from router.images.rules import Rules
-from router.images.way import stays_here, ways
+from router.images.sources import Unseen
+from router.images.way import stays_here
 from router.plan import shims_of
 from router.reach import Reach
 from router.rendition import rendition
 from router.request import priority_of
 from router.resolver import Decision, Route, decide, without
 from router.room import Prompt
+from router.settings.tree import LimitSettings
+
+_MB = 1_000_000
 
 
 class Question(BaseModel):
@@ -43,7 +50,7 @@ def explain_routes(
     reaches: Mapping[str, Reach],
 ) -> APIRouter:
     """Return the route; `reaches` holds every provider by its name."""
-    routes = APIRouter(tags=["explain"])
+    routes, sources = APIRouter(tags=["explain"]), Unseen()
 
     @routes.post("/admin/explain")
     async def explain(question: Question, request: Request) -> dict[str, Any]:
@@ -53,12 +60,12 @@ def explain_routes(
             raise Refused(
                 "invalid_request", f"path must be one of {', '.join(ENDPOINTS)}.", param="path"
             )
-        wish, fields = question.priority, question.body
+        wish, settings = question.priority, configuration.settings
+        limits = settings.limits
         try:
+            body = await asyncio.to_thread(_body_of, question.body, endpoint, limits)
             requirement = endpoint.requirement(
-                fields,
-                max_images=configuration.settings.limits.images,
-                local_only=question.local_only,
+                body.fields, max_images=limits.images, local_only=question.local_only
             )
             catalog = the_map.catalog
             decision = decide(requirement, catalog)
@@ -72,19 +79,16 @@ def explain_routes(
             alias = catalog.alias(requirement.model)
             urgency = priority_of(
                 None if wish is None else str(wish),
-                fields,
-                (alias and alias.priority) or configuration.settings.default_priority,
+                body.fields,
+                (alias and alias.priority) or settings.default_priority,
                 request.state.caller,
             )
-            sending = _Sending(endpoint, fields, Rules.of(configuration.settings), catalog)
-            failures: dict[str, SignalboxError] = {}
-            routes = []
-            for route in decision.routes:
-                try:
-                    routes.append(await sending.as_sent(route, decision, reaches))
-                except (Refused, RouteFailed) as failure:
-                    failures[route.model.name] = failure
-            decision = replace(without(decision, failures), routes=tuple(routes))
+            shown = references(endpoint.dialect, body.fields)
+            check_count(len(shown), limits.images)
+            with Buffered(limits.buffered_mb * _MB).share() as share:
+                pictures = Pictures(shown, body, share, sources)
+                sending = _Sending(endpoint, body, pictures, Rules.of(settings), catalog)
+                decision = await sending.over(decision, reaches)
         except Refused as refusal:
             return {**_UNDECIDED, "error": _refusal(refusal)}
         return {**_told(decision), "priority": urgency.name.lower()}
@@ -96,14 +100,29 @@ class _Sending:
     """What would become of a request on each route before it is sent, without sending it."""
 
     def __init__(
-        self, endpoint: Endpoint, fields: Mapping[str, Any], rules: Rules, catalog: Catalog
+        self, endpoint: Endpoint, body: JsonBody, pictures: Pictures, rules: Rules, catalog: Catalog
     ) -> None:
         self._endpoint = endpoint
-        self._fields = fields
+        self._pictures = pictures
         self._rules = rules
         self._catalog = catalog
-        self._prompt = Prompt(endpoint, fields)
-        self._pictures = references(endpoint.dialect, fields)
+        self._prompt = Prompt(endpoint, body.fields)
+
+    async def over(self, decision: Decision, reaches: Mapping[str, Reach]) -> Decision:
+        """Return a decision less the routes by which a request would not be sent."""
+        failures: dict[str, SignalboxError] = {}
+        routes: list[Route] = []
+        for at, route in enumerate(decision.routes):
+            try:
+                routes.append(await self.as_sent(route, decision, reaches))
+            except RouteFailed as failure:
+                failures[route.model.name] = failure
+            except Refused as refusal:
+                # Nobody is tried after that, and it is what the client is told.
+                after = {each.model.name: refusal for each in decision.routes[at:]}
+                failures = {**after, **failures}
+                break
+        return replace(without(decision, failures), routes=tuple(routes))
 
     async def as_sent(
         self, route: Route, decision: Decision, reaches: Mapping[str, Reach]
@@ -117,14 +136,21 @@ class _Sending:
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
         stays = stays_here(decision.requirement, route, self._catalog)
-        shown = ways(self._pictures, route, self._rules, stays=stays)
-        names = ("images",) if any(way.changes for _, way in shown) else ()
+        body = await self._pictures.shown_to(route, self._rules, stays=stays)
+        names = ("images",) if self._pictures.replaces else ()
         translated = provider.needs_translation(self._endpoint.dialect)
         translate = translator(self._endpoint.path) if translated else None
         shims = shims_of(provider, CHAT if translated else self._endpoint)
-        body = JsonBody(self._fields, self._fields)
         told = rendition(body, translate, shims, "", is_local=route.locality is Locality.LOCAL)
         return replace(route, shims=(*route.shims, *names, *told.shims))
+
+
+def _body_of(fields: dict[str, Any], endpoint: Endpoint, limits: LimitSettings) -> JsonBody:
+    """Return the body of a request with these fields; Refused where it would be refused."""
+    if endpoint.form:
+        return JsonBody(fields, fields)
+    data = json.dumps(fields).encode()
+    return decode(data, BodyLimits(len(data), limits.depth, limits.values))
 
 
 def _told(decision: Decision) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from router.classification.chat import is_picture
 from router.classification.messages import ARGUMENTS, IMAGE_BLOCK
 from router.classification.nesting import Place, nested_with_ways
 from router.classification.responses import IMAGE_PARTS
+from router.errors import Refused
 
 # Where servers look for what a part shows; the first is OpenAI's own.
 _NAMED_BY = ("image_url", "image", "url", "path", "base64")
@@ -42,10 +43,20 @@ class Reference(msgspec.Struct, frozen=True):
 def references(dialect: Dialect | None, body: Mapping[str, Any]) -> tuple[Reference, ...]:
     """Return what names the pictures of a request.
 
-    What a provider keeps itself (`file_id`) is not among it.
+    What a provider keeps itself (`file_id`) is not among it. One part may name several.
     """
     parts = () if dialect is None else _PARTS[dialect](body)
     return tuple(reference for part, place in parts for reference in _of_part(part, place))
+
+
+def check_count(images: int, most: int) -> None:
+    """Refuse more pictures than one request may hold; Refused `too_many_images`."""
+    if images > most:
+        raise Refused(
+            "too_many_images",
+            f"The request holds {images} pictures, and {most} are allowed (limits.images). Ask "
+            "with fewer at a time.",
+        )
 
 
 _Parts = Iterator[tuple[Mapping[str, Any], Place]]

@@ -17,6 +17,7 @@ from typing import Final
 from router.errors import Refused
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
 
 _NOT_PUBLIC_V4: Final[tuple[IPv4Network, ...]] = tuple(
     map(
@@ -68,7 +69,7 @@ _NOT_ALLOWED: Final = "image_url_not_allowed"
 
 
 def is_public(address: IPAddress) -> bool:
-    """Tell whether an address is anybody's on the internet, and neither ours nor our network's."""
+    """Tell whether an address is of those that anybody on the internet may have."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_V4)
     return address in _GLOBAL_V6 and not any(address in network for network in _NOT_PUBLIC_V6)

@@ -6,17 +6,18 @@ It reads no proxy variable, keeps no cookie and no connection, inflates nothing,
 of the client's.
 """
 
+import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL  # aiohttp's own addresses
 
-from router.images.address import address_of, not_public, public_host
+from router.images.address import IPNetwork, address_of, not_public, public_host
 from router.images.encoded import too_large
 from router.images.network import Network, not_there
 from router.upstream.pool import Connector
@@ -41,9 +42,10 @@ async def fetch(
     Raises Refused `image_url_not_allowed`; RouteFailed `image_not_found`, or `invalid_image` for
     what is too large.
     """
+    own = await asyncio.to_thread(network.own)
     for _ in range(network.hops + 1):
         public_host(url)
-        door = _Door(network)
+        door = _Door(network, own)
         try:
             async with (
                 _session(door, trust) as session,
@@ -81,13 +83,15 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int, hold: Hold) ->
 class _Door:
     """Makes the sockets of one hop, none to an address that is not public."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, own: Sequence[IPNetwork]) -> None:
         self.network = network
+        self._own = own
         self.refused = False
 
     def __call__(self, info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
-        if not self.network.is_public(address_of(address[0])):
+        there = address_of(address[0])
+        if not self.network.is_public(there) or any(there in each for each in self._own):
             self.refused = True
             raise PermissionError(errno.EACCES, "not a public address")
         return socket.socket(family, kind, protocol)

@@ -40,16 +40,37 @@ def not_found() -> RouteFailed:
     )
 
 
+def too_slow_to_read(within_s: float) -> RouteFailed:
+    """Return the refusal of a file that does not come in time."""
+    return RouteFailed(
+        "image_not_found",
+        f"The picture was not read within {within_s:g} s: see whether what it lies on answers. A "
+        "picture itself is sent as a data: URI.",
+    )
+
+
 def read_local(text: str, roots: Sequence[Path], max_bytes: int) -> bytes:
     """Return the bytes of a file below one of `roots`, named by its path or `file://` address.
 
     Blocks. Raises RouteFailed `image_not_found`, or `invalid_image` for one that is too large.
     """
+    root, parts = place_of(text, roots)
+    try:
+        return _read(root, parts, max_bytes)
+    except (_NotThereError, OSError) as error:
+        raise not_found() from error.with_traceback(None)
+
+
+def place_of(text: str, roots: Sequence[Path]) -> tuple[Path, list[bytes]]:
+    """Return the root that a path lies below, and its components from there; nothing is opened.
+
+    Looks where the roots lead, which may block. Raises RouteFailed `image_not_found`.
+    """
     try:
         path = _path_of(text)
         for root in roots:
             if (parts := _below(path, root)) is not None:
-                return _read(root, parts, max_bytes)
+                return root, parts
     except (_NotThereError, OSError, ValueError, RuntimeError):
         # The last two: no text that a path can have, nobody's home.
         pass

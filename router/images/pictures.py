@@ -7,7 +7,7 @@ from typing import Any, Final
 from router.body import JsonBody, Share
 from router.classification.pictures import Reference
 from router.errors import Refused, RouteFailed
-from router.images.encoded import Encoded, of_data_uri
+from router.images.encoded import Encoded
 from router.images.network import too_slow
 from router.images.rules import Rules
 from router.images.sources import Sources
@@ -80,13 +80,7 @@ class Pictures:
 
     async def _check(self, reference: Reference, rules: Rules) -> None:
         if reference.place not in self._checked:
-            declared = reference.media_type
-            encoded = (
-                of_data_uri(reference.text)
-                if declared is None
-                else Encoded(declared, reference.text)
-            )
-            await self._sources.check(encoded, rules)
+            await self._sources.check(reference.text, reference.media_type, rules)
             self._checked.add(reference.place)
 
     async def _find(self, text: str, way: Way, rules: Rules) -> Encoded:

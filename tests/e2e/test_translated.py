@@ -1,6 +1,7 @@
 """Clouds of other dialects through a real LiteLLM, played by their published specifications."""
 
 import asyncio
+import base64
 import json
 import os
 import subprocess
@@ -80,6 +81,62 @@ async def test_a_chat_is_put_into_the_clouds_own_words(translating: Translating)
     result, picture = sent["messages"][2]["content"]
     assert result["type"] == "tool_result"
     assert picture["source"] == {"type": "base64", "media_type": "image/png", "data": PICTURE}
+
+
+def _pictures_in(sent: Any) -> list[str]:
+    """Return the base64 of each picture that a cloud was shown, in order."""
+    data = [
+        part.get("source", {}).get("data") or (part.get("inline_data") or {}).get("data")
+        for turn in sent.get("messages") or sent["contents"]
+        for part in turn.get("content") or turn["parts"]
+    ]
+    return [each for each in data if each]
+
+
+@pytest.mark.parametrize("model", ["claude/claude-large", "google/flash"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_pictures_arrive_as_they_came(
+    model: str, stream: bool, translating: Translating
+) -> None:
+    """Each in its place, a large one and the same one twice."""
+    large = base64.b64encode(base64.b64decode(PICTURE) + os.urandom(200_000)).decode()
+    pictures = [PICTURE, large, PICTURE]
+    urls = [f"data:image/png;base64,{each}" for each in pictures]
+    content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    async with (
+        translating.claude(anthropic) as claude,
+        translating.google(gemini) as google,
+        translating.client() as client,
+    ):
+        messages = [{"role": "user", "content": content}]
+        answer = await ask(client, model, messages=messages, stream=stream)
+    assert answer.status_code == 200, answer.text
+    (seen,) = claude.seen or google.seen
+    assert _pictures_in(seen.json) == pictures
+
+
+# Of Google one that takes a system text, which LiteLLM knows of some models alone.
+@pytest.mark.parametrize("model", ["claude/claude-large", "google/gemini-2.5-flash"])
+@pytest.mark.parametrize("role", ["system", "assistant"])
+async def test_a_picture_that_would_be_left_out_is_told(
+    model: str, role: str, translating: Translating
+) -> None:
+    """LiteLLM drops it in silence where clouds take none; nothing is sent then."""
+    url = f"data:image/png;base64,{PICTURE}"
+    content = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": url}}]
+    messages = [{"role": role, "content": content}, {"role": "user", "content": "hi"}]
+    async with (
+        translating.claude(anthropic) as claude,
+        translating.google(gemini) as google,
+        translating.client() as client,
+    ):
+        answer = await ask(client, model, messages=messages)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["code"] == "unsupported_parameter"
+    assert error["param"] == "messages[0].content[1].image_url.url"
+    assert not claude.seen
+    assert not google.seen
 
 
 @pytest.mark.parametrize("model", ["claude/claude-large", "google/flash"])

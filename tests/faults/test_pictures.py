@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 
 from tests.harness.authority import Authority
 from tests.harness.pictures import (
+    FETCHES,
     PUBLIC,
     SHOWN,
     body_of,
+    fetching,
     leads_to,
     picture,
     png_of,
@@ -34,7 +37,6 @@ from tests.harness.running_router import openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.harness.served import served, tiny
 
-FETCHES = {"remote_fetch": True}
 MB = 1_000_000
 
 
@@ -113,6 +115,17 @@ async def test_row_145_a_name_that_leads_here_is_not_fetched(tmp_path: Path, add
         assert (fm.connections, inner.connections) == (0, 0)
 
 
+async def test_row_145_an_address_of_our_own_is_not_fetched(tmp_path: Path) -> None:
+    """Though it may be anybody's on the internet; and it counts what it is when it is asked."""
+    own = iter([[], [ip_network(PUBLIC)]])
+    network = small_network(own=lambda: next(own))
+    async with fetching(tmp_path, serves(picture()), network) as (fm, outer, signalbox):
+        request = shows(f"http://{SHOWN}:{outer.port}/")
+        assert (await signalbox.chat(request)).status_code == 200
+        assert_refused(await signalbox.chat(request), "image_url_not_allowed")
+        assert (len(fm.seen), len(outer.seen)) == (1, 1)
+
+
 async def test_row_145_a_cloud_gets_no_private_address_either(tmp_path: Path) -> None:
     """It could not reach it, and need not know of it; a public one it fetches for itself."""
     async with (
@@ -182,11 +195,7 @@ async def test_row_146_a_redirect_within_the_public_is_followed_so_far(tmp_path:
         done = at == 0
         await (serves(picture()) if done else leads_to(f"/hop/{at - 1}"))(conversation)
 
-    async with (
-        ScriptedUpstream() as fm,
-        web(script) as outer,
-        running_router(tmp_path, network=small_network(), **seen_by(fm, FETCHES)) as signalbox,
-    ):
+    async with fetching(tmp_path, script) as (_fm, outer, signalbox):
         assert (
             await signalbox.chat(shows(f"http://{SHOWN}:{outer.port}/hop/3"))
         ).status_code == 200
@@ -205,13 +214,9 @@ async def test_row_147_a_name_is_resolved_once_and_its_address_kept(tmp_path: Pa
         return [PUBLIC if len(asked) == 1 else "127.0.0.1"]
 
     async with (
-        ScriptedUpstream() as fm,
-        web(serves(picture())) as outer,
+        fetching(tmp_path, serves(picture()), small_network(resolve)) as (fm, outer, signalbox),
         # Where the second answer leads: the same port of the address that is not public.
         ScriptedUpstream(serves(b"secret"), port=outer.port) as inner,
-        running_router(
-            tmp_path, network=small_network(resolve), **seen_by(fm, FETCHES)
-        ) as signalbox,
     ):
         url = f"http://{SHOWN}:{outer.port}/"
         answer = await signalbox.chat(shows(url))
@@ -229,12 +234,8 @@ async def test_row_147_of_several_addresses_the_private_ones_are_not_tried(tmp_p
         return ["127.0.0.1", PUBLIC]
 
     async with (
-        ScriptedUpstream() as fm,
-        web(serves(picture())) as outer,
+        fetching(tmp_path, serves(picture()), small_network(resolve)) as (_fm, outer, signalbox),
         ScriptedUpstream(serves(b"secret"), port=outer.port) as inner,
-        running_router(
-            tmp_path, network=small_network(resolve), **seen_by(fm, FETCHES)
-        ) as signalbox,
     ):
         url = f"http://{SHOWN}:{outer.port}/"
         assert (await signalbox.chat(shows(url))).status_code == 200
@@ -253,15 +254,7 @@ async def test_a_picture_is_asked_for_with_nothing_of_the_clients(
         where = {"location": "/2"} if again else {}
         await serves(picture(), 302 if again else 200, set_cookie="a=b", **where)(conversation)
 
-    async with (
-        ScriptedUpstream() as fm,
-        web(script) as outer,
-        running_router(
-            tmp_path,
-            network=small_network(),
-            **seen_by(fm, FETCHES),
-        ) as signalbox,
-    ):
+    async with fetching(tmp_path, script) as (_fm, outer, signalbox):
         answer = await signalbox.chat(
             shows(f"http://{SHOWN}:{outer.port}/a.png?b=%2F"),
             authorization="Bearer secret",
@@ -278,10 +271,10 @@ async def test_a_picture_over_tls_comes_from_who_can_prove_its_name(
     tmp_path: Path, authority: Authority, small_platform: None
 ) -> None:
     """A certificate of somebody else's is a picture that could not be fetched."""
-    async with (
-        ScriptedUpstream() as fm,
-        web(serves(picture()), tls=authority.server(SHOWN)) as outer,
-        running_router(tmp_path, network=small_network(), **seen_by(fm, FETCHES)) as signalbox,
+    async with fetching(tmp_path, serves(picture()), tls=authority.server(SHOWN)) as (
+        fm,
+        outer,
+        signalbox,
     ):
         answer = await signalbox.chat(shows(f"https://{SHOWN}:{outer.port}/"))
         assert_refused(answer, "image_not_found")
@@ -338,15 +331,12 @@ async def test_row_148_a_huge_slow_or_broken_picture_ends_within_its_caps(
     tmp_path: Path, script: Callable[[Conversation], Awaitable[None]], code: str
 ) -> None:
     """Bytes, seconds and pixels are bounded; the provider is not asked, and nothing stays held."""
-    async with (
-        ScriptedUpstream() as fm,
-        web(script) as outer,
-        running_router(
-            tmp_path,
-            network=small_network(within_s=0.3 if script in {_silent, _drips} else 20.0),
-            **seen_by(fm, {**FETCHES, "max_mb": 1}),
-        ) as signalbox,
-    ):
+    async with fetching(
+        tmp_path,
+        script,
+        small_network(within_s=0.3 if script in {_silent, _drips} else 20.0),
+        images={**FETCHES, "max_mb": 1},
+    ) as (fm, outer, signalbox):
         answer = await signalbox.chat(shows(f"http://{SHOWN}:{outer.port}/"))
         assert_refused(answer, code)
         assert fm.connections == 0
@@ -356,15 +346,10 @@ async def test_row_148_a_huge_slow_or_broken_picture_ends_within_its_caps(
 async def test_row_148_what_is_fetched_counts_as_held(tmp_path: Path) -> None:
     """A picture that all requests together have no room for is refused as a body is."""
     big = picture("PNG") + bytes(3 * MB)
-    async with (
-        ScriptedUpstream() as fm,
-        web(serves(big)) as outer,
-        running_router(
-            tmp_path,
-            network=small_network(),
-            limits={"body_mb": 1, "buffered_mb": 2},
-            **seen_by(fm, FETCHES),
-        ) as signalbox,
+    async with fetching(tmp_path, serves(big), limits={"body_mb": 1, "buffered_mb": 2}) as (
+        fm,
+        outer,
+        signalbox,
     ):
         answer = await signalbox.chat(shows(f"http://{SHOWN}:{outer.port}/"))
         assert_refused(answer, "queue_full", 429)
@@ -397,11 +382,7 @@ async def test_who_leaves_ends_the_fetching(tmp_path: Path) -> None:
         await conversation.left()
         left.set()
 
-    async with (
-        ScriptedUpstream() as fm,
-        web(script) as outer,
-        running_router(tmp_path, network=small_network(), **seen_by(fm, FETCHES)) as signalbox,
-    ):
+    async with fetching(tmp_path, script) as (fm, outer, signalbox):
         task = asyncio.create_task(signalbox.chat(shows(f"http://{SHOWN}:{outer.port}/")))
         await asked.wait()
         task.cancel()
@@ -752,6 +733,22 @@ async def test_row_149_many_pictures_that_take_long_to_look_at_keep_nobody_waiti
             longest, last = max(longest, clock() - last), clock()
         assert (await asking).status_code == 200
     assert longest < 0.4
+
+
+async def test_a_picture_that_is_named_in_many_ways_counts_as_many(tmp_path: Path) -> None:
+    """Each of them is looked at, so that `limits.images` holds for all of them together."""
+    uri = uri_of(picture())
+    part = {"type": "image_url", "image_url": {"url": uri, "path": uri}, "image": uri}
+    request = shows(uri)
+    request["messages"][0]["content"].append(part)
+    async with ScriptedUpstream() as fm:
+        for most, status in ((4, 200), (3, 400)):
+            limits = {"images": most}
+            async with running_router(tmp_path, limits=limits, **seen_by(fm)) as signalbox:
+                answer = await signalbox.chat(request)
+                assert answer.status_code == status
+        assert_refused(answer, "too_many_images")
+        assert len(fm.seen) == 1
 
 
 async def test_row_155_one_bad_picture_among_good_ones_is_named(tmp_path: Path) -> None:

@@ -3,24 +3,28 @@
 import base64
 import io
 import json
+import ssl
 import struct
 import sys
 import zlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import cache
 from ipaddress import ip_address
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from router.images.address import is_public
 from router.images.network import Network
-from tests.harness.running_router import openai_provider
+from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, Script, ScriptedUpstream
 
 # Another of its own than 127.0.0.1; where there is no second one, that of IPv6.
 PUBLIC = "127.0.0.2" if sys.platform == "linux" else "::1"
 SHOWN = "picture.example"
+FETCHES = {"remote_fetch": True}
 
 
 @cache
@@ -111,8 +115,34 @@ def small_network(
     return Network(
         resolve or by_default,
         lambda address: address == ip_address(PUBLIC) or is_public(address),
-        **more,
+        **{"own": list, **more},
     )
+
+
+class Fetching(NamedTuple):
+    """A router that fetches for one provider, `fm`, out of a small network in which `outer` is."""
+
+    fm: ScriptedUpstream
+    outer: ScriptedUpstream
+    signalbox: RunningRouter
+
+
+@asynccontextmanager
+async def fetching(
+    folder: Path,
+    script: Script,
+    network: Network | None = None,
+    images: dict[str, Any] | None = None,
+    tls: ssl.SSLContext | None = None,
+    **sections: Any,
+) -> AsyncIterator[Fetching]:
+    """Run a router whose pictures come from a server that answers by `script`."""
+    async with ScriptedUpstream() as fm, web(script, tls=tls) as outer:
+        settings = {**seen_by(fm, FETCHES if images is None else images), **sections}
+        async with running_router(
+            folder, network=network or small_network(), **settings
+        ) as signalbox:
+            yield Fetching(fm, outer, signalbox)
 
 
 def body_of(fields: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from router.endpoints import ENDPOINTS
 from tests.harness.asking import JSON_TYPE, Told, ask
 from tests.harness.endpoints import REQUESTS, content_of, serve_all
+from tests.harness.pictures import SHOWN, picture, serves, small_network, uri_of, web
 from tests.harness.running_router import RunningRouter, openai_provider, running_router
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.router.classification.shapes import BODIES
@@ -31,16 +33,25 @@ async def _serve(conversation: Conversation) -> None:
     """Answer whole or as a stream, as asked."""
     if conversation.headers["accept"] != "text/event-stream":
         return await serve_all(conversation)
-    event = {"type": _LAST.get(conversation.target), "choices": [{"finish_reason": "stop"}]}
+    event = {
+        "type": _LAST.get(urlsplit(conversation.target).path),
+        "choices": [{"finish_reason": "stop"}],
+    }
     await conversation.begin_stream()
     await conversation.event(b"data: %b\n\n" % json.dumps(event).encode())
     return await conversation.end_stream()
 
 
-def _settings(fm: ScriptedUpstream) -> dict[str, Any]:
-    """Return a map with most of what can be told apart: dialects, facts, localities, limits."""
+def _settings(fm: ScriptedUpstream, root: Path | None = None) -> dict[str, Any]:
+    """Return a map with most of what can be told apart: dialects, facts, localities, limits.
+
+    Pictures may be fetched, and read from `root`.
+    """
+    proxied = {"proxy": fm.url.removesuffix("/v1"), "dialects": ["chat", "messages"]}
     return {
+        "images": {"remote_fetch": True, "local_roots": [str(root)] if root else []},
         "providers": {
+            "far": openai_provider("http://far.example/v1", **proxied),
             "all": openai_provider(fm.url, dialects=["chat", "responses", "messages"]),
             "plain": openai_provider(fm.url),
             "cloud": openai_provider(fm.url, locality="remote", dialects=["chat", "messages"]),
@@ -53,7 +64,7 @@ def _settings(fm: ScriptedUpstream) -> dict[str, Any]:
         "aliases": {"any-*": "auto", "see": "vision", "there": "cloud/big"},
         "capabilities": {
             "text": ["plain/p", "all/ears"],
-            "vision": {"models": ["all/v", "cloud/big"], "allow_remote_fallback": True},
+            "vision": {"models": ["far/v", "all/v", "cloud/big"], "allow_remote_fallback": True},
             "tool_use": ["cloud/big", "all/t"],
             "embeddings": ["plain/e"],
             "speech": {"models": ["cloud/voice"], "local_only": True},
@@ -67,7 +78,17 @@ def _settings(fm: ScriptedUpstream) -> dict[str, Any]:
 _MODELS = st.sampled_from(
     [
         *(None, "auto", "text", "vision", "embeddings", "rerank", "any-thing", "see", "there"),
-        *("all/x", "cloud/big", "plain/blind", "builtin/smollm2-135m", "nobody/none", "w", ""),
+        *(
+            "all/x",
+            "far/x",
+            "plain/x",
+            "cloud/big",
+            "plain/blind",
+            "builtin/smollm2-135m",
+            "nobody/none",
+            "w",
+            "",
+        ),
         *("a\nb", "m" * 2000),
     ]
 )
@@ -75,6 +96,50 @@ _PICTURE_TURN = {
     "role": "user",
     "content": [{"type": kind} for kind in ("image_url", "image", "input_image")],
 }
+_URI = uri_of(picture())
+# A path in the folder of pictures is written PATH, an address that leads to one URL.
+_NAMES = st.sampled_from(
+    [
+        *(_URI, "PATH", "URL", "file://PATH"),
+        *("data:image/png;base64,AAAA", uri_of(picture(), "image/gif"), "data:x", ""),
+        *("cat.png", "/etc/passwd", "PATH/../x", "file:///%2e%2e/x", "//a/b"),
+        *("ftp://picture.example/", "http://127.0.0.1/", "gs://a/b", "http://a@picture.example/"),
+    ]
+)
+_BASE64 = _URI.partition(",")[2]
+_SOURCES = st.one_of(
+    st.fixed_dictionaries({"type": st.sampled_from(["url", "path"]), "url": _NAMES}),
+    st.fixed_dictionaries({"type": st.sampled_from(["path", "url"]), "path": _NAMES}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("base64"),
+            "data": st.sampled_from([_BASE64, _BASE64[:-1], "%"]),
+            "media_type": st.sampled_from(["image/png", "image/gif", "", None]),
+        }
+    ),
+)
+_PICTURES = st.one_of(
+    st.fixed_dictionaries({"type": st.just("image_url"), "image_url": _NAMES}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("image_url"),
+            "image_url": st.fixed_dictionaries({"url": _NAMES}, optional={"path": _NAMES}),
+        }
+    ),
+    st.fixed_dictionaries({"type": st.just("input_image"), "image_url": _NAMES}),
+    st.fixed_dictionaries({"type": st.just("input_image"), "file_id": st.just("f")}),
+    st.fixed_dictionaries({"type": st.just("image"), "image": _NAMES}),
+    st.fixed_dictionaries({"type": st.just("image"), "source": _SOURCES}),
+)
+
+
+@st.composite
+def _with_pictures(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw the fields of a request that names pictures in any way, good and bad."""
+    turn = {"role": "user", "content": draw(st.lists(_PICTURES, min_size=1, max_size=3))}
+    return draw(st.sampled_from([{"messages": [turn]}, {"input": [turn]}]))
+
+
 _SHAPES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
         *({}, {"tools": [{"type": "function"}]}, {"stream": True}, {"service_tier": "flex"}),
@@ -90,7 +155,7 @@ _SHAPES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
 @st.composite
 def _requests(draw: st.DrawFn) -> tuple[str, dict[str, Any], bool, str | None]:
     path = draw(st.sampled_from(list(ENDPOINTS)))
-    fields: dict[str, Any] = {**REQUESTS[path], **draw(_SHAPES), **draw(BODIES)}
+    fields: dict[str, Any] = {**REQUESTS[path], **draw(_SHAPES | _with_pictures()), **draw(BODIES)}
     model = draw(_MODELS)
     fields.pop("model", None)
     if model is not None:
@@ -106,13 +171,20 @@ def _texts(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _running(folder: Path) -> Iterator[tuple[asyncio.Runner, RunningRouter]]:
+def _running(folder: Path, names: dict[str, str]) -> Iterator[tuple[asyncio.Runner, RunningRouter]]:
+    """Run a router; `names` gets what stands in it for PATH and URL."""
+    (folder / "cat.png").write_bytes(picture())
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
 
         async def enter() -> RunningRouter:
             fm = await stack.enter_async_context(ScriptedUpstream(_serve))
-            return await stack.enter_async_context(running_router(folder, **_settings(fm)))
+            outer = await stack.enter_async_context(web(serves(picture())))
+            names["PATH"] = f"{folder}/cat.png"
+            names["URL"] = f"http://{SHOWN}:{outer.port}/"
+            return await stack.enter_async_context(
+                running_router(folder, network=small_network(), **_settings(fm, folder))
+            )
 
         signalbox = runner.run(enter())
         try:
@@ -145,7 +217,8 @@ def _happened(told: Told) -> tuple[str | None, ...]:
 
 def test_what_is_explained_is_what_happens(tmp_path: Path) -> None:
     """The first route or the refusal is the same, for a thousand requests."""
-    with _running(tmp_path) as (runner, signalbox):
+    names: dict[str, str] = {}
+    with _running(tmp_path, names) as (runner, signalbox):
 
         async def both(
             path: str, fields: dict[str, Any], wish: str | None, *, local: bool
@@ -161,6 +234,8 @@ def test_what_is_explained_is_what_happens(tmp_path: Path) -> None:
         @given(_requests())
         def compare(request: tuple[str, dict[str, Any], bool, str | None]) -> None:
             path, fields, local, wish = request
+            for name, stands_for in names.items():
+                fields = json.loads(json.dumps(fields).replace(f'{name}"', f'{stands_for}"'))
             explained, happened = runner.run(both(path, fields, wish, local=local))
             assert explained == happened
 

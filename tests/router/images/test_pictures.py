@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from router.body import BodyLimits, Buffered, decode
 from router.capabilities import Capability, Dialect
 from router.catalog import Kind, Locality, Model, Provider
 from router.classification.pictures import references
-from router.images.encoded import Encoded
+from router.images.encoded import of_data_uri
+from router.images.format import look_at
 from router.images.pictures import Pictures
 from router.images.rules import Rules
 from router.images.sources import Sources
@@ -20,8 +22,10 @@ from router.resolver import Route
 from tests.harness.asking import JSON_TYPE, Told, ask, post
 from tests.harness.endpoints import ALL_DIALECTS, REQUESTS, serve_all
 from tests.harness.pictures import (
+    FETCHES,
     SHOWN,
     body_of,
+    fetching,
     picture,
     seen_by,
     serves,
@@ -33,8 +37,8 @@ from tests.harness.pictures import (
 )
 from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
+from tests.harness.threads import threads_of
 
-FETCHES = {"remote_fetch": True}
 PICTURE = uri_of(picture())
 BASE64 = base64.b64encode(picture()).decode()
 SOURCE = {"type": "base64", "media_type": "image/png", "data": BASE64}
@@ -220,11 +224,7 @@ async def test_what_a_fetch_takes_is_not_our_own_time(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         await serves(picture())(conversation)
 
-    async with (
-        ScriptedUpstream() as fm,
-        web(script) as outer,
-        running_router(tmp_path, network=small_network(), **seen_by(fm, FETCHES)) as signalbox,
-    ):
+    async with fetching(tmp_path, script) as (_fm, outer, signalbox):
         urls = [f"http://{SHOWN}:{outer.port}/{number}" for number in range(8)]
         answer = await signalbox.chat(shows(*urls))
         assert float(answer.headers["x-signalbox-overhead-ms"]) < 8 * 50
@@ -323,15 +323,66 @@ async def test_explain_tells_who_may_show_a_picture_and_fetches_nothing(tmp_path
         assert (fm.connections, outer.connections) == (0, 0)
 
 
+async def test_explain_opens_no_file_and_translates_what_it_would_become(tmp_path: Path) -> None:
+    """A file that is named as no chat can name it, there or not, and one that none can be."""
+    async with ScriptedUpstream() as fm:
+        settings = seen_by(fm, {"local_roots": [str(tmp_path)]})
+        async with running_router(tmp_path, **settings) as signalbox:
+
+            async def asked(text: str) -> Any:
+                part = {"type": "image", "source": {"type": "path", "path": text}}
+                fields = {"max_tokens": 9, "messages": _turn(part)}
+                return await _explained(signalbox, fields, path="/v1/messages")
+
+            told = await asked(f"{tmp_path}/nowhere.png")
+            assert told["error"] is None
+            assert told["routes"][0]["shims"] == ["messages_to_chat", "images"]
+            assert (await asked("/etc/passwd"))["error"]["code"] == "image_not_found"
+            told = await _explained(signalbox, shows("data:image/png;base64,AAAA"))
+            assert told["error"]["code"] == "invalid_image"
+
+
+async def test_explain_ends_where_a_request_ends(tmp_path: Path) -> None:
+    """A picture that none may show is what is told, whatever was wrong with the routes before."""
+    (tmp_path / "cat.png").write_bytes(picture())
+    async with ScriptedUpstream() as fm:
+        settings = seen_by(fm, {"local_roots": [str(tmp_path)]})
+        settings["providers"]["cloud"] = openai_provider("http://cloud.example/v1")
+        settings["capabilities"]["vision"] = ["cloud/eyes", "fm/eyes"]
+        async with running_router(tmp_path, **settings) as signalbox:
+            request = shows(f"{tmp_path}/cat.png", "ftp://picture.example/")
+            answer = await signalbox.chat(request)
+            told = await _explained(signalbox, request)
+        codes = {answer.json()["error"]["code"], told["error"]["code"]}
+        assert codes == {"image_url_not_allowed"}
+        first, second = (each["why"] for each in told["candidates"])
+        assert "allow_local_files_to_cloud" in first
+        assert "in no other way" in second
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("step", [decode, of_data_uri, look_at])
+async def test_a_large_body_is_worked_on_beside_the_requests_of_others(
+    tmp_path: Path, step: Callable[..., Any], is_large: bool
+) -> None:
+    """Each step over all of it runs in a thread; a small one is done sooner where it is."""
+    uri = uri_of(picture() + bytes(300_000 * is_large))
+    with threads_of(step) as found:
+        async with ScriptedUpstream() as fm, running_router(tmp_path, **seen_by(fm)) as signalbox:
+            answer = await post(signalbox.port, body_of(shows(uri)))
+    assert answer.status == 200
+    assert found == [is_large]
+
+
 class Counting(Sources):
     """Sources that count what they check."""
 
     checked = 0
 
-    async def check(self, encoded: Encoded, rules: Rules) -> None:
+    async def check(self, text: str, media_type: str | None, rules: Rules) -> None:
         """Check, and count."""
         self.checked += 1
-        await super().check(encoded, rules)
+        await super().check(text, media_type, rules)
 
 
 async def test_a_picture_is_checked_once_whoever_is_tried() -> None:
