@@ -1,7 +1,8 @@
-"""Real models for tests, made once a checkout and kept: `tiny_vision_model`, `smollm2_model`.
+"""Real models for tests, made once a machine and kept: `tiny_vision_model`, `smollm2_model`.
 
-They lie in `.run/test-models` (or where SIGNALBOX_TEST_MODELS says) under a name that changes with
-the code that makes them. An index that cannot be reached fails the tests that need SmolLM2.
+They lie beside the real providers, in `${XDG_CACHE_HOME:-~/.cache}/signalbox-test/models` (or where
+SIGNALBOX_TEST_MODELS says), under a name that changes with the code that makes them. An index that
+cannot be reached fails the tests that need SmolLM2.
 """
 
 import asyncio
@@ -75,13 +76,21 @@ def _key(*made_from: bytes) -> str:
 
 def _kept(alias: str, key: str, make: Callable[[Path], None]) -> Path:
     """Return the kept folder of a model; make it first if nobody has, one process at a time."""
-    cache = Path(os.environ.get("SIGNALBOX_TEST_MODELS") or _ROOT / ".run" / "test-models")
+    cache = _cache()
     parent = cache / key
     parent.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f"{key}.lock"):
         if not is_model_folder(parent / alias):
             make(parent / alias)
     return parent / alias
+
+
+def _cache() -> Path:
+    own = os.environ.get("SIGNALBOX_TEST_MODELS")
+    if own:
+        return Path(own)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "signalbox-test" / "models"
 
 
 @contextmanager
