@@ -590,8 +590,8 @@ ANSWERED: Final = (
         [
             {**_MESSAGE, "content": [_text("I look.")]},
             _function_call(1, "a", "look", "{}"),
-            _function_call(2, "call_r_2", "look", '{"at":"sea"}'),
-            _function_call(3, "call_r_3", "look", "{}"),
+            _function_call(2, "call_r_1", "look", '{"at":"sea"}'),
+            _function_call(3, "call_r_2", "look", "{}"),
         ],
     ),
     Answered(
