@@ -16,7 +16,7 @@ from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import CHAT, Endpoint
 from router.enforcement import Verdict, examine, schema_of
-from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
+from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed, Unasked
 from router.events import InFlight
 from router.form import FormBody, decode_form
 from router.images.pictures import Pictures
@@ -159,6 +159,8 @@ class Proxy:
                 # Its frames, this one among them, would be held by the list that they hold.
                 errors.append(error.with_traceback(None))
                 work.timing.waited_s += time.perf_counter() - began
+                if isinstance(error, Unasked):
+                    flight.asked = asked
                 if error.may_have_run:
                     break
                 has_failed = has_failed or (flight.asked > asked and error.code != TOO_LONG)
