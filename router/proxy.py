@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
+from router.attachments import check_attachments
 from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Capability, Enforce
 from router.catalog import Locality
@@ -214,8 +215,9 @@ class Proxy:
         return body
 
     async def _rendition(self, plan: Plan, work: Work) -> Rendition:
-        """Return the request as a route gets it; raises as `Pictures.shown_to` and `rendition`."""
+        """Return the request as a route gets it; raises as what it is made by does."""
         body = work.body
+        check_attachments(work.requirement, body.fields, plan.route)
         if work.pictures is not None:
             body = await self._shown(plan, work, work.pictures)
         is_local = plan.locality is Locality.LOCAL

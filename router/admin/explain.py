@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from router.attachments import check_attachments
 from router.body import JsonBody
 from router.capability_map import CapabilityMap
 from router.catalog import Catalog, Locality
@@ -116,6 +117,7 @@ class _Sending:
         no_room = None if reach is None else await reach.why_no_room(route.model, self._prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
+        check_attachments(decision.requirement, self._fields, route)
         stays = stays_here(decision.requirement, route, self._catalog)
         shown = ways(self._pictures, route, self._rules, stays=stays)
         names = ("images",) if any(way.changes for _, way in shown) else ()

@@ -77,6 +77,7 @@ def test_a_chat_of_any_kind_passes() -> None:
             },
             "tools[0].function.parameters",
         ),
+        ({"messages": [{"role": "nobody", "content": "a"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": 1}]}, "messages[0].content"),
         (
