@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from router.errors import Refused
 from router.translatable import check_chat
+from tests.harness.any_json import any_json
 
 HI = {"role": "user", "content": "hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -100,17 +101,9 @@ def test_what_has_another_shape_is_refused_by_its_place(fields: dict[str, Any], 
     assert (refused.value.code, refused.value.param) == ("invalid_request", param)
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.sampled_from(["user", "tool", "text", "file"]),
-    lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "file", "tool_calls", "function"]),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=8,
+_JSON = any_json(
+    ["role", "content", "type", "file", "tool_calls", "function", "image_url", "json_schema"],
+    ["user", "tool", "text", "file", "image_url", "function", "json_schema"],
 )
 
 

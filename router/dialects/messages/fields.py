@@ -8,7 +8,15 @@ included.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.checks import kind_at, list_at, malformed, object_at, objects_at, text_at
+from router.dialects.checks import (
+    clipped,
+    kind_at,
+    list_at,
+    malformed,
+    object_at,
+    objects_at,
+    text_at,
+)
 from router.dialects.messages.conversation import chat_messages
 from router.dialects.messages.refusal import check_known, refuse
 from router.dialects.messages.tools import chat_tool_choice, chat_tools
@@ -109,7 +117,7 @@ def _check(given: Mapping[str, Any]) -> None:
         if name in CHECKED:
             _CHECKS[name](value)
         elif name not in TRANSLATED and name not in PASSED and name not in LEFT_OUT:
-            refuse(name, "cannot be put as a chat completion")
+            refuse(clipped(name), "cannot be put as a chat completion")
 
 
 def _check_context(value: object) -> None:
@@ -118,7 +126,7 @@ def _check_context(value: object) -> None:
     check_known(context, {"edits"}, path)
     for below, edit in objects_at(context.get("edits") or [], f"{path}.edits"):
         if kind_at(edit, below) != _HARMLESS_EDIT:
-            refuse(below, f"is {edit['type']!r}, which only Anthropic's servers do")
+            refuse(below, f"is {clipped(edit['type'])!r}, which only Anthropic's servers do")
 
 
 def _check_servers(value: object) -> None:
@@ -141,7 +149,7 @@ def _check_thinking(given: Mapping[str, Any]) -> None:
     check_known(thinking, _THINKING_FIELDS, "thinking")
     kind = kind_at(thinking, "thinking")
     if kind not in _THINKING:
-        refuse("thinking.type", f"is {kind!r}, which cannot be put as a chat completion")
+        refuse("thinking.type", f"is {clipped(kind)!r}, which cannot be put as a chat completion")
 
 
 def _limits(given: Mapping[str, Any]) -> dict[str, Any]:

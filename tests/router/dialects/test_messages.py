@@ -15,6 +15,7 @@ from router.dialects.messages.fields import CHECKED, LEFT_OUT, PASSED, TRANSLATE
 from router.dialects.messages.fields import REFUSED as REFUSED_FIELDS
 from router.dialects.translation import Translation
 from router.errors import Refused, StreamFailed
+from tests.harness.any_json import any_json
 from tests.router.dialects.golden_messages import (
     ANSWERED,
     ASKED,
@@ -175,6 +176,38 @@ def test_the_fields_that_are_refused_are(name: str) -> None:
     assert refused.value.param == name
 
 
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {LONG: 1},
+        {"system": [{"type": LONG}]},
+        {"thinking": {"type": LONG}},
+        {"thinking": {"type": "enabled", LONG: 1}},
+        {"context_management": {"edits": [{"type": LONG}]}},
+        {"tools": [{"type": LONG}]},
+        {"tools": [{"type": [LONG]}]},
+        *(
+            {"messages": [{"role": role, "content": [each]}]}
+            for role, each in (
+                ("user", {"type": LONG}),
+                ("assistant", {"type": LONG}),
+                ("user", {"type": "image", "source": {"type": LONG}}),
+                ("user", {"type": "document", "source": {"type": LONG}}),
+            )
+        ),
+    ],
+)
+def test_names_of_the_clients_are_not_repeated_without_end(fields: dict[str, Any]) -> None:
+    """Their beginning tells which they are."""
+    with pytest.raises(Refused) as refused:
+        asked(**fields)
+    assert LONG[:70] in refused.value.message
+    assert len(refused.value.message) < 400
+
+
 def test_every_feature_is_shown() -> None:
     """The table of the docs has the features of the conversations here, and no others."""
     shown = {row.feature for row in (*ASKED, *REFUSED, *ANSWERED)} | {"count_tokens"}
@@ -183,30 +216,17 @@ def test_every_feature_is_shown() -> None:
     assert {row.name for row in FEATURES if row.request == "refused"} <= refused
 
 
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    *("type", "role", "content", "text", "source", "data", "media_type", "input"),
-                    *("id", "name", "tool_use_id", "citations", "caller", "thinking", "format"),
-                    *("edits", "schema", "input_schema", "allowed_callers", "title", "enabled"),
-                ]
-            ),
-            inner
-            | st.sampled_from(
-                [
-                    *("user", "assistant", "system", "text", "image", "document", "tool_use"),
-                    *("tool_result", "thinking", "base64", "url", "content", "search_result"),
-                    *("custom", "auto", "tool", "json_schema", "mid_conv_system", "enabled"),
-                ]
-            ),
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+_JSON = any_json(
+    [
+        *("type", "role", "content", "text", "source", "data", "media_type", "input"),
+        *("id", "name", "tool_use_id", "citations", "caller", "thinking", "format"),
+        *("edits", "schema", "input_schema", "allowed_callers", "title", "enabled"),
+    ],
+    [
+        *("user", "assistant", "system", "text", "image", "document", "tool_use"),
+        *("tool_result", "thinking", "base64", "url", "content", "search_result"),
+        *("custom", "auto", "tool", "json_schema", "mid_conv_system", "enabled"),
+    ],
 )
 _FIELDS = sorted({*TRANSLATED, *PASSED, *LEFT_OUT, *CHECKED})
 

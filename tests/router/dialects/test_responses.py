@@ -1,17 +1,18 @@
 """The responses protocol over chat completions: golden conversations, and any at all."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai.types.responses import Response, response_create_params
+from openai.types.responses import Response, ResponseIncludable, response_create_params
 
 from router.dialects.responses import translate
 from router.dialects.responses.request import FOREIGN, LEFT_OUT, PASSED, REFUSED, TRANSLATED
 from router.dialects.translation import Translation
 from router.errors import Refused, StreamFailed
+from tests.harness.any_json import any_json
 from tests.router.dialects import golden_responses as golden
 from tests.router.dialects.golden_responses import Answered, Asked, Refusal
 from tests.router.dialects.told import accumulated, by_the_sdk, events_of
@@ -93,6 +94,36 @@ def test_every_field_of_the_protocol_is_in_one_class() -> None:
     classes = (PASSED, LEFT_OUT - {"client_metadata"}, set(REFUSED), TRANSLATED)
     assert sorted(name for each in classes for name in each) == sorted(published)
     assert not published & FOREIGN.keys()
+
+
+def test_whatever_may_be_included_is_no_mistake() -> None:
+    """What belongs to items that nobody here makes has no effect."""
+    for wanted in get_args(ResponseIncludable):
+        chat = translated(include=[wanted]).chat
+        assert chat == {**HI, **({"logprobs": True} if "logprobs" in wanted else {})}
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"include": [LONG]},
+        {"stream_options": {LONG: True}},
+        {"tools": [{"type": LONG}]},
+        {"tools": [{"type": "custom", "name": LONG}] * 2},
+        {"tool_choice": {"type": "function", "name": LONG}},
+        {"input": [{"type": LONG}]},
+        {"input": [{"role": "system", "content": [{"type": LONG}]}]},
+    ],
+)
+def test_names_of_the_clients_are_not_repeated_without_end(fields: dict[str, Any]) -> None:
+    """Their beginning tells which they are."""
+    with pytest.raises(Refused) as refused:
+        translated(**fields)
+    assert LONG[:80] in refused.value.message
+    assert len(refused.value.message) < 600
 
 
 def test_the_response_tells_again_what_was_asked() -> None:
@@ -373,30 +404,17 @@ def said(output: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    *("type", "role", "content", "text", "name", "output", "call_id", "arguments"),
-                    *("image_url", "input_audio", "detail", "summary", "format", "schema"),
-                    *("tools", "mode", "namespace", "encrypted_content", "caller", "effort"),
-                ]
-            ),
-            inner
-            | st.sampled_from(
-                [
-                    *("message", "user", "assistant", "system", "input_text", "output_text"),
-                    *("input_image", "input_file", "function", "custom", "namespace", "reasoning"),
-                    *("function_call", "function_call_output", "allowed_tools", "json_schema"),
-                ]
-            ),
-            max_size=4,
-        )
-    ),
-    max_leaves=12,
+JSON = any_json(
+    [
+        *("type", "role", "content", "text", "name", "output", "call_id", "arguments"),
+        *("image_url", "input_audio", "detail", "summary", "format", "schema"),
+        *("tools", "mode", "namespace", "encrypted_content", "caller", "effort"),
+    ],
+    [
+        *("message", "user", "assistant", "system", "input_text", "output_text"),
+        *("input_image", "input_file", "function", "custom", "namespace", "reasoning"),
+        *("function_call", "function_call_output", "allowed_tools", "json_schema"),
+    ],
 )
 
 
