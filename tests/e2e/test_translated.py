@@ -528,7 +528,7 @@ UNSENT: list[tuple[tuple[str, ...], dict[str, Any], str, str]] = [
     (
         BOTH,
         shown({"type": "file", "file": {"file_data": "http://127.0.0.1:9/a.pdf"}}),
-        "image_url_not_allowed",
+        "file_url_not_allowed",
         "data: URI",
     ),
 ]
