@@ -128,6 +128,17 @@ def test_what_waits_goes_on_as_soon_as_it_can() -> None:
     ]
 
 
+def test_a_call_is_looked_at_again_when_more_of_it_has_come() -> None:
+    """It was not whole when something else came, and it is when the next thing comes."""
+    made = asked()
+    made.feed(call('{"a":{}', 0, id="c1", name="f"))
+    assert made.feed(chunk(content="Well.")) == b""
+    made.feed(call("}", 0))
+    assert kinds(events_of(made.feed(chunk(reasoning="Hm.")))) == [
+        *("stop", "start", "text_delta", "stop", "start", "thinking_delta")
+    ]
+
+
 @pytest.mark.parametrize(
     ("chunks", "calls"),
     [
