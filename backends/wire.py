@@ -74,6 +74,7 @@ _STATUS_BY_CODE = {
         "too_many_images",
         "image_not_found",
         "image_url_not_allowed",
+        "file_url_not_allowed",
         "invalid_configuration",
     ),
     401: ("invalid_api_key",),

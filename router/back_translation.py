@@ -25,7 +25,7 @@ def put_back(
         if isinstance(opened, Reply) and opened.status == _OK:
             told = _ENCODER.encode(translation.answer(_DECODER.decode(opened.body)))
             return Reply(opened.status, opened.headers, told, opened.usage)
-    except (ValueError, StreamFailed) as error:
+    except StreamFailed as error:
         raise RouteFailed(
             "upstream_invalid_response", f"{provider} answered with no chat completion: {error}"
         ) from None

@@ -13,7 +13,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, Self
 
-from router.errors import RouteFailed, SignalboxError
+from router.errors import RouteFailed, SignalboxError, Unasked
 
 # What says that a provider cannot be reached or does not keep to the protocol. Its own refusals
 # (4xx, 429, 5xx) show that it is there.
@@ -173,7 +173,9 @@ class Passage:
     ) -> None:
         """Judge by how it went; who left early judges nothing."""
         outcome = error or self._failure
-        if isinstance(outcome, SignalboxError) and outcome.code in TRANSPORT_FAILURES:
+        if isinstance(outcome, Unasked):
+            self._breaker.undecided(self)
+        elif isinstance(outcome, SignalboxError) and outcome.code in TRANSPORT_FAILURES:
             self._breaker.failed(self, outcome)
         elif outcome is None or isinstance(outcome, RouteFailed):
             self._breaker.ended_well(self)

@@ -1,7 +1,8 @@
 """What went to whom: requests, bytes and tokens for each provider and day, and what may go there.
 
-Counted when a provider is asked, whatever it answers then: the words have left by that time. Only
-figures are kept here, nothing of what was said; `egress_ledger` keeps them over a restart.
+Counted when a provider is asked, whatever it answers then: the words have left by that time. What
+turns out not to have been sent is taken back. Only figures are kept here, nothing of what was said;
+`egress_ledger` keeps them over a restart.
 """
 
 import time
@@ -13,7 +14,7 @@ from typing import Protocol, Self
 
 import msgspec
 
-from router.errors import RouteFailed
+from router.errors import RouteFailed, Unasked
 from router.usage import Usage
 
 # Prices are those of a million tokens, as everybody quotes them.
@@ -161,6 +162,7 @@ class Egress:
             for day in sorted(self._days, reverse=True)
             if day >= least
             for whither, sent in sorted(self._days[day].items(), reverse=True)
+            if sent.requests
         ]
 
 
@@ -204,6 +206,11 @@ class Account:
         sent = self._sent
         # What was changed before may have been saved meanwhile.
         self._egress.has_changed(self._key)
+        if isinstance(error, Unasked):
+            # Nothing has left.
+            sent.requests -= 1
+            sent.bytes_out -= self._size
+            return
         usage = self.answer.usage if self.answer is not None else None
         if usage is None:
             sent.untold += 1

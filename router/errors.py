@@ -4,7 +4,8 @@
     ├── Refused           the request cannot be served as it stands: no other route is tried
     │   └── LocalityUnknown   … until `providers` say which of their models stay here
     ├── RouteFailed       this route failed before its first byte: the next one is tried
-    │   └── ProviderFailed    … by an error of the provider's own, which passes if none is left
+    │   ├── ProviderFailed    … by an error of the provider's own, which passes if none is left
+    │   └── Unasked           … on this side: it says nothing of the provider, and nothing left
     └── StreamFailed      the answer had begun: an error frame ends it, nothing is retried
     ClientGone            nobody is there to be told
 
@@ -152,6 +153,10 @@ class ProviderFailed(RouteFailed):
     def __init__(self, code: str, message: str, *, reply: "Reply") -> None:
         super().__init__(code, message)
         self.answer = reply
+
+
+class Unasked(RouteFailed):
+    """The request could not be put for a provider, which was asked nothing and is not to blame."""
 
 
 class StreamFailed(SignalboxError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from backends.process_manager import ProcessManager
 from backends.wire import Priority
 from router.answer import OpenBytes, OpenStream
+from router.attachments import check_attachments
 from router.body import AT_ONCE, BodyLimits, Buffered, JsonBody, decode
 from router.capabilities import Capability, Enforce
 from router.catalog import Locality
@@ -16,7 +17,7 @@ from router.deadline import Sweeper
 from router.egress import Egress
 from router.endpoints import CHAT, Endpoint
 from router.enforcement import Verdict, examine, schema_of
-from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed
+from router.errors import TOO_LONG, ProviderFailed, Reply, RouteFailed, StreamFailed, Unasked
 from router.events import InFlight
 from router.form import FormBody, decode_form
 from router.images.pictures import Pictures
@@ -163,6 +164,8 @@ class Proxy:
                 # Its frames, this one among them, would be held by the list that they hold.
                 errors.append(error.with_traceback(None))
                 work.timing.waited_s += time.perf_counter() - began
+                if isinstance(error, Unasked):
+                    flight.asked = asked
                 if error.may_have_run:
                     break
                 has_failed = has_failed or (flight.asked > asked and error.code != TOO_LONG)
@@ -216,8 +219,9 @@ class Proxy:
         return body
 
     async def _rendition(self, plan: Plan, work: Work) -> Rendition:
-        """Return the request as a route gets it; raises as `Pictures.shown_to` and `rendition`."""
+        """Return the request as a route gets it; raises as what it is made by does."""
         body = work.body
+        check_attachments(work.requirement, body.fields, plan.route)
         if work.pictures is not None:
             body = await self._shown(plan, work, work.pictures)
         is_local = plan.locality is Locality.LOCAL

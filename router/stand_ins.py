@@ -16,7 +16,7 @@ import msgspec
 from router.capabilities import Dialect
 from router.classification.nesting import nested_objects
 from router.classification.pictures import Reference, references
-from router.errors import RouteFailed
+from router.errors import Unasked
 
 # Whose requests hold the base64 as it is, and are not signed by LiteLLM.
 _CLOUDS: Final = frozenset({"anthropic", "gemini"})
@@ -47,11 +47,11 @@ class StandIns:
         return f"<StandIns {len(self._pairs)}>"
 
     async def put_back(self, body: bytes) -> bytes:
-        """Return a request with the pictures in it; RouteFailed where it holds others than came."""
+        """Return a request with the pictures in it; Unasked where it holds others than came."""
         found = []
         for pair in self._pairs:
             if body.count(pair.text) != 1:
-                raise RouteFailed(
+                raise Unasked(
                     "unsupported_parameter",
                     "LiteLLM, which translates for this provider, would leave this picture out. "
                     "Show it in a message of the user, or of a tool.",

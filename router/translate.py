@@ -10,17 +10,18 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 from router.body import AT_ONCE
 from router.catalog import Provider
-from router.errors import TOO_LONG, RouteFailed
+from router.errors import TOO_LONG, Refused, RouteFailed, Unasked
 from router.litellm_package import NoLiteLLM, find_package
 from router.litellm_wire import Wire
 from router.stand_ins import StandIns, stand_ins
+from router.translatable import check_chat
 from router.translation import (
     Untranslatable,
     arguments_of,
@@ -167,8 +168,8 @@ class TranslatedExchange:
         name, provider = upstream.provider.name, upstream.provider
         try:
             model, told, pictures = await self._understood()
-        except Untranslatable as error:
-            return _refusal(_BAD, str(error), "unsupported_parameter")
+        except (Untranslatable, Refused) as error:
+            raise _unasked(name, error) from None
         make = library.httpx.Response
         self._wire = wire = Wire(name, upstream.carrier, upstream.size, make, pictures.put_back)
         try:
@@ -193,23 +194,26 @@ class TranslatedExchange:
         return Whole(_OK, wire.told(_JSON), answer.model_dump_json(warnings=False).encode())
 
     async def _understood(self) -> tuple[str, dict[str, Any], StandIns]:
-        """Return the model, what LiteLLM is told, and what it is not; raises Untranslatable."""
+        """Return the model, what LiteLLM is told, and what it is not.
+
+        Raises Untranslatable or Refused.
+        """
         body, cloud = self._request.body, self._upstream.provider.cloud
         if len(body) <= AT_ONCE:
             return _understood(body, cloud)
         return await asyncio.to_thread(_understood, body, cloud)
 
     def _failed(self, error: Exception, wire: Wire, library: Library) -> Answer:
-        """Return what a failure of LiteLLM's means; RouteFailed where there was no answer."""
+        """Return what a failure of LiteLLM's means; RouteFailed where there was no answer.
+
+        One that is Unasked where LiteLLM sent nothing.
+        """
         if wire.failure is not None:
             raise wire.failure from error.with_traceback(None)
         provider = self._upstream.provider
         status = _status(error)
-        if wire.status is None and _BAD <= status < _SERVER_ERROR:
-            # Nothing was sent: the request has no counterpart there.
-            unsupported = isinstance(error, library.litellm.UnsupportedParamsError)
-            code = "unsupported_parameter" if unsupported else "invalid_request"
-            return _refusal(_BAD, _text(error, provider), code)
+        if wire.status is None and not wire.asked:
+            raise self._refused(error, library)
         if wire.status is None or wire.status < _BAD:
             raise RouteFailed(
                 "upstream_invalid_response",
@@ -222,6 +226,29 @@ class TranslatedExchange:
         text = without(provider.api_key, said) or _text(error, provider)
         too_long = isinstance(error, library.litellm.ContextWindowExceededError)
         return _refusal(status, text, TOO_LONG if too_long else name, wire.told(_JSON))
+
+    def _refused(self, error: Exception, library: Library) -> Unasked:
+        """Return what it means that LiteLLM fails over a request before anything is sent."""
+        provider, litellm = self._upstream.provider, library.litellm
+        if any(isinstance(cause, litellm.ImageFetchError) for cause in _causes(error)):
+            return Unasked(
+                "image_url_not_allowed",
+                f"{provider.name} takes no such picture or file by its address, and nothing is "
+                "fetched for it here. Send it itself, as a data: URI.",
+            )
+        why = _text(error, provider)
+        if _is_mistake(error):
+            return Unasked(
+                "internal_error",
+                f"LiteLLM failed over this request, and {provider.name} was not asked: {why}",
+                quotes=True,
+            )
+        unsupported = isinstance(error, litellm.UnsupportedParamsError)
+        return Unasked(
+            "unsupported_parameter" if unsupported else "invalid_request",
+            f"The request cannot be translated for {provider.name}: {why}",
+            quotes=True,
+        )
 
     async def __aexit__(
         self,
@@ -324,11 +351,37 @@ class TranslatedStream:
 
 def _understood(body: bytes, cloud: str | None) -> tuple[str, dict[str, Any], StandIns]:
     model, told = arguments_of(body)
+    check_chat(told)
     return model, told, stand_ins(told, cloud)
 
 
 def _refusal(status: int, text: str, code: str | None, headers: Headers = ()) -> Answer:
     return Whole(status, headers or ((b"content-type", _JSON),), error_body(status, text, code))
+
+
+def _unasked(provider: str, error: Untranslatable | Refused) -> Unasked:
+    text = f"The request cannot be translated for {provider}: {error}"
+    if isinstance(error, Refused):
+        return Unasked(error.code, text, param=error.param, quotes=True)
+    return Unasked("unsupported_parameter", text, quotes=True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Tell whether LiteLLM fell over its own code, and did not refuse anything.
+
+    It wraps both alike, by any status: what tells is what it wraps. Its own classes refuse, and so
+    does a plain Exception, which no interpreter raises.
+    """
+    for cause in _causes(error):
+        if type(cause).__module__.partition(".")[0] != "litellm":
+            return type(cause) is not Exception
+    return False
 
 
 def _status(error: Exception) -> int:

@@ -56,7 +56,8 @@ _ERROR_TYPES: Final = {
 _SERVER_ERROR: Final = 500
 # How LiteLLM's own texts begin: with the name of a class, or of several.
 _PREFIX: Final = re.compile(r"^(?:(?:litellm\.)?[A-Z]\w*(?:Error|Exception)(?::| -) )+")
-_ADVICE: Final = " To drop these, set"
+# And how advice begins that follows, to those who set it up.
+_ADVICE: Final = re.compile(r" (?:To drop |File an issue |Either provide one, or set )")
 _MAX_TEXT: Final = 2000
 _REMOVED: Final = "[key]"
 # Line ends to a reader of lines that goes by Unicode, and none to JSON and to server-sent events:
@@ -92,9 +93,9 @@ def arguments_of(body: bytes) -> tuple[str, dict[str, Any]]:
 
 def _check_tools(tools: list[Any]) -> None:
     for tool in tools:
-        if isinstance(tool, dict) and tool.get("type") == "mcp":
-            # LiteLLM would take some of these for its own to run.
-            raise Untranslatable("tools of type mcp cannot be translated.")
+        # LiteLLM would take some of the first for its own to run, and knows none of the second.
+        if isinstance(tool, dict) and tool.get("type") in ("mcp", "custom"):
+            raise Untranslatable(f"tools of type {tool['type']} cannot be translated.")
 
 
 def error_body(status: int, text: str, code: str | None) -> bytes:
@@ -131,7 +132,7 @@ def words_of(body: bytes) -> tuple[str, str | None]:
 def plain_words(text: str) -> str:
     """Return what LiteLLM says of an error, less what is for its own users: traces and advice."""
     line = text.strip().partition("\n")[0]
-    line = _PREFIX.sub("", line).partition(_ADVICE)[0]
+    line = _ADVICE.split(_PREFIX.sub("", line), maxsplit=1)[0]
     return line.strip() or "no reason was given"
 
 

@@ -46,8 +46,8 @@ def test_advice_is_given_for_the_codes_in_use_and_no_others() -> None:
     # In order: processes that share the tests must find the same ones.
     sorted(
         {
-            *(chat._IMAGE_PARTS | chat._INPUT_PARTS.keys() | chat._TOOL_ROLES),
-            *(responses.IMAGE_PARTS | responses._INPUT_PARTS.keys()),
+            *(chat._IMAGE_PARTS | chat.INPUT_PARTS.keys() | chat._TOOL_ROLES),
+            *(responses.IMAGE_PARTS | responses.INPUT_PARTS.keys()),
             *(messages._TOOL_BLOCKS | chat.SCHEMA_FORMATS),
         }
     ),

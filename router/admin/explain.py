@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from router.attachments import check_attachments
 from router.body import BodyLimits, Buffered, JsonBody, decode
 from router.capability_map import CapabilityMap
 from router.catalog import Catalog, Locality
@@ -103,6 +104,7 @@ class _Sending:
         self, endpoint: Endpoint, body: JsonBody, pictures: Pictures, rules: Rules, catalog: Catalog
     ) -> None:
         self._endpoint = endpoint
+        self._body = body
         self._pictures = pictures
         self._rules = rules
         self._catalog = catalog
@@ -135,6 +137,7 @@ class _Sending:
         no_room = None if reach is None else await reach.why_no_room(route.model, self._prompt)
         if no_room is not None:
             raise RouteFailed(TOO_LONG, f"{route.model.name} {no_room}")
+        check_attachments(decision.requirement, self._body.fields, route)
         stays = stays_here(decision.requirement, route, self._catalog)
         body = await self._pictures.shown_to(route, self._rules, stays=stays)
         names = ("images",) if self._pictures.replaces else ()

@@ -6,13 +6,17 @@ from typing import Any
 from router.capabilities import Capability, Input, Needs, objects, some, text_of
 
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
-_INPUT_PARTS = {
+INPUT_PARTS = {
     "input_audio": Input.AUDIO,
     "audio_url": Input.AUDIO,
+    "audio": Input.AUDIO,
     "file": Input.FILE,
+    "input_file": Input.FILE,
     "video_url": Input.VIDEO,
+    "input_video": Input.VIDEO,
+    "video": Input.VIDEO,
 }
-_KINDS = _IMAGE_PARTS.union(_INPUT_PARTS)
+_KINDS = _IMAGE_PARTS.union(INPUT_PARTS)
 SCHEMA_FORMATS = frozenset({"json_schema", "json_object"})
 # The second is the older name of the first.
 _TOOL_ROLES = frozenset({"tool", "function"})
@@ -35,7 +39,7 @@ def needs_of_chat(body: Mapping[str, Any]) -> Needs:
 
 def is_picture(part: Mapping[str, Any]) -> bool:
     """Tell whether a part of a message's content is to be seen."""
-    return _kind_of(part) in _IMAGE_PARTS
+    return kind_of(part) in _IMAGE_PARTS
 
 
 def _offers_tools(body: Mapping[str, Any]) -> bool:
@@ -62,11 +66,11 @@ def _look_at_message(message: Mapping[str, Any], needs: Needs) -> None:
     for part in objects(content):
         if is_picture(part):
             needs.add_picture()
-        elif (kind := _kind_of(part)) in _INPUT_PARTS:
-            needs.add(_INPUT_PARTS[kind])
+        elif (kind := kind_of(part)) in INPUT_PARTS:
+            needs.add(INPUT_PARTS[kind])
 
 
-def _kind_of(part: Mapping[str, Any]) -> str:
+def kind_of(part: Mapping[str, Any]) -> str:
     """Return what a part is: by its type, and where it tells none, by the field that it has.
 
     vLLM reads it so, and a picture that it sees must not have been taken for text.

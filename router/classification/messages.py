@@ -12,6 +12,7 @@ _TEXT_SOURCES = frozenset({"text", "content"})
 # A tool's arguments are whatever the model made of its schema, and no blocks.
 ARGUMENTS = "input"
 IMAGE_BLOCK = "image"
+DOCUMENT_BLOCK = "document"
 
 
 def needs_of_messages(body: Mapping[str, Any]) -> Needs:
@@ -23,7 +24,7 @@ def needs_of_messages(body: Mapping[str, Any]) -> Needs:
         kind = text_of(block.get("type"))
         if kind == IMAGE_BLOCK:
             needs.add_picture()
-        elif kind == "document" and _kind_of(block.get("source")) not in _TEXT_SOURCES:
+        elif kind == DOCUMENT_BLOCK and _kind_of(block.get("source")) not in _TEXT_SOURCES:
             needs.add(Input.FILE)
         elif kind in _TOOL_BLOCKS:
             needs.add(Capability.TOOL_USE)

@@ -12,6 +12,12 @@ import msgspec
 Place = tuple[str | int, ...]
 
 
+def name_of(place: Place) -> str:
+    """Return a place as errors name it."""
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    return "".join(steps).removeprefix(".")
+
+
 class Way(msgspec.Struct, frozen=True):
     """The last step to a value, and the way to what holds it."""
 

@@ -8,7 +8,7 @@ import msgspec
 from router.capabilities import Dialect, text_of
 from router.classification.chat import is_picture
 from router.classification.messages import ARGUMENTS, IMAGE_BLOCK
-from router.classification.nesting import Place, nested_with_ways
+from router.classification.nesting import Place, name_of, nested_with_ways
 from router.classification.responses import IMAGE_PARTS
 from router.errors import Refused
 
@@ -36,8 +36,7 @@ class Reference(msgspec.Struct, frozen=True):
     @property
     def param(self) -> str:
         """The place as errors name it."""
-        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.place)
-        return "".join(steps).removeprefix(".")
+        return name_of(self.place)
 
 
 def references(dialect: Dialect | None, body: Mapping[str, Any]) -> tuple[Reference, ...]:

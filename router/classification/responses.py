@@ -9,7 +9,7 @@ from router.classification.nesting import nested_objects
 
 # A screenshot is what a model that drives a computer has to see.
 IMAGE_PARTS = frozenset({"input_image", "computer_screenshot"})
-_INPUT_PARTS = {"input_audio": Input.AUDIO, "input_file": Input.FILE}
+INPUT_PARTS = {"input_audio": Input.AUDIO, "input_file": Input.FILE}
 # function_call, custom_tool_call, computer_call …, and what came of them.
 _CALLS = ("_call", "_call_output")
 
@@ -26,8 +26,8 @@ def needs_of_responses(body: Mapping[str, Any]) -> Needs:
         kind = text_of(part.get("type"))
         if kind in IMAGE_PARTS:
             needs.add_picture()
-        elif kind in _INPUT_PARTS:
-            needs.add(_INPUT_PARTS[kind])
+        elif kind in INPUT_PARTS:
+            needs.add(INPUT_PARTS[kind])
     text = body.get("text")
     wanted = text.get("format") if isinstance(text, dict) else None
     if isinstance(wanted, dict) and text_of(wanted.get("type")) in SCHEMA_FORMATS:

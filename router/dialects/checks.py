@@ -4,9 +4,17 @@ A `path` names the place as an error does: `messages[0].content[1].source`.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from router.errors import Refused
+
+# The beginning of a name that is the client's own, as errors repeat it.
+_SHOWN: Final = 80
+
+
+def clipped(name: str) -> str:
+    """Return a name of the client's, as long as an error may repeat it."""
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
 
 
 def malformed(path: str, what: str) -> Refused:

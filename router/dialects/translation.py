@@ -27,7 +27,10 @@ class Translation(Protocol):
         """What the next event of the stream has, where the protocol counts them; else 0."""
 
     def answer(self, chat: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a whole chat completion in the client's protocol; ValueError if it is none."""
+        """Return a whole chat completion in the client's protocol.
+
+        Raises StreamFailed `upstream_invalid_frame` for what is none.
+        """
 
     def feed(self, chunk: Mapping[str, Any]) -> bytes:
         """Return the events, framed, that one chunk of a chat's stream becomes.

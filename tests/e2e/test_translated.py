@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.harness.foreign_dialects import (
@@ -414,21 +415,82 @@ async def test_no_field_of_a_request_changes_where_it_goes(translating: Translat
         assert "x-evil" not in seen.headers
 
 
-@pytest.mark.parametrize("model", ["claude/claude-large", "google/flash"])
-async def test_a_picture_elsewhere_is_never_fetched(model: str, translating: Translating) -> None:
-    """Its address goes to the cloud as it is, or the request is refused."""
-    async with (
-        ScriptedUpstream() as elsewhere,
-        translating.claude(anthropic),
-        translating.google(gemini),
-        translating.client() as client,
-    ):
-        for name in ("p.png", "p"):
-            part = {"type": "image_url", "image_url": {"url": f"{elsewhere.url}/{name}"}}
-            messages = [{"role": "user", "content": [part]}]
-            answer = await ask(client, model, messages=messages)
-            assert answer.status_code in {200, 400, 502}
-    assert elsewhere.connections == 0
+# Has LiteLLM translate addresses, each through the upstream of a cloud that nobody plays, where
+# every other way to anyone is closed.
+FETCHING = """
+import asyncio, json, socket, sys
+from types import SimpleNamespace
+
+sys.path.insert(0, "")
+from router.catalog import Kind, Locality, Provider
+from router.errors import RouteFailed
+from router.translate import TranslatedUpstream
+from router.upstream import UpstreamRequest
+
+reached = []
+
+class Exchange:
+    asked = True
+    def __init__(self, request):
+        self.request = request
+    async def __aenter__(self):
+        reached.append(self.request.body.decode())
+        raise RouteFailed("upstream_unreachable", "Nobody is there.")
+    async def __aexit__(self, *_):
+        pass
+
+def refuse(*_, **__):
+    reached.append("somebody")
+    raise OSError("somebody was to be reached")
+
+class Socket(socket.socket):
+    connect = connect_ex = sendto = sendmsg = refuse
+
+async def main():
+    for cloud, model, part in json.loads(sys.argv[1]):
+        provider = Provider(
+            name=cloud, kind=Kind.LITELLM, base_url="http://cloud", locality=Locality.REMOTE,
+            cloud=cloud, api_key="k",
+        )
+        carrier = SimpleNamespace(exchange=Exchange)
+        upstream = TranslatedUpstream(provider, carrier, {}, 1 << 20)
+        await upstream.library()
+        socket.socket, socket.create_connection, socket.getaddrinfo = Socket, refuse, refuse
+        body = {"model": model, "messages": [{"role": "user", "content": [part]}]}
+        request = UpstreamRequest("POST", "http://cloud", (), json.dumps(body).encode(), [])
+        reached.clear()
+        try:
+            async with upstream.exchange(request):
+                pass
+        except RouteFailed as failure:
+            print(json.dumps([failure.code, reached]))
+
+asyncio.run(main())
+"""
+
+
+def test_litellm_fetches_no_picture(tmp_path: Path) -> None:
+    """Its address goes to the cloud as it is, or to nobody; no other way is tried."""
+    at, claude, google = "http://127.0.0.1:9/p", ("anthropic", "c"), ("gemini", "g")
+    picture = {"type": "image_url", "image_url": {"url": at}}
+    secure = {"type": "image_url", "image_url": {"url": at.replace("http:", "https:")}}
+    file = {"type": "file", "file": {"file_data": f"{at}.pdf"}}
+    asked = [(*cloud, part) for cloud in (claude, google) for part in (picture, secure, file)]
+    done = subprocess.run(
+        [f"{made('litellm')}/bin/python", "-c", FETCHING, json.dumps(asked)],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == len(asked), done.stderr
+    passed = [(code, len(reached)) for code, reached in told]
+    refused = ("image_url_not_allowed", 0)
+    # Anthropic's servers fetch for themselves, from secure addresses.
+    assert passed == [refused, ("upstream_unreachable", 1), *[refused] * 4], done.stderr
+    assert "https://127.0.0.1:9/p" in told[1][1][0]
 
 
 async def test_a_redirect_is_not_followed(translating: Translating) -> None:
@@ -444,24 +506,145 @@ async def test_a_redirect_is_not_followed(translating: Translating) -> None:
     assert elsewhere.connections == 0
 
 
+def said_by(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    """Return the field that holds one message."""
+    return {"messages": [{"role": role, "content": content, **more}]}
+
+
+def shown(part: Any) -> dict[str, Any]:
+    """Return the field that holds a message of one part."""
+    return said_by("user", [part])
+
+
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+BOTH = ("claude/claude-sonnet-4-5", "google/gemini-2.5-flash")
+CLAUDE, GOOGLE = BOTH[:1], BOTH[1:]
+# What LiteLLM sends for nobody, whatever it raises then, and what is said of it: a field has no
+# counterpart, a request has not the shape of one, or LiteLLM refuses it in so many words.
+UNSENT: list[tuple[tuple[str, ...], dict[str, Any], str, str]] = [
+    (BOTH, {"logit_bias": {"1": 1}}, "unsupported_parameter", "logit_bias"),
+    (BOTH, {"audio": {"voice": "a"}}, "unsupported_parameter", "audio"),
+    (CLAUDE, {"n": 2}, "unsupported_parameter", "'n'"),
+    (CLAUDE, {"functions": [{"name": "f"}]}, "unsupported_parameter", "functions"),
+    (GOOGLE, {"tools": TOOLS, "tool_choice": "any"}, "unsupported_parameter", "tool_choice"),
+    (GOOGLE, {"reasoning_effort": "great"}, "unsupported_parameter", "reasoning_effort"),
+    (BOTH, {"tools": [{"type": "mcp", "server_url": "x"}]}, "unsupported_parameter", "mcp"),
+    (CLAUDE, {"reasoning_effort": "great"}, "invalid_request", "reasoning effort"),
+    (CLAUDE, said_by("system", "a"), "invalid_request", "at least one non-system message"),
+    (BOTH, {"messages": []}, "invalid_request", "messages must be"),
+    (BOTH, said_by("nonsense", "CANARY"), "invalid_request", "messages[0].role must be"),
+    (BOTH, said_by("user", 7), "invalid_request", "messages[0].content must be"),
+    (BOTH, said_by("user", {"a": "CANARY"}), "invalid_request", "messages[0].content must be"),
+    (BOTH, shown("CANARY"), "invalid_request", "messages[0].content[0] must be"),
+    (BOTH, shown({"text": "CANARY"}), "invalid_request", "messages[0].content[0].type must"),
+    (BOTH, shown({"type": "odd"}), "invalid_request", "Invalid user message at index 0"),
+    (BOTH, {"messages": ["CANARY"]}, "invalid_request", "messages[0] must be"),
+    (BOTH, {"max_tokens": "CANARY"}, "invalid_request", "max_tokens must be"),
+    (BOTH, {"thinking": "CANARY"}, "invalid_request", "thinking must be"),
+    (BOTH, {"tools": [{"type": "function"}]}, "invalid_request", "tools[0].function must"),
+    (
+        BOTH,
+        {"tools": [{"type": "function", "function": {}}]},
+        "invalid_request",
+        "tools[0].function.name must be",
+    ),
+    (BOTH, {"tools": TOOLS, "tool_choice": 3}, "invalid_request", "tool_choice must be"),
+    (
+        BOTH,
+        {"tools": TOOLS, "tool_choice": {"type": "function"}},
+        "invalid_request",
+        "Invalid tool choice",
+    ),
+    (
+        BOTH,
+        said_by("assistant", None, tool_calls=[{**CALL, "function": {"name": "f"}}]),
+        "invalid_request",
+        "messages[0].tool_calls[0].function.arguments must be",
+    ),
+    (BOTH, said_by("tool", "CANARY"), "invalid_request", "messages[0].tool_call_id must be"),
+    (GOOGLE, said_by("tool", "x", tool_call_id="a"), "invalid_request", "Missing corresponding"),
+    (BOTH, {"response_format": "CANARY"}, "invalid_request", "response_format must be"),
+    (
+        BOTH,
+        {"response_format": {"type": "json_schema"}},
+        "invalid_request",
+        "response_format.json_schema must be",
+    ),
+    (
+        BOTH,
+        shown({"type": "file", "file": {}}),
+        "invalid_request",
+        "messages[0].content[0].file must be",
+    ),
+    (
+        GOOGLE,
+        shown({"type": "input_audio"}),
+        "invalid_request",
+        "messages[0].content[0].input_audio must be",
+    ),
+    (
+        BOTH,
+        shown({"type": "file", "file": {"file_data": "http://127.0.0.1:9/a.pdf"}}),
+        "file_url_not_allowed",
+        "data: URI",
+    ),
+]
+
+
+async def attempts_left(client: httpx2.AsyncClient) -> tuple[Any, Any]:
+    """Return what was counted as sent, and how the providers stand."""
+    egress = (await client.get("/admin/egress")).json()["data"]
+    return egress, (await client.get("/admin/providers")).json()
+
+
 @pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        ({"logit_bias": {"1": 1}}, "logit_bias"),
-        ({"tools": [{"type": "mcp", "server_url": "litellm_proxy"}]}, "mcp"),
-        ({"web_search_options": "all"}, "web_search_options"),
-    ],
+    ("models", "more", "code", "says"), UNSENT, ids=lambda case: str(case)[:60]
 )
 async def test_what_cannot_be_translated_is_said(
-    more: dict[str, Any], says: str, translating: Translating
+    models: tuple[str, ...],
+    more: dict[str, Any],
+    code: str,
+    says: str,
+    translating: Translating,
 ) -> None:
-    """A field without a counterpart is refused by name, and nobody is asked."""
-    async with translating.claude(anthropic) as cloud, translating.client() as client:
-        answer = await ask(client, "claude/claude-large", **more)
+    """It is the request's fault, by name, and nobody was asked: nothing is counted as sent."""
+    async with (
+        translating.claude(anthropic) as claude,
+        translating.google(gemini) as google,
+        translating.client() as client,
+    ):
+        before = await attempts_left(client)
+        for model in models:
+            answer = await ask(client, model, **more)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, code), error
+            assert says in error["message"]
+            told = ("drop_params", "litellm.", "Traceback", "CANARY", "github")
+            assert not any(word in error["message"] for word in told), error["message"]
+        assert await attempts_left(client) == before
+    assert (claude.connections, google.connections) == (0, 0)
+
+
+async def test_what_one_cloud_cannot_be_told_another_is(translating: Translating) -> None:
+    """It is no attempt, and costs nothing, to have found out."""
+    async with translating.google(gemini) as cloud, translating.client() as client:
+        answer = await ask(client, "text", n=2)
+    assert (answer.status_code, answer.headers["x-signalbox-provider"]) == (200, "google")
+    assert answer.headers["x-signalbox-attempts"] == "1"
+    assert len(cloud.seen) == 1
+
+
+async def test_a_mistake_of_litellms_is_not_told_as_the_clients(translating: Translating) -> None:
+    """A schema may say `true`: the request is as it should be, and nobody was asked."""
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": True}}}
+    tools = [{"type": "function", "function": function}]
+    async with translating.google(gemini) as cloud, translating.client() as client:
+        before = await attempts_left(client)
+        answer = await ask(client, GOOGLE[0], tools=tools)
+        assert await attempts_left(client) == before
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
-    assert says in error["message"]
-    assert "drop_params" not in error["message"]
+    assert (answer.status_code, error["code"]) == (500, "internal_error")
+    assert "LiteLLM failed over this request" in error["message"]
     assert cloud.connections == 0
 
 
@@ -511,7 +694,12 @@ async def test_nothing_secret_is_in_the_log(translating: Translating) -> None:
         messages = [{"role": "user", "content": "CANARY-of-a-prompt"}]
         assert (await ask(client, "claude/claude-large", messages=messages)).status_code == 200
         # LiteLLM's reason repeats the message that it is about.
-        messages.append({"role": "tool", "content": "CANARY-of-a-result"})
+        result = {
+            "role": "tool",
+            "tool_call_id": "CANARY-of-a-call",
+            "content": "CANARY-of-a-result",
+        }
+        messages.append(result)
         refused = await ask(client, "google/flash", messages=messages)
         assert "CANARY-of-a-result" in refused.json()["error"]["message"]
     log = translating.log()

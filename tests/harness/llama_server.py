@@ -1,8 +1,8 @@
 """llama.cpp's own server as a process: `llama_server.py FOLDER MODEL PORT [TEMPLATE]`.
 
-FOLDER holds the package that carries the server, MODEL is a GGUF file. It serves on loopback, until
-its stdin ends, as `llama-server -m MODEL --port PORT --jinja --slots --metrics -np 2 -c 4096` would,
-with `--chat-template TEMPLATE` where one is given.
+FOLDER holds the package that carries the server, MODEL is a GGUF file. It serves on loopback as
+`llama-server -m MODEL --port PORT --jinja --slots --metrics -np 2 -c 4096` would, with
+`--chat-template TEMPLATE` where one is given, until its stdin ends.
 """
 
 import importlib

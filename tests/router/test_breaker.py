@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.breaker import TRANSPORT_FAILURES, Breaker, State
-from router.errors import ClientGone, ProviderFailed, Refused, Reply, RouteFailed, StreamFailed
+from router.errors import (
+    ClientGone,
+    ProviderFailed,
+    Refused,
+    Reply,
+    RouteFailed,
+    StreamFailed,
+    Unasked,
+)
 
 DEAD = RouteFailed("upstream_unreachable", "fm cannot be reached.")
 
@@ -110,10 +118,17 @@ def test_a_trial_that_fails_opens_it_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ClientGone(), asyncio.CancelledError(), Refused("request_cancelled", "by hand")]
+    "error",
+    [
+        ClientGone(),
+        asyncio.CancelledError(),
+        Refused("request_cancelled", "by hand"),
+        Unasked("upstream_unreachable", "not even tried"),
+        Unasked("invalid_request", "no counterpart"),
+    ],
 )
 def test_a_trial_that_left_decides_nothing(error: BaseException) -> None:
-    """A client that goes away lets the next request try; it neither opens nor closes."""
+    """A request that goes away, or never went, lets the next one try: it shows nothing."""
     fm = Provider(failures=1)
     fm.request(DEAD)
     fm.clock.now += 30

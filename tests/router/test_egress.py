@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.egress import Egress, Key, Price, Row, Sent, SpendLimit, Tariff
-from router.errors import Reply, RouteFailed
+from router.errors import Reply, RouteFailed, Unasked
 from router.usage import Usage, usage_of
 
 NOON = 1_800_000_000.0
@@ -57,6 +57,18 @@ def test_a_request_counts_though_it_fails() -> None:
         raise RuntimeError
     (row,) = egress.rows()
     assert (row[3].requests, row[3].bytes_out, row[3].untold) == (1, 7, 1)
+
+
+def test_a_request_that_was_not_sent_counts_for_nothing() -> None:
+    """Nothing has left where it could not be put for the provider."""
+    egress = Egress(Tariff(), Clock())
+    for _ in range(2):
+        with pytest.raises(Unasked), egress.account("p", "local", "p/m", 7):
+            raise Unasked("invalid_request", "It cannot be translated.")
+        assert egress.rows() == []
+    ask(egress)
+    (row,) = egress.rows()
+    assert (row[3].requests, row[3].bytes_out, row[3].untold) == (1, 10, 1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import RouteFailed
+from router.errors import Unasked
 from router.stand_ins import StandIns, stand_ins
 
 PICTURE = base64.b64encode(bytes(range(256))).decode()
@@ -89,7 +89,7 @@ async def test_a_picture_that_is_not_there_exactly_once_is_told(times: int) -> N
     chat = {"messages": [_turn("https://picture.example/", URI)]}
     taken = stand_ins(chat, "anthropic")
     stand_in = chat["messages"][0]["content"][2]["image_url"].removeprefix(HEAD)
-    with pytest.raises(RouteFailed) as caught:
+    with pytest.raises(Unasked) as caught:
         await taken.put_back(json.dumps([stand_in] * times).encode())
     assert (caught.value.code, caught.value.param) == (
         "unsupported_parameter",

@@ -35,10 +35,11 @@ def test_a_stream_is_asked_for_by_true_alone(stream: Any) -> None:
     assert "stream" not in arguments_of(json.dumps(body).encode())[1]
 
 
-def test_a_tool_that_would_be_run_here_is_refused() -> None:
-    """LiteLLM has tools of its own to run, by this type."""
-    body = {"model": "m", "tools": [1, {"type": "function"}, {"type": "mcp"}]}
-    with pytest.raises(Untranslatable, match="mcp"):
+@pytest.mark.parametrize("kind", ["mcp", "custom"])
+def test_a_tool_that_is_no_function_here_is_refused(kind: str) -> None:
+    """LiteLLM has tools of its own to run by one type, and falls over the other."""
+    body = {"model": "m", "tools": [1, {"type": "function"}, {"type": kind}]}
+    with pytest.raises(Untranslatable, match=kind):
         arguments_of(json.dumps(body).encode())
 
 
@@ -70,6 +71,8 @@ def test_each_cloud_says_in_its_own_way_what_is_wrong(
         ("litellm.BadRequestError: AnthropicException - no", "no"),
         ("litellm.APIConnectionError: APIConnectionError: GroqException - no\nTrace", "no"),
         ("litellm.UnsupportedParamsError: x does not. To drop these, set `y`", "x does not."),
+        ("Nothing came. File an issue https://x", "Nothing came."),
+        ("One is wanted. Either provide one, or set `x`", "One is wanted."),
         ("it is so: no", "it is so: no"),
         ("\n", "no reason was given"),
     ],

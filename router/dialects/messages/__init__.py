@@ -7,13 +7,14 @@ Source: Anthropic's API reference, `POST /v1/messages` and `/v1/messages/count_t
 from collections.abc import Mapping
 from typing import Any
 
-from router.dialects.messages.answer import content_of, message
+from router.dialects.calls import Called
+from router.dialects.messages.answer import content_of, message, stop_of, usage_told
 from router.dialects.messages.events import Events
 from router.dialects.messages.fields import chat_fields, hints, shows_thinking, stop_sequences
-from router.dialects.messages.pieces import Piece, Reader
+from router.dialects.pieces import Piece, Reader
+from router.dialects.shapes import invalid
+from router.dialects.tokens import tokens_of
 from router.dialects.translation import Translation
-from router.errors import StreamFailed
-from router.usage import usage_of
 
 __all__ = ["count", "translate"]
 
@@ -57,7 +58,7 @@ class _Message:
         self._asked = fields.get("model")
         self._shows_thinking = shows_thinking(fields)
         self._sequences = stop_sequences(fields)
-        self._reader = Reader(request_id)
+        self._reader = Reader(f"toolu_{request_id}")
         # A thought is known again by nobody, but some clients drop one that is not signed.
         self._events = Events(self._id, self._reader, request_id)
         self._signature = request_id
@@ -66,46 +67,39 @@ class _Message:
         return f"<messages {self._id}>"
 
     def answer(self, chat: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a whole chat completion as a message; ValueError if it is none."""
+        """Return a whole chat completion as a message; StreamFailed if it is none."""
         reader = self._reader
-        pieces = self._shown(reader.read(chat, "message"))
-        if not reader.answered:
-            raise ValueError("no choice")
-        content = content_of(pieces, reader, self._signature)
-        reason, sequence = reader.stop(self._sequences)
+        pieces = self._shown(reader.whole(chat))
+        reason, sequence = stop_of(reader, self._sequences)
         return message(
             self._id,
             self._model(),
-            content,
+            content_of(pieces, self._signature, was_cut=reader.was_cut),
             stop_reason=reason,
             stop_sequence=sequence,
-            usage=reader.usage(),
+            usage=usage_told(reader.tokens),
         )
 
     def feed(self, chunk: Mapping[str, Any]) -> bytes:
         """Return the events that one chunk becomes; raises StreamFailed for what is none."""
-        try:
-            pieces = self._reader.read(chunk, "delta")
-            self._events.begin(self._model())
-            for piece in self._shown(pieces):
-                self._events.take(piece)
-        except ValueError as error:
-            raise _no_frame(error) from None
+        self._take(self._reader.chunk(chunk))
         return self._events.sent()
 
     def finish(self) -> bytes:
         """Return the events that end the message; raises StreamFailed for a call that is none."""
-        try:
-            self._events.begin(self._model())
-            self._events.end(self._sequences)
-        except ValueError as error:
-            raise _no_frame(error) from None
+        self._take(self._reader.end())
+        self._events.end(self._sequences)
         return self._events.sent()
+
+    def _take(self, pieces: list[Piece]) -> None:
+        self._events.begin(self._model())
+        for piece in self._shown(pieces):
+            self._events.take(piece)
 
     def _shown(self, pieces: list[Piece]) -> list[Piece]:
         if self._shows_thinking:
             return pieces
-        return [piece for piece in pieces if piece.kind != "thinking"]
+        return [piece for piece in pieces if isinstance(piece, Called) or piece.kind != "thinking"]
 
     def _model(self) -> str:
         return self._reader.model or (self._asked if isinstance(self._asked, str) else "")
@@ -124,20 +118,16 @@ class _Count:
         return "<messages count>"
 
     def answer(self, chat: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the tokens of the prompt; ValueError where the server tells none."""
-        told = usage_of(chat)
+        """Return the tokens of the prompt; StreamFailed where the server tells none."""
+        told = tokens_of(chat)
         if told is None or not told.prompt:
-            raise ValueError("no usage, and tokens are not guessed")
+            raise invalid("no usage, and tokens are not guessed")
         return {"input_tokens": told.prompt}
 
     def feed(self, chunk: Mapping[str, Any]) -> bytes:
         """Raise StreamFailed: a count is never streamed."""
-        raise _no_frame(ValueError(f"a chunk of {len(chunk)} fields where a whole answer is due"))
+        raise invalid(f"a chunk of {len(chunk)} fields where a whole answer is due")
 
     def finish(self) -> bytes:
         """Return nothing."""
         return b""
-
-
-def _no_frame(error: ValueError) -> StreamFailed:
-    return StreamFailed("upstream_invalid_frame", f"The provider's stream holds {error}.")

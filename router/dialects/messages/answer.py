@@ -1,11 +1,16 @@
 """A whole chat completion, put as a message of Anthropic's protocol."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
-from router.dialects.messages.pieces import Piece, Reader
+from router.dialects.calls import Called
+from router.dialects.pieces import Piece, Reader
+from router.dialects.shapes import invalid
+from router.dialects.tokens import Tokens
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "refusal"]
 
 
 def message(
@@ -35,39 +40,70 @@ def tool_use_block(call_id: str, name: str, arguments: Mapping[str, Any]) -> dic
     return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
 
 
-def read_arguments(text: str, *, was_cut: bool) -> dict[str, Any]:
-    """Return the arguments of a call; none at all are an empty object.
-
-    Those that the answer's length has cut are empty too: they are no arguments yet. ValueError for
-    any others that are no JSON object.
-    """
+def arguments_of(text: str) -> dict[str, Any] | None:
+    """Return the arguments of a call, none at all as an empty object; None for no JSON object."""
     if text.strip() in ("", "null"):
         return {}
     try:
         arguments = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        arguments = None
-    if isinstance(arguments, dict):
-        return arguments
-    if was_cut:
-        return {}
-    raise ValueError("the arguments of a tool call that are no JSON object")
+        return None
+    return arguments if isinstance(arguments, dict) else None
 
 
-def content_of(pieces: Iterable[Piece], reader: Reader, signature: str) -> list[dict[str, Any]]:
+def read_arguments(text: str, *, was_cut: bool) -> dict[str, Any]:
+    """Return the arguments of a call; StreamFailed for what is no JSON object.
+
+    Those that the answer's length has cut are empty: they are no arguments yet.
+    """
+    arguments = arguments_of(text)
+    if arguments is None and not was_cut:
+        raise invalid("the arguments of a tool call that are no JSON object")
+    return arguments or {}
+
+
+def content_of(pieces: Iterable[Piece], signature: str, *, was_cut: bool) -> list[dict[str, Any]]:
     """Return the blocks that the pieces of a whole answer make."""
     content: list[dict[str, Any]] = []
     for piece in pieces:
-        if piece.kind == "thinking":
+        if isinstance(piece, Called):
+            arguments = read_arguments(piece.text, was_cut=was_cut)
+            content.append(tool_use_block(piece.call.id, piece.call.name, arguments))
+        elif piece.kind == "thinking":
             content.append(thinking_block(piece.text, signature))
-        elif piece.kind == "text":
-            if content and content[-1]["type"] == "text":
-                content[-1]["text"] += piece.text
-            else:
-                content.append({"type": "text", "text": piece.text})
-        elif piece.name:
-            arguments = read_arguments(piece.text, was_cut=reader.was_cut)
-            content.append(tool_use_block(piece.id, piece.name, arguments))
+        elif content and content[-1]["type"] == "text":
+            content[-1]["text"] += piece.text
         else:
-            raise ValueError("a tool call without a name")
+            content.append({"type": "text", "text": piece.text})
     return content
+
+
+def stop_of(reader: Reader, sequences: Sequence[str]) -> tuple[StopReason, str | None]:
+    """Return why an answer ended, and at which of `sequences` where the server tells."""
+    if reader.was_cut:
+        return "max_tokens", None
+    if reader.refused or reader.finish == "content_filter":
+        return "refusal", None
+    # Several servers say `stop` although there are calls.
+    if reader.called:
+        return "tool_use", None
+    if reader.stopped_by in sequences:
+        return "stop_sequence", reader.stopped_by
+    return "end_turn", None
+
+
+def usage_told(tokens: Tokens | None) -> dict[str, Any]:
+    """Return the tokens in Anthropic's words: what was known of the prompt counts apart.
+
+    The protocol has numbers here in any case.
+    """
+    told = tokens or Tokens(0, 0, None, None, None)
+    usage: dict[str, Any] = {
+        "input_tokens": max(0, told.prompt - (told.cached or 0)),
+        "output_tokens": told.completion,
+        "cache_creation_input_tokens": None,
+        "cache_read_input_tokens": told.cached,
+    }
+    if told.thought is not None:
+        usage["output_tokens_details"] = {"thinking_tokens": told.thought}
+    return usage

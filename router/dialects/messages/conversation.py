@@ -11,7 +11,15 @@ from typing import Any, Final
 
 import msgspec
 
-from router.dialects.checks import kind_at, malformed, object_at, objects_at, text_at, unless_null
+from router.dialects.checks import (
+    clipped,
+    kind_at,
+    malformed,
+    object_at,
+    objects_at,
+    text_at,
+    unless_null,
+)
 from router.dialects.messages.parts import (
     GAP,
     Block,
@@ -186,12 +194,12 @@ class _Assistant:
         if isinstance(content, str):
             self._texts.append(content)
             return
-        said = ""
+        said: list[str] = []
         for below, block in objects_at(content, path):
             match kind_at(block, below):
                 case "text":
                     # Pieces of one text: it is cut where something is cited, or called.
-                    said += "".join(part["text"] for part in parts_of_block(block, below))
+                    said += [part["text"] for part in parts_of_block(block, below)]
                 case "thinking":
                     check_known(block, {"type", "thinking", "signature"}, below)
                     self._thoughts.append(text_at(block.get("thinking"), f"{below}.thinking"))
@@ -201,8 +209,10 @@ class _Assistant:
                 case "tool_use":
                     self._calls.append(_call(block, below))
                 case kind:
-                    refuse(below, f"is a block {kind!r}, which no chat completion can hold")
-        self._texts.append(said)
+                    refuse(
+                        below, f"is a block {clipped(kind)!r}, which no chat completion can hold"
+                    )
+        self._texts.append("".join(said))
 
     def message(self) -> dict[str, Any]:
         """Return the turn as one message."""

@@ -8,30 +8,34 @@ text when something else comes, a call when its arguments are a whole JSON objec
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from router.dialects.calls import Call, Called
 from router.dialects.messages.answer import (
+    arguments_of,
     message,
     read_arguments,
+    stop_of,
     thinking_block,
     tool_use_block,
+    usage_told,
 )
-from router.dialects.messages.pieces import Kind, Piece, Reader
+from router.dialects.pieces import Piece, Reader, Said
+from router.dialects.shapes import invalid
 
 _NO_ARGUMENTS = "{}"
 
 
 class _Block(msgspec.Struct):
-    """One block: the pieces that are still to be sent, and all those of a call's arguments.
+    """One block: the pieces that are still to be sent, and all those of a `call`'s arguments.
 
     `first` and `last` are the characters at the arguments' ends, where white space counts for none.
     """
 
-    kind: Kind
-    id: str = ""
-    name: str = ""
+    kind: Literal["thinking", "text", "tool_use"]
+    call: Call | None = None
     unsent: list[str] = msgspec.field(default_factory=list)
     pieces: list[str] = msgspec.field(default_factory=list)
     first: str = ""
@@ -41,44 +45,34 @@ class _Block(msgspec.Struct):
     begun: bool = False
     ended: bool = False
 
-    def add(self, piece: Piece) -> None:
-        """Take a piece. ValueError for one that comes after the end."""
+    def add(self, text: str) -> None:
+        """Take a piece. StreamFailed for one that comes after the end."""
         if self.ended:
-            if piece.text.strip():
-                raise ValueError("more arguments of a tool call that was complete")
+            if text.strip():
+                raise invalid("more arguments of a tool call that was complete")
             return
-        self.id = self.id or piece.id
-        self.name = self.name or piece.name
-        self.unsent.append(piece.text)
-        if self.kind == "tool_use":
-            self.pieces.append(piece.text)
-            self.first = self.first or piece.text.lstrip()[:1]
-            self.last = piece.text.rstrip()[-1:] or self.last
+        self.unsent.append(text)
+        if self.call is not None:
+            self.pieces.append(text)
+            self.first = self.first or text.lstrip()[:1]
+            self.last = text.rstrip()[-1:] or self.last
             self.is_complete = None
 
     @property
     def is_object(self) -> bool:
         """Whether what has come may be sent: arguments may still turn out to be `null`, or none."""
-        return self.kind != "tool_use" or self.first == "{"
+        return self.call is None or self.first == "{"
 
     @property
     def is_whole(self) -> bool:
         """Whether nothing can follow, were the next piece of something else."""
-        if self.kind != "tool_use":
+        if self.call is None:
             return True
-        if not self.name or self.last != "}":
+        if self.last != "}":
             return False
         if self.is_complete is None:
-            self.is_complete = _is_complete("".join(self.pieces))
+            self.is_complete = arguments_of("".join(self.pieces)) is not None
         return self.is_complete
-
-
-def _is_complete(arguments: str) -> bool:
-    try:
-        read_arguments(arguments, was_cut=False)
-    except ValueError:
-        return False
-    return True
 
 
 class Events:
@@ -112,21 +106,21 @@ class Events:
         self._write("message_start", message=message(self._id, model, [], usage=usage))
 
     def take(self, piece: Piece) -> None:
-        """Take one piece of the answer; ValueError for one that cannot be."""
-        block = self._block_of(piece)
-        block.add(piece)
+        """Take one piece of the answer; StreamFailed for one that cannot be."""
+        block = self._call_block(piece.call) if isinstance(piece, Called) else self._block_of(piece)
+        block.add(piece.text)
         if self._blocks and block is self._blocks[0]:
             self._send(block)
 
     def end(self, sequences: list[str]) -> None:
-        """End what is open, and the message. ValueError for a call that is none."""
+        """End what is open, and the message. StreamFailed for a call that is none."""
         while self._blocks:
             self._end_block()
-        reason, sequence = self._reader.stop(sequences)
+        reason, sequence = stop_of(self._reader, sequences)
         self._write(
             "message_delta",
             delta={"stop_reason": reason, "stop_sequence": sequence, "stop_details": None},
-            usage=self._reader.usage(),
+            usage=usage_told(self._reader.tokens),
         )
         self._write("message_stop")
 
@@ -135,15 +129,21 @@ class Events:
         out, self._out = self._out, []
         return b"".join(out)
 
-    def _block_of(self, piece: Piece) -> _Block:
-        if piece.kind == "tool_use":
-            if piece.call in self._calls:
-                return self._calls[piece.call]
-        elif self._blocks and self._blocks[-1].kind == piece.kind:
+    def _block_of(self, said: Said) -> _Block:
+        # A refusal is told in a text.
+        kind: Literal["thinking", "text"] = "thinking" if said.kind == "thinking" else "text"
+        if self._blocks and self._blocks[-1].kind == kind:
             return self._blocks[-1]
-        block = _Block(piece.kind)
-        if piece.kind == "tool_use":
-            self._calls[piece.call] = block
+        return self._next(_Block(kind))
+
+    def _call_block(self, call: Call) -> _Block:
+        block = self._calls.get(call.number)
+        if block is None:
+            block = self._calls[call.number] = self._next(_Block("tool_use", call))
+        return block
+
+    def _next(self, block: _Block) -> _Block:
+        """Let a block follow; what is whole before it ends."""
         while self._blocks and self._blocks[0].is_whole:
             self._end_block()
         self._blocks.append(block)
@@ -153,7 +153,7 @@ class Events:
         """End the open block, and begin the next with what has come of it."""
         block = self._blocks[0]
         self._send(block)
-        if block.kind == "tool_use":
+        if block.call is not None:
             self._end_call(block)
         elif block.kind == "thinking":
             self._delta("signature_delta", signature=self._signature)
@@ -164,8 +164,6 @@ class Events:
             self._send(self._blocks[0])
 
     def _end_call(self, block: _Block) -> None:
-        if not block.begun:
-            raise ValueError("a tool call without a name")
         read_arguments("".join(block.pieces), was_cut=self._reader.was_cut)
         if not block.is_object:
             # Not all clients read nothing as no arguments.
@@ -175,8 +173,6 @@ class Events:
     def _send(self, block: _Block) -> None:
         """Send what has come of the open block."""
         if not block.begun:
-            if block.kind == "tool_use" and not block.name:
-                return
             block.begun = True
             self._index += 1
             self._write("content_block_start", index=self._index, content_block=_beginning(block))
@@ -201,10 +197,6 @@ class Events:
 
 
 def _beginning(block: _Block) -> Mapping[str, Any]:
-    match block.kind:
-        case "text":
-            return {"type": "text", "text": ""}
-        case "thinking":
-            return thinking_block("", "")
-        case "tool_use":
-            return tool_use_block(block.id, block.name, {})
+    if block.call is not None:
+        return tool_use_block(block.call.id, block.call.name, {})
+    return thinking_block("", "") if block.kind == "thinking" else {"type": "text", "text": ""}

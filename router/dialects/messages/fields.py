@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from router.dialects.checks import (
+    clipped,
     kind_at,
     list_at,
     malformed,
@@ -117,7 +118,7 @@ def _check(given: Mapping[str, Any]) -> None:
         if name in CHECKED:
             _CHECKS[name](value)
         elif name not in TRANSLATED and name not in PASSED and name not in LEFT_OUT:
-            refuse(name, "cannot be put as a chat completion")
+            refuse(clipped(name), "cannot be put as a chat completion")
 
 
 def _check_context(value: object) -> None:
@@ -126,7 +127,7 @@ def _check_context(value: object) -> None:
     check_known(context, {"edits"}, path)
     for below, edit in objects_at(unless_null(context.get("edits"), []), f"{path}.edits"):
         if kind_at(edit, below) != _HARMLESS_EDIT:
-            refuse(below, f"is {edit['type']!r}, which only Anthropic's servers do")
+            refuse(below, f"is {clipped(edit['type'])!r}, which only Anthropic's servers do")
 
 
 def _check_servers(value: object) -> None:
@@ -149,7 +150,7 @@ def _check_thinking(given: Mapping[str, Any]) -> None:
     check_known(thinking, _THINKING_FIELDS, "thinking")
     kind = kind_at(thinking, "thinking")
     if kind not in _THINKING:
-        refuse("thinking.type", f"is {kind!r}, which cannot be put as a chat completion")
+        refuse("thinking.type", f"is {clipped(kind)!r}, which cannot be put as a chat completion")
 
 
 def _limits(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from router.dialects.checks import kind_at, object_at, objects_at, text_at
+from router.dialects.checks import clipped, kind_at, object_at, objects_at, text_at
 from router.dialects.messages.refusal import check_known, refuse
 
 Part = dict[str, Any]
@@ -52,7 +52,7 @@ def parts_of_block(block: Block, path: str) -> list[Part]:
     kind = kind_at(block, path)
     reader = _READERS.get(kind)
     if reader is None:
-        refuse(path, f"is a block {kind!r}, which no chat completion can hold")
+        refuse(path, f"is a block {clipped(kind)!r}, which no chat completion can hold")
     return reader(block, path)
 
 
@@ -63,7 +63,7 @@ def texts_of(content: object, path: str) -> list[str]:
     texts = []
     for below, block in objects_at(content, path):
         if kind_at(block, below) != "text":
-            refuse(below, f"is a block {block['type']!r} where only text can stand")
+            refuse(below, f"is a block {clipped(block['type'])!r} where only text can stand")
         texts += [part["text"] for part in _text(block, below)]
     return texts
 
@@ -87,7 +87,9 @@ def _image(block: Block, path: str) -> list[Part]:
             check_known(source, {"type", "url"}, where)
             url = text_at(source.get("url"), f"{where}.url")
         case kind:
-            refuse(where, f"is of type {kind!r}, and only `base64` and `url` can be passed on")
+            refuse(
+                where, f"is of type {clipped(kind)!r}, and only `base64` and `url` can be passed on"
+            )
     return [{"type": "image_url", "image_url": {"url": url}}]
 
 
@@ -115,7 +117,7 @@ def _document(block: Block, path: str) -> list[Part]:
         check_known(source, {"type", "content"}, where)
         parts = parts_of(source.get("content"), f"{where}.content")
     else:
-        refuse(where, f"is a document of type {kind!r}, which no chat completion can hold")
+        refuse(where, f"is a document of type {clipped(kind)!r}, which no chat completion can hold")
     return _framed("document", told, parts, path)
 
 

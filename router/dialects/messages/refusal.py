@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
+from router.dialects.checks import clipped
 from router.errors import Refused
 
 _ADVICE = (
@@ -20,4 +21,4 @@ def check_known(value: Mapping[str, Any], known: Collection[str], path: str) -> 
     """Refuse a field that is not among those that are understood; one that is null says nothing."""
     for name, each in value.items():
         if name not in known and each is not None:
-            refuse(f"{path}.{name}", "cannot be put as a chat completion")
+            refuse(f"{path}.{clipped(name)}", "cannot be put as a chat completion")

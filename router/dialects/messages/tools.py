@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.checks import kind_at, malformed, object_at, objects_at, text_at
+from router.dialects.checks import clipped, kind_at, malformed, object_at, objects_at, text_at
 from router.dialects.messages.refusal import check_known, refuse
 
 # `defer_loading` keeps a tool out of the prompt until it is searched for: here all are offered at
@@ -49,8 +49,8 @@ def _function(tool: Mapping[str, Any], path: str) -> dict[str, Any]:
     if kind not in (None, "custom"):
         refuse(
             path,
-            f"is of type {kind!r}, and only tools that say what they take (`input_schema`) can be "
-            "offered in a chat completion",
+            f"is of type {clipped(repr(kind))}, and only tools that say what they take "
+            "(`input_schema`) can be offered in a chat completion",
         )
     check_known(tool, _TOOL_FIELDS, path)
     callers = tool.get("allowed_callers")

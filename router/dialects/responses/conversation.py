@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router.dialects.checks import list_at, malformed, object_at, text_at, unless_null
+from router.dialects.checks import clipped, list_at, malformed, object_at, text_at, unless_null
 from router.dialects.responses.parts import Part, content_of, parts_of, plain, text_of_parts
 from router.dialects.responses.reasoning import reasoning_sent_back
 from router.dialects.responses.refusal import unsupported
@@ -110,7 +110,8 @@ class Conversation:
                 )
             case str():
                 raise unsupported(
-                    where, f"it has nothing for an item of type {kind}. Leave it out of input."
+                    where,
+                    f"it has nothing for an item of type {clipped(kind)}. Leave it out of input.",
                 )
             case _:
                 raise malformed(f"{where}.type", "a string")

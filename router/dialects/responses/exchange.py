@@ -3,23 +3,15 @@
 A whole answer goes the way of a stream that comes in one piece: both end in the same response.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from router.dialects.pieces import Piece, Reader
 from router.dialects.responses.answer import Answer
-from router.dialects.responses.chunk import (
-    choice_of,
-    invalid,
-    logprobs_of,
-    object_of,
-    text_of,
-    tokens_of,
-)
 from router.dialects.responses.request import Request
-from router.dialects.responses.response import unanswered
-from router.errors import StreamFailed
+from router.dialects.responses.response import unanswered, usage_told
 
 # Why an answer is not whole, by how the chat ended; any other end is a good one.
 _REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -40,50 +32,44 @@ class Exchange:
             request.fields, request_id=request_id, now=now, withheld=request.withheld
         )
         self._answer = Answer(request_id, request.tools, summarized=request.summarized)
-        self._reason: str | None = None
+        self._reader = Reader(f"call_{request_id}", logprobs=request.logprobs)
         self._begun = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self._response['id']} {self._response['status']}>"
 
     def answer(self, chat: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a whole chat completion as a response; ValueError if it is none."""
-        try:
-            choice = choice_of(chat)
-            if choice is None:
-                raise invalid("no choice")
-            self._take(chat, {**choice, "delta": choice.get("message")})
-            return self._ended()
-        except StreamFailed as error:
-            raise ValueError(error.message) from error
+        """Return a whole chat completion as a response; StreamFailed if it is none."""
+        self._take(chat, self._reader.whole(chat))
+        return self._ended()
 
     def feed(self, chunk: Mapping[str, Any]) -> bytes:
         """Return the events, framed, that one chunk of a chat's stream becomes.
 
         Raises StreamFailed `upstream_invalid_frame` for what no chunk may be.
         """
-        self._take(chunk, choice_of(chunk))
+        self._take(chunk, self._reader.chunk(chunk))
         return self._framed()
 
     def finish(self) -> bytes:
         """Return the events, framed, that end a stream whose chat has come to a good end."""
+        for piece in self._reader.end():
+            self._answer.take(piece)
         response = self._ended()
         kind = f"response.{response['status']}"
         self._answer.events.append({"type": kind, "response": response})
         return self._framed()
 
-    def _take(self, chat: Mapping[str, Any], choice: Mapping[str, Any] | None) -> None:
-        response = self._response
-        for name in ("model", "service_tier"):
-            if isinstance(told := chat.get(name), str) and told:
-                response[name] = told
-        response["usage"] = tokens_of(chat) or response["usage"]
+    def _take(self, chat: Mapping[str, Any], pieces: Iterable[Piece]) -> None:
+        told, tier = self._reader, chat.get("service_tier")
+        if told.model:
+            self._response["model"] = told.model
+        if isinstance(tier, str) and tier:
+            self._response["service_tier"] = tier
+        self._response["usage"] = usage_told(told.tokens)
         self._begin()
-        if choice is None:
-            return
-        logprobs = logprobs_of(choice) if self._request.logprobs else ()
-        self._answer.take(object_of(choice.get("delta"), "a message"), logprobs)
-        self._reason = text_of(choice, "finish_reason") or self._reason
+        for piece in pieces:
+            self._answer.take(piece)
 
     def _begin(self) -> None:
         """Tell of the response that begins, once."""
@@ -96,7 +82,7 @@ class Exchange:
 
     def _ended(self) -> dict[str, Any]:
         """Return the response as it is at its end."""
-        cut = _REASONS.get(self._reason or "")
+        cut = _REASONS.get(self._reader.finish)
         self._answer.end(cut=cut is not None)
         self._response |= {
             "status": "completed" if cut is None else "incomplete",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from router.dialects.checks import list_at, malformed, object_at, text_at
+from router.dialects.checks import clipped, list_at, malformed, object_at, text_at
 from router.dialects.responses.refusal import unsupported
 
 _TEXTS: Final = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -27,7 +27,9 @@ def text_of_parts(content: Any, where: str, between: str) -> str:
         part = object_at(each, place)
         field = _TEXTS.get(text_at(part.get("type"), f"{place}.type"))
         if field is None:
-            raise unsupported(place, f"a message of this role holds text alone, no {part['type']}.")
+            raise unsupported(
+                place, f"a message of this role holds text alone, no {clipped(part['type'])}."
+            )
         texts.append(text_at(part.get(field), f"{place}.{field}"))
     return between.join(texts)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from router.dialects.checks import list_at, malformed, object_at, text_at
+from router.dialects.checks import clipped, list_at, malformed, object_at, text_at
 from router.dialects.responses.conversation import Conversation
 from router.dialects.responses.refusal import unsupported
 from router.dialects.responses.tools import Tools
@@ -60,10 +60,6 @@ REFUSED: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "store": (
         (False,),
         "no response is kept there. Set store to false, or leave it out, and keep the answer.",
-    ),
-    "stream_options": (
-        ({}, {"include_obfuscation": False}),
-        "its events are as long as they are. Leave stream_options out.",
     ),
     "truncation": (
         ("disabled",),
@@ -220,11 +216,20 @@ def _stream(value: Any) -> dict[str, Any]:
     return {"stream": True} if value is True else {}
 
 
+def _stream_options(value: Any) -> dict[str, Any]:
+    """Check the options of a stream; that its events be padded is a wish that none has to hear."""
+    for name in object_at(value, "stream_options"):
+        if name != "include_obfuscation":
+            where = f"stream_options.{clipped(name)}"
+            raise unsupported(where, f"it has no such option. Leave {clipped(name)} out.")
+    return {}
+
+
 def _wants_logprobs(given: Mapping[str, Any]) -> bool:
     included = list_at(given.get("include", []), "include")
     for number, each in enumerate(included):
         if text_at(each, f"include[{number}]") not in _INCLUDED | {_LOGPROBS}:
-            raise unsupported(f"include[{number}]", f"it has no {each}. Leave it out.")
+            raise unsupported(f"include[{number}]", f"it has no {clipped(each)}. Leave it out.")
     return _LOGPROBS in included or bool(given.get("top_logprobs"))
 
 
@@ -233,6 +238,7 @@ _TRANSLATED: Final[Mapping[str, Callable[[Any], dict[str, Any]]]] = {
     "prompt_cache_options": _cache_options,
     "reasoning": _reasoning,
     "stream": _stream,
+    "stream_options": _stream_options,
     "text": _text,
 }
 TRANSLATED: Final = _TRANSLATED.keys() | {

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from router.dialects.tokens import Tokens
+
 # What is told again as it was asked, and what it is where it was not.
 _TOLD_AGAIN: Final[Mapping[str, Any]] = {
     "instructions": None,
@@ -66,3 +68,22 @@ def unanswered(
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     return {**_OF_FUNCTIONS, **tool} if tool.get("type") == "function" else tool
+
+
+def usage_told(tokens: Tokens | None) -> dict[str, Any] | None:
+    """Return the usage of a response; None where the provider told none.
+
+    Details that were not told are 0: the protocol has no other word.
+    """
+    if tokens is None:
+        return None
+    return {
+        "input_tokens": tokens.prompt,
+        "input_tokens_details": {
+            "cached_tokens": tokens.cached or 0,
+            "cache_write_tokens": tokens.written or 0,
+        },
+        "output_tokens": tokens.completion,
+        "output_tokens_details": {"reasoning_tokens": tokens.thought or 0},
+        "total_tokens": tokens.prompt + tokens.completion,
+    }

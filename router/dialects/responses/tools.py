@@ -7,7 +7,7 @@ of one text; a namespace gives its functions a longer name. `Tools` knows the wa
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from router.dialects.checks import list_at, malformed, object_at, text_at, unless_null
+from router.dialects.checks import clipped, list_at, malformed, object_at, text_at, unless_null
 from router.dialects.responses.refusal import unsupported
 from router.errors import Refused
 
@@ -74,7 +74,9 @@ class Tools:
         space = chosen.get("namespace")
         known = self._known.get((name, None if space is None else text_at(space, where)))
         if known is None:
-            raise malformed(where, f"the choice of a tool that is among tools; {name!r} is not")
+            raise malformed(
+                where, f"the choice of a tool that is among tools; {clipped(name)!r} is not"
+            )
         return known
 
     def _offer(
@@ -87,7 +89,9 @@ class Tools:
         mine = Tool(kind, text_at(tool.get("name"), f"{where}.name"), namespace.get("name", ""))
         name = name_of(mine.name, mine.namespace)
         if name in self._tools:
-            raise malformed(f"{where}.name", f"the only one of its name; {name!r} is there already")
+            raise malformed(
+                f"{where}.name", f"the only one of its name; {clipped(name)!r} is there already"
+            )
         self._tools[name] = mine
         for space in (mine.namespace, None):
             self._known.setdefault((mine.name, space), name)
@@ -169,8 +173,9 @@ def _custom(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hosted(kind: str, where: str) -> Refused:
+    shown = clipped(kind)
     return unsupported(
         where,
-        f"tools of type {kind} are run by OpenAI, not by the model. Leave {kind} out of tools"
+        f"tools of type {shown} are run by OpenAI, not by the model. Leave {shown} out of tools"
         f"{_SETTINGS.get(kind, '')}, or offer a function of yours that does it.",
     )

@@ -57,6 +57,8 @@ def _parts(*kinds: str) -> dict[str, Any]:
         (_parts("file", "video_url"), ["text", "file", "video"]),
         (_parts("image_url", "input_audio"), ["vision", "audio"]),
         (_parts("audio_url"), ["text", "audio"]),
+        (_parts("audio", "video", "input_file"), ["text", "audio", "file", "video"]),
+        (_parts("input_video"), ["text", "video"]),
         ({"messages": [{"content": [{"text": "x", "image_url": {"url": "data:"}}]}]}, ["vision"]),
         ({"messages": [{"content": [{"type": None, "audio_url": {}}]}]}, ["text", "audio"]),
         ({"messages": [{"content": [{"type": "text", "image_url": {}}]}]}, ["text"]),

@@ -527,6 +527,12 @@ ASKED: Final = (
     Asked("service tiers", {"service_tier": "flex"}, {"service_tier": "flex"}),
     Asked("streams", {"stream": True}, {"stream": True}),
     Asked("streams", {"stream": False}, {}),
+    Asked("streams", {"stream_options": {}}, {}),
+    Asked(
+        "streams",
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        {"stream": True},
+    ),
     Asked(
         "what keeps nothing",
         {
@@ -534,7 +540,6 @@ ASKED: Final = (
             "store": False,
             "truncation": "disabled",
             "conversation": None,
-            "stream_options": {"include_obfuscation": False},
             "max_tool_calls": 3,
             "client_metadata": {"x": "y"},
             "model": "auto",
@@ -590,8 +595,8 @@ ANSWERED: Final = (
         [
             {**_MESSAGE, "content": [_text("I look.")]},
             _function_call(1, "a", "look", "{}"),
-            _function_call(2, "call_r_2", "look", '{"at":"sea"}'),
-            _function_call(3, "call_r_3", "look", "{}"),
+            _function_call(2, "call_r_1", "look", '{"at":"sea"}'),
+            _function_call(3, "call_r_2", "look", "{}"),
         ],
     ),
     Answered(
@@ -805,7 +810,8 @@ REFUSED: Final = (
         "context_management",
     ),
     Refusal("moderation", {"moderation": {"model": "omni-moderation-latest"}}, "moderation"),
-    Refusal("streams", {"stream_options": {"include_obfuscation": True}}, "stream_options"),
+    Refusal("streams", {"stream_options": {"odd": True}}, "stream_options.odd"),
+    Refusal("streams", {"stream_options": True}, "stream_options", "invalid_request"),
     Refusal("pictures", {"image": {"context_compression": "auto"}}, "image"),
     Refusal("access programs", {"access_programs": {"cyber": "standard"}}, "access_programs"),
     *(Refusal("hosted tools", {"tools": [{"type": kind}]}, "tools[0]") for kind in _HOSTED),
@@ -983,7 +989,7 @@ FEATURES: Final = [
     ),
     _of("usage", "", "yes", note="details that the provider does not tell are 0"),
     _of("service tiers", "yes", "yes"),
-    _of("streams", "yes", "", "yes"),
+    _of("streams", "yes", "", "yes", "`include_obfuscation` is left out: events are not padded"),
     _of("hints of caching", "yes"),
     _of("marks of what to cache", "yes"),
     _of("whom it is for", "yes", note="`metadata` stands in the answer again, and is not sent"),

@@ -1,0 +1,96 @@
+"""Where the sound, the films and the files of a request lie, and what each of them is named by."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from router.capabilities import Dialect, text_of
+from router.classification.chat import INPUT_PARTS, kind_of
+from router.classification.messages import ARGUMENTS, DOCUMENT_BLOCK
+from router.classification.nesting import Place, nested_with_ways
+from router.classification.responses import INPUT_PARTS as INPUT_ITEMS
+
+# Where servers look for what a part holds, in it or one object below; `file_id` is the name of what
+# a provider keeps.
+_NAMED_BY: Final = frozenset(
+    {
+        *("audio_url", "video_url", "file_url", "url", "uri", "path", "file_path"),
+        *("audio", "video", "input_audio", "input_video", "file", "input_file", "source"),
+        *("data", "file_data"),
+    }
+)
+_KEPT: Final = "file_id"
+_SCHEME: Final = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}")
+# No path is as long as that (PATH_MAX of Linux; it is 1024 elsewhere).
+_LONGEST_PATH: Final = 4096
+
+
+def named_elsewhere(dialect: Dialect | None, body: Mapping[str, Any]) -> Iterator[Place]:
+    """Yield the places where a request names what is not in it: by an address, or by a path."""
+    for part, place in () if dialect is None else _PARTS[dialect](body):
+        yield from _elsewhere(part, place)
+        for key, value in part.items():
+            if isinstance(value, dict):
+                yield from _elsewhere(value, (*place, key))
+
+
+def is_inline(text: str) -> bool:
+    """Tell whether a text is what it stands for: a `data:` URI, or base64, and no address or path.
+
+    A path may be spelled in the letters of base64; one from the root is told by its length alone.
+    """
+    if text[:5].lower() == "data:":
+        return True
+    if len(text) > _LONGEST_PATH:
+        return _BASE64.fullmatch(text, 0, _LONGEST_PATH) is not None
+    # Some programs write it in lines.
+    letters = text.replace("\r", "").replace("\n", "")
+    is_base64 = len(letters) % 4 == 0 and _BASE64.fullmatch(letters) is not None
+    return not letters or (is_base64 and not letters.startswith("/"))
+
+
+def _elsewhere(holder: Mapping[str, Any], place: Place) -> Iterator[Place]:
+    for key, value in holder.items():
+        if not isinstance(value, str):
+            continue
+        if key in _NAMED_BY:
+            if not is_inline(value):
+                yield (*place, key)
+        elif key == _KEPT and _SCHEME.match(value):
+            yield (*place, key)
+
+
+_Parts = Iterator[tuple[Mapping[str, Any], Place]]
+
+
+def _of_chat(body: Mapping[str, Any]) -> _Parts:
+    messages = body.get("messages")
+    for at, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for number, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict) and kind_of(part) in INPUT_PARTS:
+                yield part, ("messages", at, "content", number)
+
+
+def _of_responses(body: Mapping[str, Any]) -> _Parts:
+    for item, way in nested_with_ways(body.get("input"), "input"):
+        if text_of(item.get("type")) in INPUT_ITEMS:
+            yield item, way.place
+
+
+def _of_messages(body: Mapping[str, Any]) -> _Parts:
+    for block, way in nested_with_ways(body.get("messages"), "messages", skip=ARGUMENTS):
+        source = block.get("source")
+        # What is written out is text, and blocks that are looked at by themselves.
+        if text_of(block.get("type")) == DOCUMENT_BLOCK and not (
+            isinstance(source, dict) and source.get("type") in ("text", "content")
+        ):
+            yield block, way.place
+
+
+_PARTS: Final[Mapping[Dialect, Callable[[Mapping[str, Any]], _Parts]]] = {
+    Dialect.CHAT: _of_chat,
+    Dialect.RESPONSES: _of_responses,
+    Dialect.MESSAGES: _of_messages,
+}
