@@ -5,15 +5,29 @@ what it refuses in so many words, can be told to be the request's fault. Fields 
 not looked at here are not told apart by any shape that OpenAI's specification has.
 """
 
+import posixpath
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from router.dialects.checks import kind_at, list_at, malformed, object_at, objects_at, text_at
+from router.dialects.checks import (
+    kind_at,
+    list_at,
+    malformed,
+    object_at,
+    objects_at,
+    text_at,
+    unless_null,
+)
+from router.errors import Refused
 
 # Where the head of a data: URI, or the scheme of an address, has come to its end.
 _BEGINNING: Final = 128
+# A dot and a letter.
+_LEAST_ENDING: Final = 2
+# Names under which a media type is told, to LiteLLM.
+_FORMATS: Final = ("format", "mime_type", "content_type")
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 # By field: the types that it may have, and how they are called.
 _TYPES: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
@@ -66,6 +80,9 @@ def _check_message(message: Mapping[str, Any], path: str) -> None:
             _check_part(part, below)
     elif not isinstance(content, str) and not (content is None and role == "assistant"):
         raise malformed(where, "a string or a list of parts")
+    # What a model has drawn: LiteLLM reads it back.
+    for below, image in objects_at(unless_null(message.get("images"), []), f"{path}.images"):
+        _check_picture(image.get("image_url"), f"{below}.image_url")
     if role == "tool":
         text_at(message.get("tool_call_id"), f"{path}.tool_call_id")
     if message.get("tool_calls") is not None:
@@ -78,15 +95,36 @@ def _check_part(part: Mapping[str, Any], path: str) -> None:
         case "text":
             text_at(part.get("text"), f"{path}.text")
         case "image_url":
-            image = part.get("image_url")
-            if isinstance(image, dict):
-                _check_address(image.get("url"), f"{path}.image_url.url")
-            else:
-                _check_address(image, f"{path}.image_url")
+            _check_picture(part.get("image_url"), f"{path}.image_url")
         case "input_audio" | "file" as kind:
             object_at(part.get(kind), f"{path}.{kind}")
             if kind == "file" and not part["file"].keys() & {"file_data", "file_id"}:
                 raise malformed(f"{path}.file", "an object with file_data or file_id")
+            for name in ("file_data", "file_id"):
+                _check_bucket(part[kind].get(name), part[kind], f"{path}.{kind}.{name}")
+
+
+def _check_picture(image: object, path: str) -> None:
+    if isinstance(image, dict):
+        _check_address(image.get("url"), f"{path}.url")
+        _check_bucket(image["url"], image, f"{path}.url")
+    else:
+        _check_address(image, path)
+        _check_bucket(image, {}, path)
+
+
+def _check_bucket(address: object, holder: Mapping[str, Any], path: str) -> None:
+    """Refuse what LiteLLM itself would ask Google's storage for: of which type something is."""
+    if not isinstance(address, str) or "gs://" not in address:
+        return
+    ending = posixpath.splitext(address)[1]
+    if len(ending) < _LEAST_ENDING and not any(holder.get(name) for name in _FORMATS):
+        raise Refused(
+            "unsupported_parameter",
+            f"{path} does not tell of which type it is, and nobody is asked. Add `format`, its "
+            "media type, beside it.",
+            param=path,
+        )
 
 
 def _check_address(value: object, path: str) -> None:

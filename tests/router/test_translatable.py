@@ -19,6 +19,9 @@ PARTS = [
     {"type": "image_url", "image_url": "https://a.example/a.png"},
     {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
     {"type": "file", "file": {"file_id": "a"}},
+    {"type": "file", "file": {"file_id": "gs://bucket/a.pdf"}},
+    {"type": "file", "file": {"file_id": "gs://bucket/a", "format": "application/pdf"}},
+    {"type": "image_url", "image_url": {"url": "gs://bucket/a", "format": "image/png"}},
     {"type": "another"},
 ]
 
@@ -114,3 +117,30 @@ def test_nothing_breaks_it(messages: list[Any], tools: Any, form: Any) -> None:
         with suppress(Refused):
             check_chat({**fields, "response_format": form})
             check_chat(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (in_a_part(type="file", file={"file_id": "gs://b/a"}), "content[0].file.file_id"),
+        (in_a_part(type="file", file={"file_data": "gs://b.c/a."}), "content[0].file.file_data"),
+        (in_a_part(type="image_url", image_url="gs://b/a"), "content[0].image_url"),
+        (in_a_part(type="image_url", image_url={"url": "gs://b/a"}), "content[0].image_url.url"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": "a", "images": [{"image_url": "gs://b/a"}]}
+                ]
+            },
+            "images[0].image_url",
+        ),
+    ],
+)
+def test_what_litellm_would_ask_google_about_is_refused(fields: dict[str, Any], param: str) -> None:
+    """It asks by itself, past the provider's own upstream, of which type a thing is."""
+    with pytest.raises(Refused) as caught:
+        check_chat(fields)
+    assert (caught.value.code, caught.value.param) == (
+        "unsupported_parameter",
+        f"messages[0].{param}",
+    )
