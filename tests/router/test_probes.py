@@ -11,6 +11,7 @@ import pytest
 
 from router import probes
 from router.trial import COLOURS, png
+from tests.harness.pictures import picture, shows, uri_of
 from tests.harness.running_router import RunningRouter, openai_provider, running_router, save
 from tests.harness.scripted_upstream import Conversation, ScriptedUpstream
 from tests.harness.served import served, tiny
@@ -90,8 +91,7 @@ async def test_a_probe_asks_for_real_and_its_verdicts_count(
     tmp_path: Path, script: Script, expected: dict[str, bool], requests: int
 ) -> None:
     """They are stored with date and reason, routed by, and survive a restart until forgotten."""
-    picture = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}
-    sees = {"model": "p/m", "messages": [picture]}
+    sees = {"model": "p/m", "messages": shows(uri_of(picture()))["messages"]}
     async with ScriptedUpstream(script) as fm:
         settings = {"p": openai_provider(fm.url)}
         sections: dict[str, Any] = {"providers": settings}
