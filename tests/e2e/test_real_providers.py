@@ -283,25 +283,24 @@ HISTORY = [*TURNS, *QUESTION]
 TOLD_SO = "without saying so"
 
 
-@pytest.mark.parametrize("messages", [LONG, HISTORY])
+@pytest.mark.parametrize(("messages", "stream"), [(LONG, True), (HISTORY, False)])
 async def test_what_ollama_cuts_in_silence_is_said(
-    ollama: RealProvider, tmp_path: Path, messages: list[dict[str, str]]
+    ollama: RealProvider, tmp_path: Path, messages: list[dict[str, str]], *, stream: bool
 ) -> None:
     """It answers 200 to what it has not read: a client gets an error, the first time too."""
-    for stream in (False, True):
-        await unload(ollama)
-        async with before(ollama, "ollama", tmp_path) as signalbox:
-            answer = await signalbox.chat(asked(messages=messages, max_tokens=1, stream=stream))
-            assert answer.status_code == (200 if stream else 400), answer.text
-            error = last_error(answer.content) if stream else answer.json()["error"]
-            assert error["code"] == "context_length_exceeded"
-            assert f"reads {OLLAMA_CONTEXT} tokens" in error["message"]
-            assert TOLD_SO in error["message"]
-            assert "[DONE]" not in answer.text
-            # By now its window is known, and it need not be asked.
-            answer = await signalbox.chat(asked(messages=messages, max_tokens=1, stream=stream))
-            assert answer.status_code == 400
-            assert f"room for {OLLAMA_CONTEXT} tokens" in answer.json()["error"]["message"]
+    await unload(ollama)
+    async with before(ollama, "ollama", tmp_path) as signalbox:
+        answer = await signalbox.chat(asked(messages=messages, max_tokens=1, stream=stream))
+        assert answer.status_code == (200 if stream else 400), answer.text
+        error = last_error(answer.content) if stream else answer.json()["error"]
+        assert error["code"] == "context_length_exceeded"
+        assert f"reads {OLLAMA_CONTEXT} tokens" in error["message"]
+        assert TOLD_SO in error["message"]
+        assert "[DONE]" not in answer.text
+        # By now its window is known, and it need not be asked.
+        answer = await signalbox.chat(asked(messages=messages, max_tokens=1, stream=stream))
+        assert answer.status_code == 400
+        assert f"room for {OLLAMA_CONTEXT} tokens" in answer.json()["error"]["message"]
 
 
 async def test_what_ollama_cuts_goes_to_who_reads_it(

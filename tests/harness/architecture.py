@@ -4,6 +4,7 @@ import ast
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -78,13 +79,14 @@ class Module:
 Rule = Callable[[Module], Iterator[str]]
 
 
-def modules() -> list[Module]:
+@cache
+def modules() -> tuple[Module, ...]:
     """Return every module of the product."""
-    return [
+    return tuple(
         module_from(".".join(path.relative_to(ROOT).with_suffix("").parts), path.read_text("utf-8"))
         for package in ("router", "backends")
         for path in sorted((ROOT / package).rglob("*.py"))
-    ]
+    )
 
 
 def module_from(name: str, text: str) -> Module:
