@@ -1,6 +1,6 @@
 """Requirement + Catalog → ordered Routes, or a typed error. Explaining a decision is making it."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from router.capabilities import Capability, Enforce, Requirement
@@ -202,10 +202,19 @@ def _judge(model: Model, choice: _Choice, requirement: Requirement, catalog: Cat
     }
     lacking = [need for need, fact in facts.items() if fact is not None and not fact.value]
     # An input that no lever stands for is never sent on a guess.
-    lacking += [str(kind) for kind in requirement.inputs if facts[kind] is None]
-    if lacking:
-        return Candidate(model.name, kept=False, why=f"lacks {', '.join(lacking)}", facts=told)
+    untold = [str(kind) for kind in requirement.inputs if facts[kind] is None]
+    why = f"lacks {', '.join(lacking)}" if lacking else _untold(model, untold) if untold else ""
+    if why:
+        return Candidate(model.name, kept=False, why=why, facts=told)
     return Candidate(model.name, kept=True, why=choice.reason, facts=told)
+
+
+def _untold(model: Model, kinds: Sequence[str]) -> str:
+    said = ", ".join(f"{kind}: true" for kind in kinds)
+    return (
+        f"is not known to take {', '.join(kinds)}; if it does, say so in router.yaml, under "
+        f"models.{model.name}: capabilities: {{{said}}}"
+    )
 
 
 def _unspoken(provider: Provider, requirement: Requirement) -> str:

@@ -156,7 +156,8 @@ def test_an_input_without_a_lever_needs_a_fact_that_is_true() -> None:
     with pytest.raises(Refused) as refusal:
         resolve(audio, catalog({"text": ["ollama/seer"]}))
     assert refusal.value.code == "capability_mismatch"
-    assert "audio" in refusal.value.message
+    assert "ollama/seer is not known to take audio" in refusal.value.message
+    assert "models.ollama/seer: capabilities: {audio: true}" in refusal.value.message
 
 
 BOTH = {"text": ["ollama/seer", "cloud/gpt"]}
