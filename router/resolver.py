@@ -327,7 +327,7 @@ def _not_assigned(levers: Iterable[Capability], catalog: Catalog) -> Refused:
     dangling = [model for binding in bindings for model in binding.models]
     problem = (
         f"{names} is assigned to {', '.join(dangling)}, but no provider here has that: it was "
-        "removed, or left out at start because its key is missing (the log says so)."
+        "removed, or is left out at present, and `signalbox providers` says why."
         if dangling
         else f"No model is assigned to {names}."
     )
@@ -339,6 +339,14 @@ def _not_assigned(levers: Iterable[Capability], catalog: Catalog) -> Refused:
 
 
 def _unknown_model(name: str, catalog: Catalog) -> Refused:
+    provider = name.partition("/")[0]
+    if provider in catalog.left_out:
+        return Refused(
+            "model_not_found",
+            f"There is no model {name[:200]!r} at present: provider {provider} is left out, and "
+            "`signalbox providers` says why.",
+            param="model",
+        )
     near = catalog.like(name)
     hint = f"Did you mean {' or '.join(near)}?" if near else "GET /v1/models lists what there is."
     return Refused("model_not_found", f"There is no model {name[:200]!r}. {hint}", param="model")

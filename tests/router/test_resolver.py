@@ -450,3 +450,13 @@ def test_litellm_translates_conversations_alone() -> None:
     assert message[0].shims == ("messages_to_chat", "litellm")
     with pytest.raises(Refused, match="LiteLLM translates conversations only"):
         resolve(_asked("/v1/embeddings", model="claude/x"), known)
+
+
+@pytest.mark.parametrize("model", ["gone/m", "text"])
+def test_a_provider_that_is_left_out_is_told_apart_from_one_that_is_not_there(model: str) -> None:
+    """Whoever asks for its model is sent to where the reason stands."""
+    known = replace(catalog({"text": ["gone/m"]}), left_out={"gone": Locality.REMOTE})
+    with pytest.raises(Refused) as refused:
+        resolve(need("text", model=model), known)
+    assert "left out" in refused.value.message
+    assert "`signalbox providers` says why" in refused.value.message
