@@ -239,7 +239,7 @@ def test_a_binding_that_dangles_is_named() -> None:
     """When nobody here has the assigned model, the refusal says which one it is."""
     with pytest.raises(Refused, match="gone/model") as refusal:
         resolve(need("text"), catalog({"text": ["gone/model"]}))
-    assert "key is missing" in refusal.value.message
+    assert "`signalbox providers` says why" in refusal.value.message
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
