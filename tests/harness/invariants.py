@@ -26,12 +26,13 @@ _LIBRARY_FDS = ("/dev/urandom", "/dev/null", "/dev/nvidia", ".hypothesis", ".cov
 def open_fds() -> dict[int, str]:
     """Return every open descriptor of this process and what it is."""
     found = {}
-    for entry in os.scandir(_FDS):
+    # Read to its end first, so that the listing's own descriptor is closed and none of them.
+    for path in list(_FDS.iterdir()):
         try:
-            found[int(entry.name)] = str(Path(entry.path).readlink())
-        except OSError:  # the listing's own descriptor; or /dev/fd, which has no links
-            if _is_open(int(entry.name)):
-                found[int(entry.name)] = "open"
+            found[int(path.name)] = str(path.readlink())
+        except OSError:  # closed; or /dev/fd, which has no links
+            if _is_open(int(path.name)):
+                found[int(path.name)] = "open"
     return found
 
 

@@ -106,7 +106,10 @@ async def test_a_mistake_in_a_thread_is_told() -> None:
     def broken() -> bytes:
         raise KeyError("a mistake")
 
-    readers = Readers(5)
+    readers, before = Readers(5), set(threading.enumerate())
     with pytest.raises(RuntimeError, match="broke off"):
         await readers.run(broken)
     assert readers.busy == 0
+    # It says so at its very end, which comes after.
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
