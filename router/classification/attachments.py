@@ -1,13 +1,14 @@
 """Where the sound, the films and the files of a request lie, and what each of them is named by."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from router.capabilities import Dialect, text_of
 from router.classification.chat import INPUT_PARTS, kind_of
-from router.classification.messages import ARGUMENTS, DOCUMENT_BLOCK
-from router.classification.nesting import Place, nested_with_ways
+from router.classification.messages import DOCUMENT_BLOCK
+from router.classification.nesting import Place
+from router.classification.parts import Kinds, parts_of
 from router.classification.responses import INPUT_PARTS as INPUT_ITEMS
 
 # Where servers look for what a part holds, in it or one object below; `file_id` is the name of what
@@ -28,7 +29,7 @@ _LONGEST_PATH: Final = 4096
 
 def named_elsewhere(dialect: Dialect | None, body: Mapping[str, Any]) -> Iterator[Place]:
     """Yield the places where a request names what is not in it: by an address, or by a path."""
-    for part, place in () if dialect is None else _PARTS[dialect](body):
+    for part, place in parts_of(dialect, body, _KINDS):
         yield from _elsewhere(part, place)
         for key, value in part.items():
             if isinstance(value, dict):
@@ -61,36 +62,15 @@ def _elsewhere(holder: Mapping[str, Any], place: Place) -> Iterator[Place]:
             yield (*place, key)
 
 
-_Parts = Iterator[tuple[Mapping[str, Any], Place]]
+def _is_document(block: Mapping[str, Any]) -> bool:
+    """Tell whether a block is a document, and none that is written out: text, or further blocks."""
+    source = block.get("source")
+    is_written = isinstance(source, dict) and source.get("type") in ("text", "content")
+    return text_of(block.get("type")) == DOCUMENT_BLOCK and not is_written
 
 
-def _of_chat(body: Mapping[str, Any]) -> _Parts:
-    messages = body.get("messages")
-    for at, message in enumerate(messages if isinstance(messages, list) else ()):
-        content = message.get("content") if isinstance(message, dict) else None
-        for number, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict) and kind_of(part) in INPUT_PARTS:
-                yield part, ("messages", at, "content", number)
-
-
-def _of_responses(body: Mapping[str, Any]) -> _Parts:
-    for item, way in nested_with_ways(body.get("input"), "input"):
-        if text_of(item.get("type")) in INPUT_ITEMS:
-            yield item, way.place
-
-
-def _of_messages(body: Mapping[str, Any]) -> _Parts:
-    for block, way in nested_with_ways(body.get("messages"), "messages", skip=ARGUMENTS):
-        source = block.get("source")
-        # What is written out is text, and blocks that are looked at by themselves.
-        if text_of(block.get("type")) == DOCUMENT_BLOCK and not (
-            isinstance(source, dict) and source.get("type") in ("text", "content")
-        ):
-            yield block, way.place
-
-
-_PARTS: Final[Mapping[Dialect, Callable[[Mapping[str, Any]], _Parts]]] = {
-    Dialect.CHAT: _of_chat,
-    Dialect.RESPONSES: _of_responses,
-    Dialect.MESSAGES: _of_messages,
+_KINDS: Final[Kinds] = {
+    Dialect.CHAT: lambda part: kind_of(part) in INPUT_PARTS,
+    Dialect.RESPONSES: lambda item: text_of(item.get("type")) in INPUT_ITEMS,
+    Dialect.MESSAGES: _is_document,
 }

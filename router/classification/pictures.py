@@ -1,14 +1,15 @@
 """Where the pictures of a request lie, and what each of them is named by."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from router.capabilities import Dialect, text_of
 from router.classification.chat import is_picture
-from router.classification.messages import ARGUMENTS, IMAGE_BLOCK
-from router.classification.nesting import Place, name_of, nested_with_ways
+from router.classification.messages import IMAGE_BLOCK
+from router.classification.nesting import Place, name_of
+from router.classification.parts import Kinds, parts_of
 from router.classification.responses import IMAGE_PARTS
 from router.errors import Refused
 
@@ -44,7 +45,7 @@ def references(dialect: Dialect | None, body: Mapping[str, Any]) -> tuple[Refere
 
     What a provider keeps itself (`file_id`) is not among it. One part may name several.
     """
-    parts = () if dialect is None else _PARTS[dialect](body)
+    parts = parts_of(dialect, body, _KINDS)
     return tuple(reference for part, place in parts for reference in _of_part(part, place))
 
 
@@ -56,9 +57,6 @@ def check_count(images: int, most: int) -> None:
             f"The request holds {images} pictures, and {most} are allowed (limits.images). Ask "
             "with fewer at a time.",
         )
-
-
-_Parts = Iterator[tuple[Mapping[str, Any], Place]]
 
 
 def _of_part(part: Mapping[str, Any], place: Place) -> Iterator[Reference]:
@@ -83,29 +81,8 @@ def _within(value: object) -> Iterator[tuple[str, str]]:
         yield from ((key, text) for key in _WITHIN if isinstance(text := value.get(key), str))
 
 
-def _of_chat(body: Mapping[str, Any]) -> _Parts:
-    messages = body.get("messages")
-    for at, message in enumerate(messages if isinstance(messages, list) else ()):
-        content = message.get("content") if isinstance(message, dict) else None
-        for number, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict) and is_picture(part):
-                yield part, ("messages", at, "content", number)
-
-
-def _of_responses(body: Mapping[str, Any]) -> _Parts:
-    for item, way in nested_with_ways(body.get("input"), "input"):
-        if text_of(item.get("type")) in IMAGE_PARTS:
-            yield item, way.place
-
-
-def _of_messages(body: Mapping[str, Any]) -> _Parts:
-    for block, way in nested_with_ways(body.get("messages"), "messages", skip=ARGUMENTS):
-        if text_of(block.get("type")) == IMAGE_BLOCK:
-            yield block, way.place
-
-
-_PARTS: Final[Mapping[Dialect, Callable[[Mapping[str, Any]], _Parts]]] = {
-    Dialect.CHAT: _of_chat,
-    Dialect.RESPONSES: _of_responses,
-    Dialect.MESSAGES: _of_messages,
+_KINDS: Final[Kinds] = {
+    Dialect.CHAT: is_picture,
+    Dialect.RESPONSES: lambda item: text_of(item.get("type")) in IMAGE_PARTS,
+    Dialect.MESSAGES: lambda block: text_of(block.get("type")) == IMAGE_BLOCK,
 }
